@@ -1,0 +1,91 @@
+"""A chain bound to one batch, and the two ways to walk it."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rlr_core.chain.conditioning import Conditioning
+from rlr_core.chain.denoiser import Denoiser, expand
+from rlr_core.chain.noise import Noise
+from rlr_core.chain.schedule import Schedule
+from rlr_core.chain.transition import Transition, transition
+
+
+class ChainLike(Protocol):
+    """What a walk needs to know of a chain; wrap one to change what a step does."""
+
+    schedule: Schedule
+    noise: Noise
+
+    def move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:
+        """The transition of the samples `samples` (n,) with latents `x` (n, …), the j-th at its own step `step[j]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Denoiser, schedule and η, bound to the conditioning and the noise of a batch."""
+
+    denoiser: Denoiser
+    schedule: Schedule
+    conditioning: Conditioning
+    noise: Noise
+    eta: float
+
+    def move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:
+        """See `ChainLike.move`."""
+        level, following = self.schedule.level(step), self.schedule.level(step + 1)
+        prediction = self.denoiser(x, level, self.conditioning.at(step, samples))
+        return transition(prediction, level, following, self.eta)
+
+
+def advance(chain: ChainLike, x: Tensor, step: Tensor, samples: Tensor) -> Tensor:
+    """One step, noise included: x_{i+1} = m_i + s_i·z_i, (n, …)."""
+    mean, scale = chain.move(x, step, samples)
+    if not scale.any():
+        return mean
+    return mean + expand(scale, mean) * chain.noise.at(step, samples)
+
+
+def rollout(
+    chain: ChainLike, x: Tensor, samples: Tensor, steps: range, *, keep: Container[int] = (), rerun: bool = False
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Walk all of `samples` (n,) through the same `steps`.
+
+    Args:
+        x: (n, …) latents before the first of the steps.
+        keep: the steps whose incoming latent is kept.
+        rerun: with gradient, keep only the latents and run one step at a time again on the way back.
+
+    Returns:
+        The latents after the last step, and step → latents before it for the steps in `keep`.
+    """
+    kept = {}
+    for i in steps:
+        if i in keep:
+            kept[i] = x
+        step = torch.full_like(samples, i)
+        if rerun:
+            x = checkpoint(advance, chain, x, step, samples, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
+        else:
+            x = advance(chain, x, step, samples)
+    return x, kept
+
+
+def propagate(chain: ChainLike, x: Tensor, samples: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+    """Walk each sample through its own steps start_j … stop_j - 1, all in step: (n, …) → (n, …).
+
+    One network call serves every sample that still has a step to go, each at its own timestep.
+    """
+    for offset in range(int((stop - start).max())):
+        active = (start + offset < stop).nonzero().squeeze(1)
+        rows = active.to(x.device)
+        moved = advance(chain, x[rows], start[active] + offset, samples[active])
+        x = moved if len(active) == len(x) else x.index_copy(0, rows, moved)
+    return x

@@ -1,0 +1,253 @@
+"""Everything that defines a run, in one serialisable object: `RunConfig`, read from TOML.
+
+Unknown keys are errors that name the nearest key. Every field's comment is what `rlr config` prints beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rlr_core.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def setting(default: Any, comment: str, *, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
+    """A config field with its comment, its allowed values and its least value."""
+    metadata = {"comment": comment, "choices": choices, "low": low}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model that the LoRA is for."""
+
+    checkpoint: str = setting("embedded", '"embedded", or the folder of a diffusers checkpoint (Stable Diffusion layout)')
+    precision: str = setting("float32", "of the frozen weights", choices=("float32", "bfloat16", "float16"))
+    device: str = setting("auto", "", choices=("auto", "cpu", "cuda", "mps"))
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The LoRA that is trained."""
+
+    rank: int = setting(8, "", low=1)
+    alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6)
+    targets: str = setting(
+        "attention", "layers that get a LoRA", choices=("attention", "attention+feedforward", "all")
+    )
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What is painted while training, and what progress is measured on."""
+
+    train: list[str] = setting([], "training prompts; with none here and no file, the embedded world's")
+    file: str = setting("", "a UTF-8 text file with one training prompt per line")
+    held_out: list[str] = setting([], "prompts that are never trained on; with none, the embedded world's")
+    held_out_file: str = setting("", "the same, one per line in a UTF-8 text file")
+    negative: str = setting("", "negative prompt, for guidance")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The chain that generates pictures, in training and in previews."""
+
+    steps: int = setting(20, "T, denoising steps", low=1)
+    eta: float = setting(1.0, "noise that each step adds: 1 ancestral, 0 none (then no half-order part)", low=0)
+    guidance_scale: float = setting(3.0, "classifier-free guidance; 1 turns it off", low=0)
+    size: int = setting(0, "width and height in pixels; 0 is the checkpoint's own", low=0)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What the LoRA is trained towards, and what only watches."""
+
+    name: str = setting("embedded", '"embedded", or "file.py:function" with function(images, prompts) -> scores')
+    held_out: str = setting("embedded-held-out", "scores previews and the report; never trained on")
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How the gradient of the expected reward is estimated."""
+
+    name: str = setting("rlr", "see `rlr estimators`")
+    first_order_steps: int = setting(4, "K, last steps differentiated together with the reward; 0 for none", low=0)
+    sub_chain_length: int = setting(4, "h, steps of a half-order sub-chain", low=1)
+    antithetic: bool = setting(True, "finish half- and zeroth-order chains twice, with the noise of both signs")
+    probabilities: str = setting("learned", "how sub-chains are drawn", choices=("learned", "uniform"))
+    baseline: str = setting(
+        "leave_one_out",
+        "subtracted from rewards that have no antithetic twin",
+        choices=("leave_one_out", "running_mean", "none"),
+    )
+    sigma: float = setting(0.01, "standard deviation of the zeroth order's parameter perturbation", low=1e-12)
+    clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
+    batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
+    normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
+    rerun: bool = setting(False, "first order: less memory, K more forward passes")
+    chunk: int = setting(2, "pictures that go through the network together; divides training.batch_size", low=1)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation."""
+
+    iterations: int = setting(40, "", low=1)
+    batch_size: int = setting(8, "pictures per iteration", low=1)
+    learning_rate: float = setting(1e-3, "of Adam", low=0)
+    prompts_per_batch: int = setting(8, "different prompts in a batch; divides batch_size", low=1)
+    weighing: str = setting(
+        "signal",
+        "of the gradient's parts: by measured signal against noise, or all alike (unbiased)",
+        choices=("signal", "equal"),
+    )
+    max_grad_norm: float = setting(1.0, "the gradient is scaled down to this norm; 0 for never", low=0)
+    seed: int = setting(0, "", low=0)
+    max_skipped: int = setting(5, "iterations in a row that may be skipped for NaN or inf before the run stops", low=1)
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What a run leaves behind, and how often."""
+
+    name: str = setting("rlr-lora", "name of the LoRA file")
+    preview_every: int = setting(10, "iterations between previews; 0 for only the first and the last", low=0)
+    previews: int = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1)
+    evaluation: int = setting(64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0)
+    checkpoint_every: int = setting(10, "iterations between checkpoints", low=1)
+    keep_checkpoints: int = setting(2, "newest checkpoints that stay on disk", low=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+
+def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
+    """A config from nested tables. Raises `ConfigError` for unknown keys, wrong types and values out of range."""
+    sections = {f.name: f for f in dataclasses.fields(RunConfig)}
+    _refuse_unknown(values, sections, source)
+    return RunConfig(**{name: _section(sections[name].default_factory, name, table, source) for name, table in values.items()})
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested tables, as `from_dict` reads them."""
+    return dataclasses.asdict(config)
+
+
+def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
+    """Read a TOML file (none: the defaults) and apply `section.key=value` overrides."""
+    values = _read_toml(path) if path else {}
+    for override in overrides or []:
+        section, key, value = _parse_override(override)
+        values.setdefault(section, {})[key] = value
+    return from_dict(values, str(path or "--set"))
+
+
+def to_toml(config: RunConfig, *, comments: bool = True) -> str:
+    """The config as a TOML file that `load` reads; with comments, a guide to every setting."""
+    lines = ["# A run of RLR. Every setting is shown with its default; delete what you do not change.", ""] if comments else []
+    for section in dataclasses.fields(config):
+        table = getattr(config, section.name)
+        lines += [f"# {(type(table).__doc__ or '').splitlines()[0]}"] if comments else []
+        lines.append(f"[{section.name}]")
+        lines += [_toml_line(f, getattr(table, f.name), comments) for f in dataclasses.fields(table)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_line(f: dataclasses.Field[Any], value: Any, comments: bool) -> str:
+    line = f"{f.name} = {_toml_value(value)}"
+    choices = " | ".join(f.metadata["choices"])
+    comment = "; ".join(part for part in (f.metadata["comment"], choices) if part)
+    return f"{line}  # {comment}" if comments and comment else line
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in value.replace("\\", "\\\\").replace('"', '\\"'))
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", "a UTF-8 TOML file", "compare it with `rlr config`") from None
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    """`section.key=value`; the value is TOML, or else plain text."""
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot:
+        raise ConfigError(f"--set {text}", "--set section.key=value", "for example --set training.iterations=100")
+    try:
+        return section, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return section, key, value.strip()
+
+
+def _refuse_unknown(values: Any, known: dict[str, Any], where: str) -> None:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is {values!r}", "a table of settings", f"write it as a section: [{where}]")
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"unknown key '{key}' in {where}",
+                f"one of {', '.join(known)}",
+                f"did you mean '{near}'?",
+            )
+
+
+def _section(kind: Any, name: str, table: Any, source: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    _refuse_unknown(table, fields, f"[{name}] of {source}" if isinstance(table, dict) else name)
+    types = get_type_hints(kind)
+    return kind(**{key: _checked(f"{name}.{key}", value, types[key], fields[key]) for key, value in table.items()})
+
+
+def _checked(name: str, value: Any, kind: Any, f: dataclasses.Field[Any]) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    is_list = kind == list[str]
+    fits = isinstance(value, list) and all(isinstance(v, str) for v in value) if is_list else type(value) is kind
+    if not fits:
+        wanted = "a list of texts" if is_list else {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind.__name__]
+        raise ConfigError(f"{name} = {value!r}", wanted, f"see `rlr config` for {name}")
+    choices, low = f.metadata["choices"], f.metadata["low"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
+    if low is not None and not low <= value < float("inf"):
+        raise ConfigError(f"{name} = {value!r}", f"a finite number of at least {low}", "correct it")
+    return value

@@ -1,0 +1,150 @@
+"""Named estimators: RLR as published, RLR with reweighted sub-chains, its ablations and its rivals.
+
+Each is a composition of the parts; what a name does not use of the settings is listed nowhere and reported when set.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from rlr_core.config import EstimatorConfig
+from rlr_core.errors import ConfigError
+from rlr_core.estimators.base import Estimator
+from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, RunningMean
+from rlr_core.estimators.first_order import FirstOrder
+from rlr_core.estimators.half_order import HalfOrder
+from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
+from rlr_core.estimators.rlr import RecursiveLikelihoodRatio
+from rlr_core.estimators.sub_chains import AllSubChains, OneSubChain, RandomStart
+from rlr_core.estimators.zeroth_order import ZerothOrder
+
+BASELINES: dict[str, type[Baseline]] = {
+    "leave_one_out": LeaveOneOut,
+    "running_mean": RunningMean,
+    "none": NoBaseline,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named estimator: what it is, the settings it reads besides `chunk`, and how it is built from them."""
+
+    summary: str
+    uses: tuple[str, ...]
+    build: Callable[[EstimatorConfig, int], Estimator]
+
+
+def _composed(
+    config: EstimatorConfig,
+    *,
+    first: FirstOrder | None = None,
+    half: HalfOrder | None = None,
+    zeroth: ZerothOrder | None = None,
+) -> Estimator:
+    return RecursiveLikelihoodRatio(first, half, zeroth, BASELINES[config.baseline](), config.chunk)
+
+
+def _tail(config: EstimatorConfig) -> FirstOrder | None:
+    return FirstOrder.last(config.first_order_steps, rerun=config.rerun) if config.first_order_steps else None
+
+
+def _published(config: EstimatorConfig, steps: int) -> Estimator:
+    half = HalfOrder(RandomStart(config.sub_chain_length))
+    return _composed(config, first=FirstOrder.last(1), half=half, zeroth=ZerothOrder(config.sigma))
+
+
+def _rlr(config: EstimatorConfig, steps: int) -> Estimator:
+    drawn = OneSubChain(config.sub_chain_length, learned=config.probabilities == "learned")
+    return _composed(config, first=_tail(config), half=HalfOrder(drawn, config.antithetic))
+
+
+def _v1(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, first=FirstOrder.last(1))
+
+
+def _v2(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, first=FirstOrder.last(1), half=HalfOrder(RandomStart(config.sub_chain_length)))
+
+
+def _v3(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, first=FirstOrder.last(1), zeroth=ZerothOrder(config.sigma))
+
+
+def _half(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, half=HalfOrder(AllSubChains(config.sub_chain_length), config.antithetic))
+
+
+def _zeroth(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, zeroth=ZerothOrder(config.sigma, config.antithetic))
+
+
+def _reinforce(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, half=HalfOrder(AllSubChains(1)))
+
+
+def _ddpo(config: EstimatorConfig, steps: int) -> Estimator:
+    baseline = BASELINES[config.baseline]()
+    return ClippedPolicyGradient(config.clip, baseline, config.batch_reuse, config.normalise, config.chunk)
+
+
+def _draft(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, first=FirstOrder.last(max(config.first_order_steps, 1), rerun=config.rerun))
+
+
+def _alignprop(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, first=FirstOrder(1, steps, config.rerun))
+
+
+def _full(config: EstimatorConfig, steps: int) -> Estimator:
+    return _composed(config, first=FirstOrder.last(steps, rerun=True))
+
+
+ESTIMATORS: dict[str, Recipe] = {
+    "rlr": Recipe(
+        "RLR with reweighted sub-chains: first order on the last K steps, half order on one drawn sub-chain; unbiased",
+        ("first_order_steps", "sub_chain_length", "antithetic", "probabilities", "baseline", "rerun"),
+        _rlr,
+    ),
+    "published": Recipe(
+        "RLR as published, eq. 11: K = 1, one sub-chain, one-sided zeroth order on all other steps; unbiased",
+        ("sub_chain_length", "sigma", "baseline"),
+        _published,
+    ),
+    "v1": Recipe("the paper's ablation V1: first order K = 1 only; biased", (), _v1),
+    "v2": Recipe("the paper's ablation V2: no zeroth order; biased", ("sub_chain_length", "baseline"), _v2),
+    "v3": Recipe("the paper's ablation V3: no half order; unbiased", ("sigma", "baseline"), _v3),
+    "half": Recipe(
+        "half order on every sub-chain; unbiased, needs no reward gradient",
+        ("sub_chain_length", "antithetic", "baseline"),
+        _half,
+    ),
+    "zeroth": Recipe(
+        "zeroth order on every step; unbiased for the smoothed objective", ("sigma", "antithetic", "baseline"), _zeroth
+    ),
+    "reinforce": Recipe("the likelihood ratio of every step; unbiased, needs no reward gradient", ("baseline",), _reinforce),
+    "ddpo": Recipe(
+        "REINFORCE with PPO's clip and reused rollouts", ("clip", "batch_reuse", "normalise", "baseline"), _ddpo
+    ),
+    "draft": Recipe(
+        "DRaFT-K: truncated back-propagation through the last K steps; biased", ("first_order_steps", "rerun"), _draft
+    ),
+    "alignprop": Recipe("AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop),
+    "full_bp": Recipe("back-propagation through the whole chain, one step at a time run again; exact", (), _full),
+}
+
+
+def build(config: EstimatorConfig, steps: int) -> Estimator:
+    """The estimator `config` names, for chains of `steps` steps. Raises `ConfigError` for an unknown name."""
+    if config.name not in ESTIMATORS:
+        near = difflib.get_close_matches(config.name, ESTIMATORS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"estimator.name = '{config.name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?")
+    return ESTIMATORS[config.name].build(config, steps)
+
+
+def ignored_settings(config: EstimatorConfig) -> list[str]:
+    """Settings that were changed from their default although the named estimator does not read them."""
+    read = {"name", "chunk", *ESTIMATORS[config.name].uses}
+    default = EstimatorConfig()
+    return [f.name for f in fields(config) if f.name not in read and getattr(config, f.name) != getattr(default, f.name)]

@@ -1,0 +1,118 @@
+"""DDPO (arXiv 2305.13301): the policy gradient over all steps, with the clipped importance ratio of PPO (arXiv 1707.06347).
+
+A rollout is used for several gradients in a row, while θ moves away from the θ_old that generated it:
+
+    Σ_i ∂θ min(ρ_i·A, clip(ρ_i, 1 ± c)·A),   ρ_i = p_θ(x_{i+1}|x_i) / p_old(x_{i+1}|x_i)
+
+At θ = θ_old all ρ_i are 1 and this is REINFORCE. log p is summed over the latent's dimensions, as a likelihood is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlr_core.chain import Cost, rollout
+from rlr_core.chain.denoiser import expand
+from rlr_core.errors import EstimatorError
+from rlr_core.estimators.base import Estimator, check_chunk, chunks
+from rlr_core.estimators.baseline import Baseline
+from rlr_core.estimators.estimate import Estimate, GradientMean
+from rlr_core.estimators.problem import Batch, Problem, flatten
+
+
+@dataclass
+class ClippedPolicyGradient(Estimator):
+    """DDPO's clipped policy gradient.
+
+    Attributes:
+        clip: c, how far a ratio may leave 1 in the direction that its advantage favours.
+        baseline: subtracted from the rewards; A = R − β.
+        batch_reuse: gradients taken from one rollout (inner epochs).
+        normalise: divide the advantages by their standard deviation over the batch, as DDPO does (scales the gradient).
+        chunk: samples that go through the network together.
+    """
+
+    clip: float
+    baseline: Baseline
+    batch_reuse: int = 1
+    normalise: bool = False
+    chunk: int = 1
+    _latents: Tensor | None = field(default=None, init=False, repr=False)
+    _rewards: Tensor | None = field(default=None, init=False, repr=False)
+    _uses: int = field(default=0, init=False, repr=False)
+
+    def __call__(self, problem: Problem, batch: Batch) -> Estimate:
+        cost = Cost()
+        problem = problem.counted(cost)
+        if self._latents is None or self._uses == self.batch_reuse:
+            self._collect(problem, batch)
+        assert self._latents is not None and self._rewards is not None
+        advantages = self._advantages(self._rewards, batch)
+        mean = GradientMean()
+        for samples in chunks(len(batch), self.chunk):
+            mean.add(self._gradient(problem, batch, samples, advantages[samples]))
+        self._uses += 1
+        return Estimate({"policy gradient": mean.part()}, self._rewards, cost)
+
+    @torch.no_grad()
+    def _collect(self, problem: Problem, batch: Batch) -> None:
+        """Generate the batch with the present θ: latents x_0 … x_T as (T+1, B, …)."""
+        chain, x0, T = problem.chain(batch), batch.noise.initial(), problem.steps
+        paths, rewards = [], []
+        for samples in chunks(len(batch), self.chunk):
+            x, kept = rollout(chain, x0[samples.to(x0.device)], samples, range(T), keep=range(T))
+            paths.append(torch.stack([*kept.values(), x]))
+            rewards.append(problem.score(x, batch, samples))
+        self._latents, self._rewards, self._uses = torch.cat(paths, dim=1), torch.cat(rewards), 0
+
+    def _advantages(self, rewards: Tensor, batch: Batch) -> Tensor:
+        advantages = rewards - self.baseline(rewards, batch.prompts, torch.arange(len(batch)))
+        if self._uses == self.batch_reuse - 1 and rewards.isfinite().all():
+            self.baseline.observe(rewards, batch.prompts)
+        return advantages / (rewards.std() + 1e-6) if self.normalise else advantages
+
+    def _gradient(self, problem: Problem, batch: Batch, samples: Tensor, advantages: Tensor) -> Tensor:
+        """Sum over the steps that add noise, mean over the chunk, (P,)."""
+        assert self._latents is not None
+        chain, total = problem.chain(batch), torch.zeros_like(flatten(problem.parameters))
+        for i in problem.scales.nonzero().squeeze(1).tolist():
+            step = torch.full_like(samples, i)
+            x, reached = (self._latents[k][samples] for k in (i, i + 1))
+            with torch.enable_grad():
+                mean, scale = chain.move(x, step, samples)
+                log_ratio = self._log_ratio(reached, mean, scale, chain.noise.at(step, samples))
+                objective = torch.minimum(log_ratio.exp() * advantages, self._clipped(log_ratio) * advantages).mean()
+                total += problem.gradient(objective)
+        return total
+
+    def _log_ratio(self, reached: Tensor, mean: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+        """log p_θ(x_{i+1}|x_i) − log p_old(x_{i+1}|x_i), (n,); the old one is −|z|²/2."""
+        deviation = (reached - mean) / expand(scale, mean)
+        return (z.square() - deviation.square()).flatten(1).sum(1) / 2
+
+    def _clipped(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.exp().clamp(1 - self.clip, 1 + self.clip)
+
+    def coverage(self, problem: Problem) -> Tensor:
+        return (problem.scales > 0).float()
+
+    def check(self, problem: Problem, batch_size: int) -> None:
+        check_chunk(batch_size, self.chunk)
+        if problem.eta == 0:
+            raise EstimatorError(
+                "η = 0 with a policy gradient: a deterministic chain has no noise to take a likelihood ratio of",
+                "sampling.eta above 0 (1 is best)",
+                "set sampling.eta = 1, or choose another estimator",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        held = {} if self._latents is None else {"latents": self._latents, "rewards": self._rewards}
+        return {"baseline": self.baseline.state_dict(), "uses": self._uses, **held}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.baseline.load_state_dict(state["baseline"])
+        self._uses, self._latents, self._rewards = state["uses"], state.get("latents"), state.get("rewards")

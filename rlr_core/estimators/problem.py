@@ -1,0 +1,104 @@
+"""What an estimator is given: the objective J(θ) = E[R(decode(x_T), prompt)] and one batch of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlr_core.chain import Chain, Conditioning, Cost, Counted, Denoiser, Noise, Schedule
+
+
+class RewardFunction(Protocol):
+    """Scores pictures: images (B, 3, H, W), range [0, 1], and B prompts → (B,)."""
+
+    @property
+    def name(self) -> str:
+        """Shown to the user."""
+        ...
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow from the scores to the images."""
+        ...
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The scores (B,), the higher the better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples to estimate from.
+
+    Attributes:
+        prompts: what the reward is told, B of them.
+        conditioning: what the denoiser is told.
+        noise: x_0 and z_i.
+        seed: for the estimator's own draws (sub-chains, perturbations), independent of the noise.
+    """
+
+    prompts: Sequence[str]
+    conditioning: Conditioning
+    noise: Noise
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The objective and the parameters θ it is maximised over.
+
+    Attributes:
+        denoiser: uses θ.
+        decode: latents x_T (B, C, h, w) → images (B, 3, H, W), range [0, 1]; differentiable.
+        parameters: θ, leaf tensors that require a gradient.
+        eta: η of the transition; 0 leaves no noise for a likelihood ratio.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+    decode: Callable[[Tensor], Tensor]
+    reward: RewardFunction
+    parameters: Sequence[Tensor]
+    eta: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.schedule.steps
+
+    @property
+    def scales(self) -> Tensor:
+        """s_0 … s_{T-1}, (T,)."""
+        return self.schedule.scales(self.eta)
+
+    def counted(self, cost: Cost) -> Problem:
+        """The same problem, with every network evaluation added to `cost`."""
+        return replace(self, denoiser=Counted(self.denoiser, cost))
+
+    def chain(self, batch: Batch) -> Chain:
+        """The chain that generates `batch`."""
+        return Chain(self.denoiser, self.schedule, batch.conditioning, batch.noise, self.eta)
+
+    def score(self, latents: Tensor, batch: Batch, samples: Tensor) -> Tensor:
+        """R(decode(x_T), prompt) of the samples `samples` (n,), (n,) in the dtype of θ."""
+        prompts = [batch.prompts[j] for j in samples.tolist()]
+        return self.reward(self.decode(latents), prompts).to(self.parameters[0].dtype)
+
+    def gradient(self, objective: Tensor) -> Tensor:
+        """∂objective/∂θ, flat (P,)."""
+        grads = torch.autograd.grad(objective, list(self.parameters), allow_unused=True)
+        return flatten(
+            torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, grads, strict=True)
+        )
+
+
+def flatten(tensors) -> Tensor:
+    """Tensors end to end, (P,)."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

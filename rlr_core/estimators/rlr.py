@@ -1,0 +1,220 @@
+"""Recursive Likelihood Ratio (arXiv 2502.00639, eq. 11, Theorem 5.1): first, half and zeroth order in one rollout.
+
+Each part covers its own steps: first order the last K, half order a sub-chain before them, zeroth order every step that is
+left. With any of the three absent this is also the family of its ablations and of its rivals (see `library.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlr_core.chain import ChainLike, Cost, rollout
+from rlr_core.chain.noise import derive_seed
+from rlr_core.errors import EstimatorError
+from rlr_core.estimators.base import Estimator, check_chunk, chunks
+from rlr_core.estimators.baseline import Baseline
+from rlr_core.estimators.estimate import Estimate, GradientMean
+from rlr_core.estimators.first_order import FirstOrder
+from rlr_core.estimators.half_order import HalfOrder, finish
+from rlr_core.estimators.problem import Batch, Problem
+from rlr_core.estimators.sub_chains import SubChains
+from rlr_core.estimators.zeroth_order import PerturbedChain, ZerothOrder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn before a batch is generated: K, sub-chains, and the (B, T) steps that are left to the zeroth order."""
+
+    tail: int
+    sub_chains: list[SubChains]
+    rest: Tensor
+
+
+@dataclass
+class Rollout:
+    """One chunk after its rollout: the latents before the first steps of its sub-chains, and its rewards."""
+
+    samples: Tensor
+    chain: ChainLike
+    perturbation: int
+    latents: dict[int, Tensor]
+    rewards: Tensor
+
+    def at(self, start: Tensor) -> Tensor:
+        """Latents (n, …), each sample's before its own step `start` (n,)."""
+        return torch.stack([self.latents[step][row] for row, step in enumerate(start.tolist())])
+
+
+@dataclass
+class RecursiveLikelihoodRatio(Estimator):
+    """The composition of up to three parts.
+
+    Attributes:
+        first: the differentiated tail; needs a differentiable reward.
+        half: sub-chains before the tail; needs η > 0.
+        zeroth: perturbed parameters at every step that the others leave.
+        baseline: for the likelihood ratios that are not antithetic.
+        chunk: samples that go through the network together; memory grows with it, and the standard error is measured
+            between chunks.
+    """
+
+    first: FirstOrder | None
+    half: HalfOrder | None
+    zeroth: ZerothOrder | None
+    baseline: Baseline
+    chunk: int = 1
+
+    def __call__(self, problem: Problem, batch: Batch) -> Estimate:
+        cost = Cost()
+        problem = problem.counted(cost)
+        plan = self._plan(problem, batch)
+        means = {part.name: GradientMean() for part in (self.first, self.half, self.zeroth) if part}
+        x0 = batch.noise.initial()
+        rollouts = [self._roll(problem, batch, plan, x0, samples, means) for samples in chunks(len(batch), self.chunk)]
+        rewards = torch.cat([rolled.rewards for rolled in rollouts])
+        if self.half:
+            alone = torch.arange(len(batch))
+            beta = self.baseline(rewards, batch.prompts, alone)
+            for rolled in rollouts:
+                means[self.half.name].add(self._half_order(problem, batch, plan, rolled, beta[rolled.samples]))
+        if self.zeroth:
+            sharing = torch.arange(len(batch)) // self.chunk
+            beta = self.baseline(rewards, batch.prompts, sharing)
+            for rolled in rollouts:
+                means[self.zeroth.name].add(self._zeroth_order(problem, batch, plan, x0, rolled, beta[rolled.samples]))
+        if rewards.isfinite().all():
+            self.baseline.observe(rewards, batch.prompts)
+        if self.half:
+            self.half.sub_chains.settle()
+        return Estimate({name: mean.part() for name, mean in means.items()}, rewards, cost)
+
+    def _plan(self, problem: Problem, batch: Batch) -> Plan:
+        generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
+        steps = torch.arange(problem.steps)
+        tail = self.first.draw(generator) if self.first else 0
+        before = problem.steps - tail
+        sub_chains = self.half.sub_chains.draw(len(batch), before, generator) if self.half else []
+        rest = (steps < before).expand(len(batch), -1)
+        for drawn in sub_chains:
+            rest = rest & ~((drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None]))
+        return Plan(tail, sub_chains, rest)
+
+    def _roll(
+        self, problem: Problem, batch: Batch, plan: Plan, x0: Tensor, samples: Tensor, means: dict[str, GradientMean]
+    ) -> Rollout:
+        """Generate a chunk; the first-order gradient is taken at once, so that its graph does not stay."""
+        perturbation = derive_seed(batch.seed, "perturbation", int(samples[0]))
+        chain = self._perturb(problem, batch, plan, perturbation, +1)
+        starts = {step for drawn in plan.sub_chains for step in drawn.start[samples].tolist()}
+        before = problem.steps - plan.tail
+        with torch.no_grad():
+            x, latents = rollout(chain, x0[samples.to(x0.device)], samples, range(before), keep=starts)
+        with torch.set_grad_enabled(self.first is not None):
+            rerun = self.first is not None and self.first.rerun
+            x, _ = rollout(chain, x, samples, range(before, problem.steps), rerun=rerun)
+            scores = problem.score(x, batch, samples)
+            if self.first:
+                means[self.first.name].add(problem.gradient(scores.mean()))
+        return Rollout(samples, chain, perturbation, latents, scores.detach())
+
+    def _perturb(self, problem: Problem, batch: Batch, plan: Plan, seed: int, sign: int) -> ChainLike:
+        chain = problem.chain(batch)
+        if not self.zeroth:
+            return chain
+        return PerturbedChain(chain, problem.parameters, seed, sign * self.zeroth.sigma, plan.rest)
+
+    def _half_order(self, problem: Problem, batch: Batch, plan: Plan, rolled: Rollout, beta: Tensor) -> Tensor:
+        assert self.half
+        total = torch.zeros(())
+        for drawn in plan.sub_chains:
+            mine = drawn.of(rolled.samples)
+            gradient = self.half.gradient(
+                problem, rolled.chain, batch, rolled.samples, rolled.at(mine.start), mine, rolled.rewards, beta
+            )
+            if gradient.isfinite().all():
+                self.half.sub_chains.observe(mine, float(gradient.double().square().sum()))
+            total = total.to(gradient) + gradient
+        return total
+
+    def _zeroth_order(
+        self, problem: Problem, batch: Batch, plan: Plan, x0: Tensor, rolled: Rollout, beta: Tensor
+    ) -> Tensor:
+        assert self.zeroth
+        advantages = rolled.rewards - beta
+        if self.zeroth.antithetic:
+            mirrored = self._perturb(problem, batch, plan, rolled.perturbation, -1)
+            start = torch.zeros_like(rolled.samples)
+            x = x0[rolled.samples.to(x0.device)]
+            advantages = (rolled.rewards - finish(problem, mirrored, batch, rolled.samples, x, start)) / 2
+        return self.zeroth.gradient(problem.parameters, rolled.perturbation, advantages)
+
+    def coverage(self, problem: Problem) -> Tensor:
+        T = problem.steps
+        if self.zeroth:
+            return torch.ones(T)
+        if self.first is None:
+            return self.half.sub_chains.coverage(T) if self.half else torch.zeros(T)
+        covered = self.first.coverage(T)
+        if self.half:
+            before = T - self.first.high
+            covered[:before] = self.half.sub_chains.coverage(before)
+        return covered
+
+    def check(self, problem: Problem, batch_size: int) -> None:
+        check_chunk(batch_size, self.chunk)
+        self._check_first(problem)
+        self._check_half(problem)
+
+    def _check_first(self, problem: Problem) -> None:
+        if self.first is None:
+            return
+        if not problem.reward.differentiable:
+            raise EstimatorError(
+                f"the first-order part with the reward '{problem.reward.name}', which has no gradient",
+                "a differentiable reward, or an estimator without a first-order part",
+                "set estimator.first_order_steps = 0 (half and zeroth order work with any reward), or choose another reward",
+            )
+        if not 1 <= self.first.low <= self.first.high <= problem.steps:
+            raise EstimatorError(
+                f"a first-order part of {self.first.high} steps in a chain of {problem.steps}",
+                f"1 to {problem.steps} steps",
+                "lower estimator.first_order_steps or raise sampling.steps",
+            )
+
+    def _check_half(self, problem: Problem) -> None:
+        if self.half is None:
+            return
+        before = problem.steps - (self.first.high if self.first else 0)
+        length = self.half.sub_chains.length
+        if length > before:
+            raise EstimatorError(
+                f"sub-chains of {length} steps where {before} steps come before the first-order part",
+                f"estimator.sub_chain_length of at most {before}",
+                "shorten the sub-chain, lower estimator.first_order_steps or raise sampling.steps",
+            )
+        if problem.eta == 0:
+            raise EstimatorError(
+                "η = 0 with a half-order part: a deterministic chain has no noise to take a likelihood ratio of",
+                "sampling.eta above 0 (1 is best)",
+                "set sampling.eta = 1, or choose an estimator without a half-order part",
+            )
+        silent = [step for step in self.half.sub_chains.ends(before).tolist() if problem.scales[step] == 0]
+        if silent:
+            raise EstimatorError(
+                f"a half-order part whose sub-chain ends at step {silent[-1]}, which adds no noise",
+                "sub-chains that end at steps with noise (the last step of this schedule has none)",
+                "set estimator.first_order_steps to 1 or more, or use a schedule whose last step adds noise",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        sub_chains = self.half.sub_chains.state_dict() if self.half else {}
+        return {"baseline": self.baseline.state_dict(), "sub_chains": sub_chains}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.baseline.load_state_dict(state["baseline"])
+        if self.half:
+            self.half.sub_chains.load_state_dict(state["sub_chains"])

@@ -1,0 +1,169 @@
+"""Which sub-chains [a..b] the half-order part differentiates, and with which weight.
+
+Steps 0 … n-1 are those before the first-order tail. A policy draws sub-chains for every sample of a batch; the expected weight
+of a step is its coverage. Draws are stratified over the batch: each sample's own distribution is unchanged, while together
+the samples cover the chain evenly.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SubChains(NamedTuple):
+    """One sub-chain per sample: its first step, the step after its last one, its weight and its number; all (B,)."""
+
+    start: Tensor
+    stop: Tensor
+    weight: Tensor
+    number: Tensor
+
+    def of(self, samples: Tensor) -> SubChains:
+        """Those of some samples."""
+        return SubChains(*(values[samples] for values in self))
+
+
+class SubChainPolicy(ABC):
+    """How sub-chains of `length` steps are chosen."""
+
+    def __init__(self, length: int):
+        assert length >= 1
+        self.length = length
+
+    @abstractmethod
+    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+        """Sub-chains for each sample; the terms of the list add up."""
+
+    @abstractmethod
+    def coverage(self, steps: int) -> Tensor:
+        """(steps,) expected weight of each step."""
+
+    def ends(self, steps: int) -> Tensor:
+        """The last steps that sub-chains may have, where the likelihood ratio needs noise."""
+        return torch.tensor([stop - 1 for _, stop in partition(steps, self.length)])
+
+    def observe(self, drawn: SubChains, squared_norm: float) -> None:  # noqa: B027  (most policies learn nothing)
+        """Learn from the squared norm of a gradient that came from `drawn`."""
+
+    def settle(self) -> None:  # noqa: B027
+        """The batch is over: what was observed may be used from now on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        assert not state
+
+
+def partition(steps: int, length: int) -> list[tuple[int, int]]:
+    """Cut 0 … steps-1 into (start, stop) of `length` steps; the first, noisiest one takes what is left over."""
+    edges = [0, *range(steps - (steps - 1) // length * length, steps + 1, length)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
+    """(B,) uniform numbers in [0, 1), one in each of B equal strata, in random order."""
+    order = torch.randperm(batch_size, generator=generator)
+    return (order + torch.rand(batch_size, generator=generator, dtype=torch.float64)) / batch_size
+
+
+class AllSubChains(SubChainPolicy):
+    """Every sub-chain of the partition, for every sample. With length 1: every step (REINFORCE)."""
+
+    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+        drawn = []
+        for number, (start, stop) in enumerate(partition(steps, self.length)):
+            values = (torch.full((batch_size,), value) for value in (start, stop, 1.0, number))
+            drawn.append(SubChains(*values))
+        return drawn
+
+    def coverage(self, steps: int) -> Tensor:
+        return torch.ones(steps)
+
+
+class RandomStart(SubChainPolicy):
+    """One sub-chain with a uniformly drawn start, weight 1: the paper's eq. 11, which leaves the other steps to the zeroth order."""
+
+    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+        choices = steps - self.length + 1
+        start = (stratified(batch_size, generator) * choices).long().clamp(max=choices - 1)
+        return [SubChains(start, start + self.length, torch.ones(batch_size), start)]
+
+    def coverage(self, steps: int) -> Tensor:
+        starts = range(steps - self.length + 1)
+        counts = torch.zeros(steps)
+        for start in starts:
+            counts[start : start + self.length] += 1 / len(starts)
+        return counts
+
+    def ends(self, steps: int) -> Tensor:
+        return torch.arange(self.length - 1, steps)
+
+
+class OneSubChain(SubChainPolicy):
+    """One sub-chain of the partition, drawn with probability p_j and weighted by 1/p_j: every step is covered, once in expectation.
+
+    Args:
+        length: h.
+        learned: p_j ∝ sqrt(E|term_j|²), the choice of least variance, tracked over earlier batches; else uniform.
+        floor: the share of uniform probability that is mixed in, which bounds the weights.
+        decay: how much of a tracked mean stays after a batch that observed it.
+    """
+
+    def __init__(self, length: int, *, learned: bool = False, floor: float = 0.2, decay: float = 0.9):
+        super().__init__(length)
+        self.learned, self.floor, self.decay = learned, floor, decay
+        self._second_moment: dict[int, float] = {}
+        self._observed: dict[int, list[float]] = {}
+
+    def probabilities(self, count: int) -> Tensor:
+        """(count,) p_j of the sub-chains of the partition."""
+        uniform = torch.full((count,), 1 / count, dtype=torch.float64)
+        if not self.learned or not self._second_moment:
+            return uniform
+        typical = sum(self._second_moment.values()) / len(self._second_moment)
+        moments = torch.tensor([self._second_moment.get(j, typical) for j in range(count)], dtype=torch.float64)
+        weights = moments.sqrt()
+        if not weights.sum() > 0:
+            return uniform
+        return self.floor * uniform + (1 - self.floor) * weights / weights.sum()
+
+    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+        parts = torch.tensor(partition(steps, self.length))
+        p = self.probabilities(len(parts))
+        edges = p.cumsum(0)
+        number = torch.searchsorted(edges, stratified(batch_size, generator), right=True).clamp(max=len(parts) - 1)
+        return [SubChains(parts[number, 0], parts[number, 1], 1 / p[number], number)]
+
+    def coverage(self, steps: int) -> Tensor:
+        return torch.ones(steps)
+
+    def observe(self, drawn: SubChains, squared_norm: float) -> None:
+        """Share the squared norm of a chunk's mean gradient among its samples, in the proportion expected so far.
+
+        Terms of different samples are nearly uncorrelated, so |Σ_j w_j·term_j / n|² ≈ Σ_j w_j²·|term_j|² / n².
+        """
+        n, numbers = len(drawn.number), drawn.number.tolist()
+        typical = sum(self._second_moment.values()) / max(len(self._second_moment), 1)
+        expected = [self._second_moment.get(j, typical) or 1.0 for j in numbers]
+        scale = squared_norm * n * n / sum(w * w * e for w, e in zip(drawn.weight.tolist(), expected, strict=True))
+        for j, e in zip(numbers, expected, strict=True):
+            self._observed.setdefault(j, []).append(scale * e)
+
+    def settle(self) -> None:
+        for j, values in self._observed.items():
+            mean = sum(values) / len(values)
+            self._second_moment[j] = self.decay * self._second_moment.get(j, mean) + (1 - self.decay) * mean
+        self._observed = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(j): value for j, value in self._second_moment.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._second_moment = {int(j): value for j, value in state.items()}
