@@ -20,8 +20,15 @@ from rlr_core.chain.transition import Transition, transition
 class ChainLike(Protocol):
     """What a walk needs to know of a chain; wrap one to change what a step does."""
 
-    schedule: Schedule
-    noise: Noise
+    @property
+    def schedule(self) -> Schedule:
+        """The levels of the steps."""
+        ...
+
+    @property
+    def noise(self) -> Noise:
+        """x_0 and z of the batch."""
+        ...
 
     def move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:
         """The transition of the samples `samples` (n,) with latents `x` (n, …), the j-th at its own step `step[j]`."""

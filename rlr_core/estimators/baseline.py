@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,7 @@ class LeaveOneOut(Baseline):
 
 def _mean_of_others(rewards: Tensor, group: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
     """Mean over the samples of the same group in other blocks (0 where there are none), and where there are any."""
-    _, pair = torch.unique(torch.stack([group, block]), dim=1, return_inverse=True)
+    pair = torch.unique(group * (int(block.max()) + 1) + block, return_inverse=True)[1]
     device = rewards.device
     total, own = _sums(rewards, group.to(device)), _sums(rewards, pair.to(device))
     count = _sums(torch.ones_like(rewards), group.to(device)) - _sums(torch.ones_like(rewards), pair.to(device))
@@ -81,9 +82,10 @@ class RunningMean(Baseline):
         return rewards.new_tensor([self.means.get(prompt, overall) for prompt in prompts])
 
     def observe(self, rewards: Tensor, prompts: Sequence[str]) -> None:
-        values = rewards.tolist()
-        for prompt in dict.fromkeys(prompts):
-            mine = [value for value, other in zip(values, prompts, strict=True) if other == prompt]
+        values, by_prompt = rewards.tolist(), defaultdict[str, list[float]](list)
+        for prompt, value in zip(prompts, values, strict=True):
+            by_prompt[prompt].append(value)
+        for prompt, mine in by_prompt.items():
             self._blend(prompt, sum(mine) / len(mine))
         self._blend("", sum(values) / len(values))
 

@@ -90,7 +90,7 @@ def _ddpo(config: EstimatorConfig, steps: int) -> Estimator:
 
 
 def _draft(config: EstimatorConfig, steps: int) -> Estimator:
-    return _composed(config, first=FirstOrder.last(max(config.first_order_steps, 1), rerun=config.rerun))
+    return _composed(config, first=FirstOrder.last(config.first_order_steps, rerun=config.rerun))
 
 
 def _alignprop(config: EstimatorConfig, steps: int) -> Estimator:

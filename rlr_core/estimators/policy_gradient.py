@@ -48,15 +48,17 @@ class ClippedPolicyGradient(Estimator):
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost = Cost()
         problem = problem.counted(cost)
-        if self._latents is None or self._uses == self.batch_reuse:
+        if self._latents is None:
             self._collect(problem, batch)
         assert self._latents is not None and self._rewards is not None
         advantages = self._advantages(self._rewards, batch)
         mean = GradientMean()
         for samples in chunks(len(batch), self.chunk):
             mean.add(self._gradient(problem, batch, samples, advantages[samples]))
-        self._uses += 1
-        return Estimate({"policy gradient": mean.part()}, self._rewards, cost)
+        rewards, self._uses = self._rewards, self._uses + 1
+        if self._uses == self.batch_reuse:
+            self._latents = self._rewards = None
+        return Estimate({"policy gradient": mean.part()}, rewards, cost)
 
     @torch.no_grad()
     def _collect(self, problem: Problem, batch: Batch) -> None:
@@ -90,9 +92,13 @@ class ClippedPolicyGradient(Estimator):
         return total
 
     def _log_ratio(self, reached: Tensor, mean: Tensor, scale: Tensor, z: Tensor) -> Tensor:
-        """log p_θ(x_{i+1}|x_i) − log p_old(x_{i+1}|x_i), (n,); the old one is −|z|²/2."""
+        """log p_θ(x_{i+1}|x_i) − log p_old(x_{i+1}|x_i), (n,); the old one is −|z|²/2.
+
+        In the first use θ is θ_old, and the value is exactly 0: rounding, magnified by 1/s_i, must not reach the clip.
+        """
         deviation = (reached - mean) / expand(scale, mean)
-        return (z.square() - deviation.square()).flatten(1).sum(1) / 2
+        log_ratio = (z.square() - deviation.square()).flatten(1).sum(1) / 2
+        return log_ratio - log_ratio.detach() if self._uses == 0 else log_ratio
 
     def _clipped(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.exp().clamp(1 - self.clip, 1 + self.clip)
@@ -102,6 +108,12 @@ class ClippedPolicyGradient(Estimator):
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(batch_size, self.chunk)
+        if self.normalise and batch_size < 2:
+            raise EstimatorError(
+                f"advantages divided by their standard deviation in a batch of {batch_size}",
+                "at least two pictures in a batch",
+                "raise training.batch_size, or set estimator.normalise = false",
+            )
         if problem.eta == 0:
             raise EstimatorError(
                 "η = 0 with a policy gradient: a deterministic chain has no noise to take a likelihood ratio of",

@@ -88,7 +88,8 @@ class Problem:
 
     def score(self, latents: Tensor, batch: Batch, samples: Tensor) -> Tensor:
         """R(decode(x_T), prompt) of the samples `samples` (n,), (n,) in the dtype of θ."""
-        prompts = [batch.prompts[j] for j in samples.tolist()]
+        numbers: list[int] = samples.tolist()
+        prompts = [batch.prompts[j] for j in numbers]
         return self.reward(self.decode(latents), prompts).to(self.parameters[0].dtype)
 
     def gradient(self, objective: Tensor) -> Tensor:

@@ -46,7 +46,11 @@ class Rollout:
 
     def at(self, start: Tensor) -> Tensor:
         """Latents (n, …), each sample's before its own step `start` (n,)."""
-        return torch.stack([self.latents[step][row] for row, step in enumerate(start.tolist())])
+        gathered = torch.empty_like(self.latents[int(start[0])])
+        for step, latents in self.latents.items():
+            rows = (start == step).to(latents.device)
+            gathered[rows] = latents[rows]
+        return gathered
 
 
 @dataclass
@@ -176,13 +180,14 @@ class RecursiveLikelihoodRatio(Estimator):
             raise EstimatorError(
                 f"the first-order part with the reward '{problem.reward.name}', which has no gradient",
                 "a differentiable reward, or an estimator without a first-order part",
-                "set estimator.first_order_steps = 0 (half and zeroth order work with any reward), or choose another reward",
+                "use estimator.name = half, reinforce or zeroth, or rlr with estimator.first_order_steps = 0 "
+                "(they work with any reward), or choose another reward",
             )
         if not 1 <= self.first.low <= self.first.high <= problem.steps:
             raise EstimatorError(
                 f"a first-order part of {self.first.high} steps in a chain of {problem.steps}",
                 f"1 to {problem.steps} steps",
-                "lower estimator.first_order_steps or raise sampling.steps",
+                "correct estimator.first_order_steps or sampling.steps",
             )
 
     def _check_half(self, problem: Problem) -> None:
@@ -207,7 +212,8 @@ class RecursiveLikelihoodRatio(Estimator):
             raise EstimatorError(
                 f"a half-order part whose sub-chain ends at step {silent[-1]}, which adds no noise",
                 "sub-chains that end at steps with noise (the last step of this schedule has none)",
-                "set estimator.first_order_steps to 1 or more, or use a schedule whose last step adds noise",
+                "use estimator.name = rlr with estimator.first_order_steps of 1 or more, "
+                "or a schedule whose last step adds noise",
             )
 
     def state_dict(self) -> dict[str, Any]:

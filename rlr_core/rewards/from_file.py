@@ -1,0 +1,69 @@
+"""A reward that is the user's own Python function, "path/to/file.py:function".
+
+The function takes images (B, 3, H, W), float32 in [0, 1], and a list of B prompts, and returns B scores: a
+tensor, an array or a list. It is a black box (images on the CPU, without a graph) unless it says otherwise:
+`function.differentiable = True`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rlr_core.errors import RewardError
+from rlr_core.rewards.reward import Reward, place
+
+FORM = '"path/to/file.py:function"'
+
+
+def from_file(name: str) -> Reward:
+    """Run the file and take the function out of it. Raises `RewardError`."""
+    file, colon, function = name.rpartition(":")
+    if not colon or not file.endswith(".py") or not function:
+        raise RewardError(f"the reward '{name}'", FORM, "name the function after a colon")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise RewardError(
+            f"there is no file {path} for the reward '{name}'", FORM, "check the path for a typing error"
+        )
+    found = _find(_run(path.resolve()), function, path)
+    return Reward(name, bool(getattr(found, "differentiable", False)), found, str(path.resolve()))
+
+
+def _run(path: Path) -> ModuleType:
+    """The file as a module under a name of its own; it can import its neighbours."""
+    name = f"rlr_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up here
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise RewardError(
+            f"{path} cannot be run: {type(error).__name__}: {error}{place(error, str(path))}",
+            "a Python file that defines the reward",
+            "run it with Python to see the whole error",
+        ) from error
+    return module
+
+
+def _find(module: ModuleType, name: str, path: Path) -> Any:
+    functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    found = getattr(module, name, None)
+    if callable(found):
+        return found
+    near = difflib.get_close_matches(name, functions, n=1)
+    raise RewardError(
+        f"{path} has no function '{name}'",
+        f"one of {', '.join(functions)}" if functions else "a function of (images, prompts)",
+        f"did you mean '{near[0]}'?" if near else "correct the name, or define the function",
+    )

@@ -1,0 +1,63 @@
+"""Strips and grids of pictures as PNG files, with captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rlr_core.runs.storage import write_atomically
+
+MARGIN, PAPER, INK = 8, "#ffffff", "#333333"
+
+
+def to_picture(image: Tensor, side: int) -> Image.Image:
+    """An image (3, H, W), range [0, 1], enlarged to a height of at least `side` pixels by a whole factor."""
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    factor = max(1, side // pixels.shape[0])
+    return Image.fromarray(pixels).resize((pixels.shape[1] * factor, pixels.shape[0] * factor), Image.Resampling.NEAREST)
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def strip(images: Tensor, side: int = 128) -> Image.Image:
+    """Images (N, 3, H, W) side by side."""
+    tiles = [to_picture(image, side) for image in images]
+    width, height = tiles[0].size
+    sheet = Image.new("RGB", (len(tiles) * (width + MARGIN) - MARGIN, height), PAPER)
+    for column, tile in enumerate(tiles):
+        sheet.paste(tile, (column * (width + MARGIN), 0))
+    return sheet
+
+
+def before_after(before: Image.Image, after: Image.Image, prompts: Sequence[str]) -> Image.Image:
+    """Two strips of equal size, one above the other, with their names on the left and the prompts below."""
+    width, label, lines = before.width, 64, 3
+    font = ImageFont.load_default(13)
+    sheet = Image.new("RGB", (label + width + MARGIN, 2 * (before.height + MARGIN) + 16 * lines + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, picture) in enumerate((("before", before), ("after", after))):
+        top = MARGIN + row * (before.height + MARGIN)
+        sheet.paste(picture, (label, top))
+        draw.text((MARGIN, top + before.height // 2 - 8), name, INK, font)
+    column = (width + MARGIN) // len(prompts)
+    for number, prompt in enumerate(prompts):
+        wrapped = _wrap(prompt, column - MARGIN, font)[:lines]
+        draw.multiline_text((label + number * column, 2 * (before.height + MARGIN) + MARGIN // 2), "\n".join(wrapped), INK, font, spacing=2)
+    return sheet
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Break at spaces, so that lines stay within `width` pixels where they can."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

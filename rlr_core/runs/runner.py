@@ -1,0 +1,195 @@
+"""Carry a run out: start, resume, stop. Every event of the trainer goes to the log, then to whoever listens."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rlr_core.config import RunConfig
+from rlr_core.errors import RLRError, RunError
+from rlr_core.lora import save_lora
+from rlr_core.runs import log
+from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.pictures import before_after, save_png, strip
+from rlr_core.runs.report import write_report
+from rlr_core.runs.storage import storing, write_text
+from rlr_core.trainer import (
+    CheckpointDue,
+    Evaluation,
+    Event,
+    Iteration,
+    Preview,
+    Setup,
+    Skipped,
+    StopRequested,
+    Trainer,
+    prepare,
+)
+from rlr_core.trainer.prompts import read_prompts
+
+SHOWN = 8
+"""Pictures of the evaluation that the before/after grid shows."""
+
+Listener = Callable[[Event], None]
+
+
+def start(config: RunConfig, folder: Path, listen: Listener) -> RunDirectory:
+    """Train from the beginning in a new folder.
+
+    Everything is loaded and checked first: a bad setting leaves no folder behind. Returns the folder of a run that is finished
+    or was stopped (`state()` tells). Raises `RLRError`, and writes why to the log.
+    """
+    directory = RunDirectory(folder)
+    directory.refuse_if_taken()
+    config = self_contained(config)
+    setup = prepare(config, directory.stop_file.exists)
+    with directory.held():
+        directory.create(config)
+        directory.remove_leftovers()
+        _Recorder(directory, setup).carry_out(listen)
+    return directory
+
+
+def resume(folder: Path, listen: Listener) -> RunDirectory:
+    """Go on from the newest checkpoint, or from the beginning if there is none yet."""
+    directory = RunDirectory.open(folder)
+    with directory.held():
+        if directory.finished:
+            raise RunError(f"the run {folder} is finished", "a run that has something left to do", "start a new one")
+        directory.remove_leftovers()
+        recorder = _Recorder(directory, prepare(directory.config, directory.stop_file.exists))
+        recorder.go_back(directory.load_checkpoint())
+        recorder.carry_out(listen)
+    return directory
+
+
+def request_stop(folder: Path) -> bool:
+    """Ask a run to stop between two denoising steps; it saves a checkpoint first. False if it is not running."""
+    directory = RunDirectory.open(folder)
+    if not directory.is_held:
+        return False
+    write_text(directory.stop_file, "")
+    return True
+
+
+def self_contained(config: RunConfig) -> RunConfig:
+    """The config with prompts files read and paths made absolute, so that the run folder needs nothing else."""
+    prompts = config.prompts
+    train = [*prompts.train, *(read_prompts(prompts.file) if prompts.file else [])]
+    held_out = [*prompts.held_out, *(read_prompts(prompts.held_out_file) if prompts.held_out_file else [])]
+    prompts = dataclasses.replace(prompts, train=train, held_out=held_out, file="", held_out_file="")
+    model = dataclasses.replace(config.model, checkpoint=_absolute(config.model.checkpoint))
+    names = {key: _absolute(getattr(config.reward, key)) for key in ("name", "held_out")}
+    reward = dataclasses.replace(config.reward, **names)
+    return dataclasses.replace(config, prompts=prompts, model=model, reward=reward)
+
+
+def _absolute(name: str) -> str:
+    """Names stay, paths (also "file.py:function") become absolute."""
+    path, colon, function = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return f"{os.path.abspath(path)}:{function}"
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
+class _Recorder:
+    """Writes what a trainer yields."""
+
+    def __init__(self, directory: RunDirectory, setup: Setup):
+        self.directory, self.setup = directory, setup
+        self.trainer = Trainer(setup)
+        self.log = log.EventLog(directory.events_file)
+
+    def go_back(self, checkpoint: dict[str, Any] | None) -> None:
+        """Take up the state of a checkpoint; what was logged after it is void."""
+        after = checkpoint["events"] if checkpoint else 0
+        self.log.append("resumed", after=after)
+        if checkpoint:
+            self.trainer.load_state_dict(checkpoint["trainer"])
+
+    def carry_out(self, listen: Listener) -> None:
+        """Train until the end or a request to stop, then export."""
+        try:
+            for event in self.trainer.run():
+                self._record(event)
+                listen(event)
+            self._export()
+            self.log.append("finished", lora=self._lora_file.name)
+            write_report(self.directory)
+        except StopRequested:
+            self._checkpoint()
+            self.log.append("stopped", iteration=self.trainer.iteration)
+        except RLRError as error:
+            self._fail(str(error))
+            raise
+        except Exception:
+            self._fail(traceback.format_exc())
+            raise
+
+    def _fail(self, message: str) -> None:
+        """Log why; where even that cannot be written, the error itself still reaches the user."""
+        try:
+            self.log.append("failed", message=message)
+        except RLRError:
+            pass
+
+    def _record(self, event: Event) -> None:
+        match event:
+            case Iteration() | Skipped():
+                facts = dataclasses.asdict(event)
+                seconds = facts.pop("seconds")
+                self.log.append(type(event).__name__.lower(), clock={"seconds": seconds}, **facts)
+            case Preview():
+                file = self.directory.previews / f"{event.iteration:06d}.png"
+                save_png(strip(event.images), file)
+                facts = {"iteration": event.iteration, "file": f"previews/{file.name}", "prompts": event.prompts}
+                self.log.append("preview", **facts, seeds=event.seeds, scores=event.scores.tolist())
+            case Evaluation():
+                self._record_evaluation(event)
+            case CheckpointDue():
+                self.log.append("checkpoint", iteration=event.iteration)
+                self._checkpoint()
+
+    def _record_evaluation(self, event: Evaluation) -> None:
+        save_png(strip(event.images[:SHOWN]), self.directory.folder / f"{event.when}.png")
+        self.log.append(
+            "evaluation",
+            when=event.when,
+            prompts=event.prompts,
+            seeds=event.seeds,
+            scores=event.scores.tolist(),
+            rewards=event.rewards.tolist(),
+        )
+        if event.when == "after":
+            before, after = (self._strip(name) for name in ("before", "after"))
+            save_png(before_after(before, after, event.prompts[:SHOWN]), self.directory.folder / "before_after.png")
+
+    def _strip(self, name: str) -> Image.Image:
+        with Image.open(self.directory.folder / f"{name}.png") as picture:
+            return picture.convert("RGB")
+
+    def _checkpoint(self) -> None:
+        state = {"events": self.log.sequence, "trainer": self.trainer.state_dict()}
+        self.directory.save_checkpoint(self.trainer.iteration, state, self.setup.config.output.keep_checkpoints)
+
+    @property
+    def _lora_file(self) -> Path:
+        return self.directory.folder / f"{self.setup.config.output.name}.safetensors"
+
+    def _export(self) -> None:
+        config = self.setup.config
+        facts = {
+            "ss_output_name": config.output.name,
+            "ss_sd_model_name": self.setup.model.name,
+            "rlr.estimator": config.estimator.name,
+            "rlr.reward": self.setup.reward.name,
+            "rlr.iterations": str(self.trainer.iteration),
+        }
+        with storing(self._lora_file):
+            save_lora(self._lora_file, self.setup.lora, facts)

@@ -1,0 +1,50 @@
+"""Writing so that a file is either whole or not there, and saying so when the disk does not let us."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlr_core.errors import StorageError
+
+ADVICE = {
+    errno.ENOSPC: "free some space; then `rlr resume` goes on from the last checkpoint",
+    errno.EDQUOT: "raise the quota or free some space; then `rlr resume` goes on from the last checkpoint",
+    errno.EACCES: "check the folder's permissions, or choose another folder",
+    errno.EPERM: "check the folder's permissions, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOTDIR: "choose another folder: a file is in the way",
+}
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        raise StorageError(f"{path} cannot be written: {error.strerror}", "room to write", ADVICE[error.errno]) from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a temporary file beside `path`, then put it in place: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 text, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

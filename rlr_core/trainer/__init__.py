@@ -1,0 +1,18 @@
+"""The trainer: maths without IO. It yields events; whoever calls it logs, draws and saves."""
+
+from rlr_core.trainer.events import (
+    CheckpointDue,
+    Evaluation,
+    Event,
+    Iteration,
+    Preview,
+    Skipped,
+)
+from rlr_core.trainer.sampling import generate, score
+from rlr_core.trainer.setup import Setup, StopRequested, prepare
+from rlr_core.trainer.training import Trainer
+
+__all__ = [
+    "CheckpointDue", "Evaluation", "Event", "Iteration", "Preview", "Setup", "Skipped", "StopRequested", "Trainer",
+    "generate", "prepare", "score",
+]  # fmt: skip

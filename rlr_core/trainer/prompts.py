@@ -1,0 +1,62 @@
+"""Where a run's prompts come from, and how they are dealt out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rlr_core.chain.noise import derive_seed
+from rlr_core.config import PromptConfig
+from rlr_core.embedded import world
+from rlr_core.errors import PromptError
+
+
+def read_prompts(path: str) -> list[str]:
+    """The lines of a UTF-8 text file, without blank ones. Raises `PromptError` naming the file."""
+    advice = "write one prompt per line and save the file as UTF-8"
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PromptError(f"the prompts file {path} cannot be read ({error.strerror})", "a text file", advice) from None
+    except UnicodeDecodeError as error:
+        raise PromptError(f"the prompts file {path} is not UTF-8 (byte {error.start})", "a UTF-8 text file", advice) from None
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise PromptError(f"the prompts file {path} is empty", "at least one prompt", advice)
+    return prompts
+
+
+def training_prompts(config: PromptConfig, *, embedded: bool) -> list[str]:
+    """Prompts to train on. Raises `PromptError` where none are given and the checkpoint is not the embedded one."""
+    given = [*config.train, *(read_prompts(config.file) if config.file else [])]
+    if not given and not embedded:
+        raise PromptError("no training prompts", "prompts for this checkpoint", "set prompts.train or prompts.file")
+    return _nonempty(given or list(world.TRAIN_PROMPTS))
+
+
+def held_out_prompts(config: PromptConfig) -> list[str]:
+    """Prompts to measure progress on; where only training prompts are given, those, at seeds never trained on."""
+    given = [*config.held_out, *(read_prompts(config.held_out_file) if config.held_out_file else [])]
+    if given:
+        return _nonempty(given)
+    if config.train or config.file:
+        return training_prompts(config, embedded=False)
+    return list(world.HELD_OUT_PROMPTS)
+
+
+def _nonempty(prompts: list[str]) -> list[str]:
+    if any(not prompt.strip() for prompt in prompts):
+        raise PromptError("an empty prompt in the list", "prompts with words", "remove it")
+    return prompts
+
+
+def deal(prompts: Sequence[str], count: int, turn: int, seed: int) -> list[str]:
+    """`count` prompts for batch number `turn`: the list is shuffled anew for every pass through it."""
+    dealt = []
+    for position in range(turn * count, (turn + 1) * count):
+        passed, place = divmod(position, len(prompts))
+        order = torch.Generator().manual_seed(derive_seed(seed, "prompts", passed))
+        dealt.append(prompts[int(torch.randperm(len(prompts), generator=order)[place])])
+    return dealt

@@ -1,0 +1,98 @@
+"""From a config to the objects of a run: model, LoRA, rewards, problem, estimator."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlr_core.chain import Denoiser, Level, Prediction
+from rlr_core.config import RunConfig
+from rlr_core.errors import ConfigError
+from rlr_core.estimators import Estimator, Problem, build, ignored_settings
+from rlr_core.lora import InjectedLora, inject
+from rlr_core.models import StableDiffusion, load_model
+from rlr_core.rewards import Reward, load_reward
+from rlr_core.trainer.prompts import held_out_prompts, training_prompts
+
+
+class StopRequested(Exception):
+    """Somebody asked the run to stop; raised between two denoising steps."""
+
+
+@dataclass(frozen=True)
+class Interruptible:
+    """A denoiser that looks whether it should go on before every evaluation."""
+
+    denoiser: Denoiser
+    should_stop: Callable[[], bool]
+
+    def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
+        if self.should_stop():
+            raise StopRequested
+        return self.denoiser(x, level, conditioning)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run is made of."""
+
+    config: RunConfig
+    model: StableDiffusion
+    lora: InjectedLora
+    reward: Reward
+    held_out: Reward
+    problem: Problem
+    estimator: Estimator
+    prompts: list[str]
+    held_out_prompts: list[str]
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of a latent."""
+        return self.model.latent_shape(self.config.sampling.size)
+
+
+def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) -> Setup:
+    """Load and check everything. Whatever the user has to put right is an `RLRError` from here, before training starts."""
+    training = config.training
+    if training.batch_size % training.prompts_per_batch:
+        raise ConfigError(
+            f"training.prompts_per_batch = {training.prompts_per_batch} with training.batch_size = {training.batch_size}",
+            "a number that divides the batch size",
+            f"use a divisor of {training.batch_size}",
+        )
+    prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
+    held_out = held_out_prompts(config.prompts)
+    estimator = build(config.estimator, config.sampling.steps)
+    for name in ignored_settings(config.estimator):
+        warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
+    device = choose_device(config.model.device)
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    reward, watcher = load_reward(config.reward.name, device), load_reward(config.reward.held_out, device)
+    model = load_model(config.model.checkpoint, device=device, dtype=getattr(torch, config.model.precision))
+    lora = inject(model.unet, config.lora, training.seed)
+    problem = Problem(
+        denoiser=Interruptible(model.denoiser(config.sampling.guidance_scale), should_stop),
+        schedule=model.schedule(config.sampling.steps),
+        decode=model.decode,
+        reward=reward,
+        parameters=lora.parameters,
+        eta=config.sampling.eta,
+    )
+    estimator.check(problem, training.batch_size)
+    return Setup(config, model, lora, reward, watcher, problem, estimator, prompts, held_out)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device named, or the best there is for "auto"."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available[name]:
+        raise ConfigError(f"model.device = '{name}', which this machine does not have", "auto or cpu", "set model.device")
+    return torch.device(name)

@@ -1,0 +1,192 @@
+"""The training loop: estimate, weigh, step; previews, evaluations and checkpoints when they are due.
+
+All randomness is a function of (seed, iteration), so the iteration number is the whole state of the random numbers, and a
+resumed run is the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlr_core.chain import Conditioning, SampleNoise
+from rlr_core.chain.noise import derive_seed
+from rlr_core.errors import RunError
+from rlr_core.estimators import Batch, Estimate
+from rlr_core.trainer.events import CheckpointDue, Evaluation, Event, Iteration, PartReport, Preview, Skipped
+from rlr_core.trainer.prompts import deal
+from rlr_core.trainer.sampling import generate, score
+from rlr_core.trainer.setup import Setup
+from rlr_core.trainer.weighing import Weighing
+
+
+class Trainer:
+    """Ascends the expected reward of a `Setup`. Iterate over `run()`; `state_dict` is whole at every `CheckpointDue`."""
+
+    def __init__(self, setup: Setup):
+        training = setup.config.training
+        self.setup = setup
+        self.iteration = 0
+        self.skipped_in_a_row = 0
+        self.evaluated = False
+        self.previewed = self.saved = -1
+        self.optimizer = torch.optim.Adam(setup.lora.parameters, lr=training.learning_rate)
+        self.weighing = Weighing(by_signal=training.weighing == "signal")
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end, from the start or from a loaded state; what is due follows from the state alone."""
+        if not self.evaluated:
+            yield from self._evaluate("before")
+            self.evaluated = True
+        while True:
+            if self._due(self.setup.config.output.preview_every) and self.previewed != self.iteration:
+                yield self._preview()
+                self.previewed = self.iteration
+            if self._due(self.setup.config.output.checkpoint_every) and self.saved != self.iteration:
+                self.saved = self.iteration
+                yield CheckpointDue(self.iteration)
+            if self.iteration == self.setup.config.training.iterations:
+                break
+            yield self._iterate()
+        yield from self._evaluate("after")
+
+    def _due(self, every: int) -> bool:
+        """At the first and the last iteration, and at every `every`-th one."""
+        ends = (0, self.setup.config.training.iterations)
+        return self.iteration in ends or (every > 0 and self.iteration % every == 0)
+
+    def _iterate(self) -> Event:
+        """One iteration: an optimizer step, or a skip that leaves everything as it was."""
+        began = time.perf_counter()
+        batch = self._batch()
+        estimate = self.setup.estimator(self.setup.problem, batch)
+        self.iteration += 1
+        if not estimate.finite:
+            return self._skip(_what_is_not_finite(estimate), began)
+        weights = {name: self.weighing(name, part) for name, part in estimate.parts.items()}
+        gradient = torch.stack([weights[name] * part.gradient for name, part in estimate.parts.items()]).sum(0)
+        if not self._step(gradient):
+            return self._skip("the step would have made a weight of the LoRA NaN or infinite", began)
+        self.skipped_in_a_row = 0
+        rewards, n = estimate.rewards, len(batch)
+        return Iteration(
+            iteration=self.iteration,
+            reward=float(rewards.mean()),
+            reward_error=float(rewards.std() / math.sqrt(n)) if n > 1 else math.nan,
+            parts={k: PartReport(p.norm, p.standard_error, weights[k]) for k, p in estimate.parts.items()},
+            gradient_norm=float(gradient.norm()),
+            evaluations=estimate.cost.evaluations / n,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _batch(self) -> Batch:
+        """The batch of this iteration; an estimator that reuses its rollouts is shown the same one again."""
+        setup, training = self.setup, self.setup.config.training
+        turn = self.iteration // setup.estimator.batch_reuse
+        _seed_everything(derive_seed(training.seed, "iteration", self.iteration))
+        repeats = training.batch_size // training.prompts_per_batch
+        dealt = deal(setup.prompts, training.prompts_per_batch, turn, training.seed)
+        prompts = [prompt for prompt in dealt for _ in range(repeats)]
+        encoded = setup.model.encode(prompts, setup.config.prompts.negative)
+        seeds = [derive_seed(training.seed, "picture", turn, j) for j in range(training.batch_size)]
+        device = setup.problem.parameters[0].device
+        return Batch(
+            prompts=prompts,
+            conditioning=Conditioning.constant(encoded, setup.problem.steps),
+            noise=SampleNoise(seeds, setup.latent_shape, torch.float32, device),
+            seed=derive_seed(training.seed, "estimator", self.iteration),
+        )
+
+    def _step(self, gradient: Tensor) -> bool:
+        """Ascend. False if a weight would not be finite: the LoRA is as before, and Adam starts anew."""
+        parameters, limit = self.setup.lora.parameters, self.setup.config.training.max_grad_norm
+        before = [p.detach().clone() for p in parameters]
+        for p, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+            p.grad = -part.view_as(p)
+        if limit:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if all(p.isfinite().all() for p in parameters):
+            return True
+        with torch.no_grad():
+            for p, value in zip(parameters, before, strict=True):
+                p.copy_(value)
+        self.optimizer.state.clear()
+        return False
+
+    def _skip(self, reason: str, began: float) -> Skipped:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.setup.config.training.max_skipped:
+            raise RunError(
+                f"{self.skipped_in_a_row} iterations in a row were skipped, the last because {reason}",
+                "finite rewards and gradients",
+                "check the reward, lower training.learning_rate, or use model.precision = float32",
+            )
+        return Skipped(self.iteration, reason, time.perf_counter() - began)
+
+    def _paint(self, count: int, purpose: str) -> tuple[list[str], list[int], Tensor]:
+        """`count` pictures of held-out prompts at fixed seeds that training never uses."""
+        setup = self.setup
+        prompts = deal(setup.held_out_prompts, count, 0, 0)
+        seeds = [derive_seed(purpose, j) >> 32 for j in range(count)]
+        negative = setup.config.prompts.negative
+        images = generate(setup.model, setup.problem, setup.config.sampling, prompts, seeds, negative=negative)
+        return prompts, seeds, images
+
+    def _preview(self) -> Preview:
+        prompts, seeds, images = self._paint(self.setup.config.output.previews, "preview")
+        scores = score(self.setup.held_out, images, prompts)
+        return Preview(self.iteration, prompts, seeds, images, scores)
+
+    def _evaluate(self, when: str) -> Iterator[Evaluation]:
+        count = self.setup.config.output.evaluation
+        if count:
+            prompts, seeds, images = self._paint(count, "evaluation")
+            scores = score(self.setup.held_out, images, prompts)
+            yield Evaluation(when, prompts, seeds, images, scores, score(self.setup.reward, images, prompts))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors, numbers and texts."""
+        return {
+            "iteration": self.iteration,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "evaluated": self.evaluated,
+            "previewed": self.previewed,
+            "saved": self.saved,
+            "lora": self.setup.lora.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "estimator": self.setup.estimator.state_dict(),
+            "weighing": self.weighing.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        for name in ("iteration", "skipped_in_a_row", "evaluated", "previewed", "saved"):
+            setattr(self, name, state[name])
+        self.setup.lora.load_state_dict(state["lora"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.setup.estimator.load_state_dict(state["estimator"])
+        self.weighing.load_state_dict(state["weighing"])
+
+
+def _what_is_not_finite(estimate: Estimate) -> str:
+    if not estimate.rewards.isfinite().all():
+        count = int((~estimate.rewards.isfinite()).sum())
+        return f"{count} of {len(estimate.rewards)} rewards are NaN or infinite"
+    bad = [name for name, part in estimate.parts.items() if not part.gradient.isfinite().all()]
+    return f"the gradient is NaN or infinite ({', '.join(bad)})"
+
+
+def _seed_everything(seed: int) -> None:
+    """The global generators too, for rewards that draw random numbers."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -1,0 +1,486 @@
+"""Every part of every estimator against its own exact target, on a linear-Gaussian chain (see `toy.py`).
+
+The mean of independent replicates is compared with the target along each parameter axis and along the target
+itself. All comparisons of this module together fail by chance with probability `FALSE_FAILURE` (Student's t,
+Bonferroni). The seeds are fixed, so that the chance is taken once. Power: an estimator whose scale is 5% off
+fails the same comparison, with a probability above 99.9% (its 5% are at least 3.1 standard errors beyond the
+limit, which is asserted).
+
+Where a parameter perturbation e is shared by a chunk, almost all of the spread is that of e. It is taken out
+with the exact conditional expectation given e as a control variate, whose mean is the target by Gauss-Hermite
+quadrature. The mean that is tested stays that of the estimator.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from checks import Comparison, compare
+from torch import Tensor
+from toy import STEPS, THETA, closed_form, gauss_hermite, step_gradients, toy_batch, toy_problem
+
+from rlr_core.config import EstimatorConfig
+from rlr_core.estimators import (
+    ESTIMATORS,
+    Estimate,
+    Estimator,
+    OneSubChain,
+    RandomStart,
+    RecursiveLikelihoodRatio,
+    ZerothOrder,
+    build,
+)
+from rlr_core.estimators.problem import flatten
+from rlr_core.estimators.sub_chains import SubChainPolicy
+from rlr_core.estimators.zeroth_order import direction
+
+T = STEPS
+SIGMA = 0.4
+FALSE_FAILURE = 1e-6
+FIRST, HALF, ZEROTH, POLICY = "first order", "half order", "zeroth order", "policy gradient"
+SUM = "sum"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A way to deal out the steps: (T,) which are perturbed, and how often each part covers each."""
+
+    perturbed: Tensor
+    covers: dict[str, Tensor]
+
+
+def between(start: int, stop: int) -> Tensor:
+    return torch.tensor([float(start <= i < stop) for i in range(T)], dtype=torch.float64)
+
+
+def tail_and_rest(tail: int, rest: str) -> list[Plan]:
+    """First order on the last `tail` steps, the part `rest` on all others."""
+    covers = {FIRST: between(T - tail, T)} if tail else {}
+    perturbed = between(0, T - tail) * (rest == ZEROTH)
+    return [Plan(perturbed, covers | ({rest: between(0, T - tail)} if rest else {}))]
+
+
+def random_start(length: int, zeroth: bool) -> list[Plan]:
+    """The paper's eq. 11: all starts of the sub-chain are as likely."""
+    plans = []
+    for start in range(T - 1 - length + 1):
+        half = between(start, start + length)
+        rest = between(0, T - 1) - half
+        covers = {FIRST: between(T - 1, T), HALF: half} | ({ZEROTH: rest} if zeroth else {})
+        plans.append(Plan(rest * zeroth, covers))
+    return plans
+
+
+def any_tail() -> list[Plan]:
+    """AlignProp: K = 1 … T, all as likely."""
+    return [Plan(torch.zeros(T), {FIRST: between(T - K, T)}) for K in range(1, T + 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An estimator, how its parts cover the steps, its samples, and whether its sum is the full gradient."""
+
+    name: str
+    settings: dict[str, Any]
+    plans: list[Plan]
+    unbiased: bool = True
+    size: int = 2048
+    replicates: int = 128
+    learned: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[str]:
+        return list(self.plans[0].covers)
+
+    def __str__(self) -> str:
+        told = [str(value) for value in self.settings.values()] + ["skewed"] * bool(self.learned)
+        return "-".join([self.name, *told])
+
+
+def rlr(
+    size: int, learned: dict[str, float] | None = None, tail: int = 1, length: int = 2, **settings: Any
+) -> Case:
+    settings = {"first_order_steps": tail, "sub_chain_length": length, **settings}
+    return Case("rlr", settings, tail_and_rest(tail, HALF), size=size, learned=learned or {})
+
+
+SHORT, WHOLE, PLAIN = {"sub_chain_length": 2}, {"sub_chain_length": T}, {"antithetic": False}
+SINGLE = {"sub_chain_length": 1}
+SKEWED = {"0": 1e-4, "1": 1.0}
+CASES = [
+    rlr(2048, probabilities="uniform"),
+    rlr(2048, probabilities="learned"),
+    rlr(2048, probabilities="learned", learned=SKEWED),
+    rlr(2048, tail=2, length=1, probabilities="uniform", rerun=True),
+    rlr(2048, tail=0, probabilities="learned"),
+    rlr(7168, probabilities="uniform", antithetic=False),
+    rlr(7168, probabilities="learned", antithetic=False, baseline="running_mean"),
+    rlr(7168, probabilities="uniform", antithetic=False, baseline="none"),
+    Case("published", {**SINGLE, "baseline": "leave_one_out"}, random_start(1, True), size=10752),
+    Case("published", {**SHORT, "sigma": 0.5, "baseline": "running_mean"}, random_start(2, True), size=8192),
+    Case("published", {"sub_chain_length": 1, "baseline": "none"}, random_start(1, True), size=8192),
+    Case("v1", {}, tail_and_rest(1, ""), unbiased=False, size=512),
+    Case("v2", SHORT, random_start(2, False), unbiased=False, size=6144),
+    Case("v3", {"baseline": "leave_one_out"}, tail_and_rest(1, ZEROTH), size=6656),
+    Case("v3", {"baseline": "running_mean"}, tail_and_rest(1, ZEROTH), size=4096),
+    Case("half", {**SHORT, "antithetic": True}, tail_and_rest(0, HALF), size=1024),
+    Case("half", {**SHORT, "antithetic": False}, tail_and_rest(0, HALF), size=5120),
+    Case("half", {**WHOLE, **PLAIN, "baseline": "running_mean"}, tail_and_rest(0, HALF), size=4096),
+    Case("zeroth", {"sigma": 0.3, "antithetic": True}, tail_and_rest(0, ZEROTH)),
+    Case("zeroth", {"sigma": 0.3, "antithetic": False}, tail_and_rest(0, ZEROTH), size=4096),
+    Case("zeroth", {"sigma": 0.3, **PLAIN, "baseline": "none"}, tail_and_rest(0, ZEROTH), size=4096),
+    Case("reinforce", {}, tail_and_rest(0, HALF), size=3072),
+    Case("reinforce", {"baseline": "running_mean"}, tail_and_rest(0, HALF), size=2048),
+    Case("ddpo", {}, tail_and_rest(0, POLICY), size=3072),
+    Case("ddpo", {"baseline": "running_mean"}, tail_and_rest(0, POLICY), size=2048),
+    Case("draft", {"first_order_steps": 2}, tail_and_rest(2, ""), unbiased=False, size=512),
+    Case("draft", {"first_order_steps": 3, "rerun": True}, tail_and_rest(3, ""), unbiased=False, size=512),
+    Case("alignprop", {}, any_tail(), unbiased=False, size=512),
+    Case("full_bp", {}, tail_and_rest(T, ""), size=512),
+]  # fmt: skip
+PARTS = [(case, part) for case in CASES for part in [*case.parts, SUM]]
+RATE = FALSE_FAILURE / (7 * len(PARTS))
+"""Of one of the 7 directions of one comparison: 6 parameters and the target itself."""
+
+
+@dataclass(frozen=True)
+class Recorded(ZerothOrder):
+    """Zeroth order that notes the perturbations e it is asked to weigh."""
+
+    directions: list[Tensor] = field(default_factory=list)
+
+    def gradient(self, parameters: list[Tensor], seed: int, advantages: Tensor) -> Tensor:
+        self.directions.append(flatten(direction(parameters, seed)))
+        return super().gradient(parameters, seed, advantages)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Expectations given the perturbation e (N, 6), for each part (N, 6), averaged over the plans."""
+
+    J: Tensor
+    parts: dict[str, Tensor]
+
+
+def given(e: Tensor, plans: list[Plan], sigma: float) -> Exact:
+    """Σ g_i over the steps that each part covers, with θ + ς·e at the perturbed steps."""
+    values = [step_gradients(e, plan.perturbed, sigma) for plan in plans]
+    parts = {}
+    for name in plans[0].covers:
+        sums = [plan.covers[name] @ g.flatten(1) for plan, (_, g) in zip(plans, values, strict=True)]
+        parts[name] = torch.stack(sums).mean(0).view_as(e)
+    return Exact(torch.stack([J for J, _ in values]).mean(0), parts)
+
+
+def exact_targets(plans: list[Plan], sigma: float) -> dict[str, Tensor]:
+    """The parts' targets and their sum, of the smoothed objective where steps are perturbed, by quadrature.
+
+    J is of degree 2 in the parameters of each step; 4 nodes are exact for the gradient's degree of 7.
+    """
+    smoothed = any(plan.perturbed.any() for plan in plans)
+    points, weights = gauss_hermite(4 if smoothed else 1, 6)
+    targets = {name: weights @ values for name, values in given(points, plans, sigma).parts.items()}
+    return targets | {SUM: torch.stack(list(targets.values())).sum(0)}
+
+
+def full_gradient() -> Tensor:
+    """∇J, not smoothed."""
+    return step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1].sum((0, 1))
+
+
+@dataclass
+class Replicates:
+    """Independent estimates of each part (R, 6) and the control variates (R, 6), whose mean is 0."""
+
+    estimates: dict[str, Tensor]
+    controls: dict[str, Tensor]
+    targets: dict[str, Tensor]
+
+    def against(self, target: Tensor, part: str, scale: float = 1.0) -> Comparison:
+        """The comparison for an estimator whose estimates are `scale` times these."""
+        return compare(controlled(scale * self.estimates[part], self.controls[part], target), target, RATE)
+
+
+def controlled(estimates: Tensor, controls: Tensor, target: Tensor) -> Tensor:
+    """Estimates (R, 6) less a multiple of their controls, fitted for each half to the other: no bias."""
+    adjusted = torch.empty_like(estimates)
+    for mine, other in ((0, 1), (1, 0)):
+        deviation, control = estimates[other::2] - target, controls[other::2]
+        squares = control.square().sum(1, keepdim=True)
+        weight = 1 / (squares + squares.median() + 1e-300)  # a far perturbation is a noisy one
+        coefficient = (weight * deviation * control).sum() / (weight * squares).sum().clamp(min=1e-300)
+        adjusted[mine::2] = estimates[mine::2] - coefficient * controls[mine::2]
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is shared: a chunk's perturbation (2, 6), the baseline before the batch, AlignProp's K."""
+
+    directions: Tensor
+    beta: float
+    tail: int
+
+
+@functools.cache
+def replicates(number: int) -> Replicates:
+    """Estimates of case `number` from as many batches as it asks for, in two chunks each."""
+    case = CASES[number]
+    config = EstimatorConfig(name=case.name, **{"sigma": SIGMA, "chunk": case.size // 2, **case.settings})
+    estimator, targets = build(config, T), exact_targets(case.plans, config.sigma)
+    estimator.check(toy_problem(), case.size)
+    drawn = [one(case, config, estimator, seed) for seed in range(case.replicates)]
+    estimates = {name: torch.stack([d.parts[name].gradient for d, _ in drawn]) for name in case.parts}
+    estimates[SUM] = torch.stack([d.gradient for d, _ in drawn])
+    expected = conditional(case, config, [shared for _, shared in drawn])
+    zeros = torch.zeros(case.replicates, 6, dtype=torch.float64)
+    controls = {name: expected[name] - targets[name] if name in expected else zeros for name in case.parts}
+    controls[SUM] = torch.stack(list(controls.values())).sum(0)
+    return Replicates(estimates, controls, targets)
+
+
+def one(case: Case, config: EstimatorConfig, estimator: Estimator, seed: int) -> tuple[Estimate, Shared]:
+    """One estimate, and what its chunks shared."""
+    batch, beta, directions = toy_batch(case.size, seed), 0.0, []
+    if isinstance(estimator, RecursiveLikelihoodRatio):
+        if estimator.zeroth:
+            estimator.zeroth = Recorded(config.sigma, estimator.zeroth.antithetic, directions)
+        if estimator.half and case.learned:
+            estimator.half.sub_chains.load_state_dict(case.learned)
+        if config.baseline == "running_mean":
+            zeros = torch.zeros(case.size, dtype=torch.float64)
+            beta = float(estimator.baseline(zeros, batch.prompts, torch.zeros(0)).mean())
+    estimate = estimator(toy_problem(), batch)
+    e = torch.stack(directions) if directions else torch.zeros(0, 6)
+    return estimate, Shared(e, beta, estimate.cost.backward // case.size)
+
+
+def conditional(case: Case, config: EstimatorConfig, shared: list[Shared]) -> dict[str, Tensor]:
+    """Expectations of the parts (R, 6), given what was shared in each batch."""
+    if case.name == "alignprop":
+        of_tail = [
+            given(torch.zeros(1, 6, dtype=torch.float64), [plan], 0.0).parts[FIRST][0] for plan in case.plans
+        ]
+        return {FIRST: torch.stack([of_tail[batch.tail - 1] for batch in shared])}
+    e = torch.cat([batch.directions for batch in shared])
+    if not len(e):
+        return {}
+    exact = given(e, case.plans, config.sigma)
+    if config.name == "zeroth" and config.antithetic:
+        advantage = (exact.J - given(-e, case.plans, config.sigma).J) / 2
+    elif config.baseline == "leave_one_out":
+        advantage = exact.J - exact.J.view(-1, 2).flip(1).flatten()
+    else:
+        advantage = exact.J - torch.tensor([batch.beta for batch in shared]).repeat_interleave(2)
+    exact.parts[ZEROTH] = advantage[:, None] / config.sigma * e
+    return {name: values.view(-1, 2, 6).mean(1) for name, values in exact.parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("case", "part"), [pytest.param(c, p, id=f"{c}-{p}".replace(" ", "_")) for c, p in PARTS]
+)
+def test_each_part_has_its_exact_expectation(case: Case, part: str) -> None:
+    drawn = replicates(CASES.index(case))
+    target = drawn.targets[part]
+    right, wrong = (drawn.against(target, part, scale) for scale in (1.0, 1.05))
+    assert not right.differs, f"{part} of {case}: {right}"
+    assert wrong.margin > wrong.limit + 3.1, f"too few samples to see 5%: {wrong}"
+    assert wrong.differs, f"an estimator that is 5% too long passes: {wrong}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_sum_is_the_full_gradient_or_is_shown_biased(case: Case) -> None:
+    """The targets add up to ∇J, or to that of the smoothed objective. Biased estimates are told from ∇J."""
+    sigma = case.settings.get("sigma", SIGMA)
+    target, full = exact_targets(case.plans, sigma)[SUM], full_gradient()
+    if any(plan.perturbed.any() for plan in case.plans):
+        full = smoothed_gradient(case.plans, sigma)
+    assert torch.allclose(target, full, rtol=0, atol=1e-12) == case.unbiased
+    if not case.unbiased:
+        compared = replicates(CASES.index(case)).against(full, SUM)
+        assert compared.scores.abs().max() > 10 * compared.limit
+
+
+def smoothed_gradient(plans: list[Plan], sigma: float) -> Tensor:
+    """∂θ of the mean over plans and e of J(θ + ς·e at the perturbed steps, θ at the others)."""
+    points, weights = gauss_hermite(4, 6)
+    theta, J = THETA.clone().requires_grad_(), torch.zeros(())
+    for plan in plans:
+        J = J + weights @ closed_form(theta + sigma * points * plan.perturbed[:, None, None]) / len(plans)
+    return torch.autograd.grad(J, theta)[0]
+
+
+def test_the_zeroth_order_target_by_another_way() -> None:
+    """Stein: E[g(θ + ς·e)] = E[J(θ + ς·e)·e]/ς; the control variates have the targets as their mean."""
+    plans = tail_and_rest(1, ZEROTH)
+    points, weights = gauss_hermite(5, 6)
+    exact = given(points, plans, SIGMA)
+    by_stein = weights @ (exact.J[:, None] * points) / SIGMA
+    assert torch.allclose(weights @ exact.parts[ZEROTH], by_stein, atol=1e-12)
+    assert torch.allclose(exact_targets(plans, SIGMA)[ZEROTH], weights @ exact.parts[ZEROTH], atol=1e-12)
+    bias = exact_targets(plans, SIGMA)[SUM] - full_gradient()
+    assert bias.norm() > 0.05 * full_gradient().norm(), "smoothing would not be told from none"
+
+
+def test_every_named_estimator_is_tested() -> None:
+    assert {case.name for case in CASES} == set(ESTIMATORS)
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_learned_probabilities_are_far_from_uniform_and_sum_to_one(antithetic: bool) -> None:
+    """So that the exactness above is not that of the uniform draw."""
+    policy = OneSubChain(1, learned=True)
+    policy.load_state_dict({"0": 1e-4, "1": 1.0, "2": 4.0})
+    p = policy.probabilities(3)
+    assert p.sum() == pytest.approx(1)
+    assert p.tolist() == pytest.approx([0.2 / 3 + 0.8 * share for share in (0.01 / 3.01, 1 / 3.01, 2 / 3.01)])
+    config = EstimatorConfig(
+        name="rlr", first_order_steps=0, sub_chain_length=1, chunk=1, antithetic=antithetic
+    )
+    estimator = build(config, T)
+    for seed in range(6):
+        estimator(toy_problem(), toy_batch(32, seed))
+    assert isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half
+    learned = estimator.half.sub_chains.probabilities(T)
+    assert learned.max() > 1.5 * learned.min()
+
+
+def test_learned_probabilities_approach_the_best_ones() -> None:
+    """p_j ∝ sqrt(E|term_j|²), here 4 : 2 : 1 : 1, with a floor of 0.2 shared by all."""
+    policy, second_moments = OneSubChain(1, learned=True, decay=0.9), torch.tensor([16.0, 4.0, 1.0, 1.0])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        (drawn,) = policy.draw(8, 4, generator)
+        for samples in torch.arange(8).split(2):
+            mine = drawn.of(samples)
+            scale = (second_moments[mine.number] / 50).sqrt()
+            terms = torch.randn(2, 50, generator=generator) * scale[:, None]
+            policy.observe(mine, float((mine.weight[:, None] * terms).mean(0).square().sum()))
+        policy.settle()
+    best = 0.05 + 0.8 * torch.tensor([4.0, 2.0, 1.0, 1.0]) / 8
+    assert torch.allclose(policy.probabilities(4).float(), best, rtol=0.15)
+
+
+def test_importance_weights_cover_every_step_once_in_expectation() -> None:
+    """Σ_j p_j·w_j·[step in sub-chain j] = 1, for learned probabilities and a partition with a remainder."""
+    policy = OneSubChain(2, learned=True)
+    policy.load_state_dict({"0": 9.0, "1": 0.01, "2": 1.0})
+    (drawn,) = policy.draw(100_000, 5, torch.Generator().manual_seed(0))
+    steps = torch.arange(5)
+    inside = (drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None])
+    mean = (inside * drawn.weight[:, None]).mean(0)
+    # Stratified: each is drawn within 1 of its expected number of times, and no weight exceeds 3/0.2 = 15.
+    assert torch.allclose(mean, torch.ones(5, dtype=mean.dtype), rtol=0, atol=2 * 15 / 100_000)
+
+
+@pytest.mark.parametrize("policy", [OneSubChain(1), RandomStart(1)], ids=["one sub-chain", "random start"])
+def test_stratified_draws_are_even_over_the_batch_and_uniform_for_a_sample(policy: SubChainPolicy) -> None:
+    """Every batch of 8 draws each of 4 starts twice; every sample draws all starts alike (χ², P = 1e-7)."""
+    generator, count = torch.Generator().manual_seed(0), 4000
+    starts = torch.stack([policy.draw(8, 4, generator)[0].start for _ in range(count)])
+    assert all(((starts == start).sum(1) == 2).all() for start in range(4))
+    seen = torch.stack([(starts == start).sum(0) for start in range(4)]).double()
+    chi_square = ((seen - count / 4) ** 2 / (count / 4)).sum(0)
+    assert chi_square.max() < 40.1  # 3 degrees of freedom, P = 1e-8 for each of 8 samples
+
+
+def test_alignprop_draws_every_length_alike() -> None:
+    estimator = build(EstimatorConfig(name="alignprop", chunk=2), T)
+    lengths = [estimator(toy_problem(), toy_batch(4, seed)).cost.backward // 4 for seed in range(400)]
+    counts = torch.tensor([lengths.count(K) for K in range(1, T + 1)]).double()
+    assert counts.sum() == 400
+    assert ((counts - 100) ** 2 / 100).sum() < 40.1
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.plans[0].perturbed.any()], ids=str)
+def test_chunks_change_memory_but_not_the_estimate(case: Case) -> None:
+    """No part but zeroth order (whose perturbation is that of a chunk) depends on the chunk size."""
+    estimates = []
+    for chunk in (1, 3, 12):
+        estimator = build(EstimatorConfig(name=case.name, **{"chunk": chunk, **case.settings}), T)
+        estimates.append(estimator(toy_problem(), toy_batch(12, 7)))
+    for estimate in estimates[1:]:
+        assert estimate.cost == estimates[0].cost
+        for name, part in estimate.parts.items():
+            assert torch.allclose(part.gradient, estimates[0].parts[name].gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_perturbations_of_chunks_and_batches_are_different_and_standard_normal() -> None:
+    estimator = build(EstimatorConfig(name="zeroth", sigma=SIGMA, antithetic=True, chunk=2), T)
+    assert isinstance(estimator, RecursiveLikelihoodRatio)
+    directions: list[Tensor] = []
+    estimator.zeroth = Recorded(SIGMA, True, directions)
+    for seed in range(100):
+        estimator(toy_problem(), toy_batch(8, seed))
+    e = torch.stack(directions)
+    assert len(e.unique(dim=0)) == 400
+    assert e.mean(0).abs().max() < 6 / math.sqrt(400)
+    assert (e.T @ e / 400 - torch.eye(6)).abs().max() < 6 * math.sqrt(2 / 400)
+
+
+SPREAD = [
+    ("v1", {}, False),
+    ("half", {"antithetic": True, **SHORT}, False),
+    ("reinforce", {}, False),
+    ("ddpo", {}, False),
+    ("zeroth", {"antithetic": True}, False),
+    ("v3", {}, False),
+    ("rlr", {"first_order_steps": 1, **SHORT}, True),
+    ("published", SHORT, True),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "stratified"), SPREAD, ids=[name for name, *_ in SPREAD])
+def test_the_standard_error_is_the_spread_of_batches(
+    name: str, settings: dict[str, Any], stratified: bool
+) -> None:
+    """E[SE²] = trace of the covariance of the estimate; with stratified draws it is an upper estimate.
+
+    Over 250 batches of 4 chunks; z-limit 5.5 (P = 4e-8 each). Power: half of the variance is found out.
+    """
+    estimator = build(EstimatorConfig(name=name, sigma=0.1, chunk=4, **settings), T)
+    estimates = [estimator(toy_problem(), toy_batch(16, seed)) for seed in range(250)]
+    for part in estimates[0].parts:
+        gradients = torch.stack([estimate.parts[part].gradient for estimate in estimates])
+        errors = [estimate.parts[part].standard_error for estimate in estimates]
+        squares = torch.tensor(errors, dtype=torch.float64).square()
+        spread = (gradients - gradients.mean(0)).square().sum(1) * 250 / 249
+
+        def score(values: Tensor) -> float:
+            return float(values.mean() / values.std() * math.sqrt(250))
+
+        assert score(squares - spread) > -5.5, part
+        if not stratified:
+            assert score(squares - spread) < 5.5, part
+        assert score(squares / 2 - spread) < -5.5, f"no power for {part}"
+
+
+def test_the_cost_is_counted_in_network_evaluations() -> None:
+    """Per sample: forward 1, backward 2."""
+    batch = 8
+
+    def evaluations(name: str, **settings: Any) -> float:
+        estimator = build(EstimatorConfig(name=name, chunk=2, sub_chain_length=2, **settings), T)
+        return estimator(toy_problem(), toy_batch(batch, 0)).cost.evaluations / batch
+
+    assert evaluations("v1") == T + 2
+    assert evaluations("draft", first_order_steps=3) == T + 2 * 3
+    assert evaluations("draft", first_order_steps=3, rerun=True) == T + 3 + 2 * 3
+    assert evaluations("full_bp") == 4 * T
+    assert evaluations("reinforce") == T + 3 * T
+    assert evaluations("ddpo") == T + 3 * T
+    assert evaluations("v2") == T + 2 + 3 * 2
+    assert evaluations("published") == T + 2 + 3 * 2
+    assert evaluations("v3") == T + 2
+    assert evaluations("zeroth", antithetic=False) == T
+    assert evaluations("zeroth", antithetic=True) == 2 * T
+    # Sub-chains [0, 2) and [2, 4), each finished once more from its end.
+    assert evaluations("half", antithetic=True) == T + 2 * (3 * 2) + (T - 2)
+    # [0, 1) and [1, 3) before the tail, each for half of the samples.
+    half = (3 + (T - 1) + 6 + (T - 3)) / 2
+    assert evaluations("rlr", first_order_steps=1, probabilities="uniform") == T + 2 + half

@@ -1,0 +1,109 @@
+"""A Stable Diffusion checkpoint of a few hundred thousand random weights, in diffusers' folder layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONTEXT = 12
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def build_checkpoint(
+    folder: Path, *, unet: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None
+) -> Path:
+    """Write it: pictures of 16 × 16 pixels, latents (4, 8, 8), 12 tokens. Keywords override config values."""
+    from diffusers import StableDiffusionPipeline
+
+    torch.manual_seed(1)
+    StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=_text_encoder(),
+        tokenizer=_tokenizer(folder.with_name(folder.name + "-tokenizer")),
+        unet=_unet(unet or {}),
+        scheduler=_scheduler(scheduler or {}),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _unet(overrides: dict[str, Any]) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    settings = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**{**settings, **overrides})
+
+
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=16,
+        mid_block_add_attention=False,
+        scaling_factor=0.5,
+    )
+
+
+def _text_encoder() -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokens = 2 * len(LETTERS) + 2
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=tokens,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=tokens - 2,
+            eos_token_id=tokens - 1,
+            pad_token_id=tokens - 1,
+        )
+    )
+
+
+def _tokenizer(folder: Path) -> Any:
+    """One token for each letter."""
+    from transformers import CLIPTokenizer
+
+    words = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    vocabulary.write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    merges.write_text("#version: 0.2\n", encoding="utf-8")
+    return CLIPTokenizer(vocab=str(vocabulary), merges=str(merges), model_max_length=CONTEXT)
+
+
+def _scheduler(overrides: dict[str, Any]) -> Any:
+    from diffusers import DDIMScheduler
+
+    settings = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return DDIMScheduler(**{**settings, **overrides})

@@ -1,0 +1,142 @@
+"""A linear-Gaussian chain whose J(θ) is known in closed form, and denoisers that are exact for Gaussian data.
+
+The closed form follows the mean and the covariance of the state from step to step. It is written from DDIM's
+formula (arXiv 2010.02502, eq. 12 and 16, in ᾱ), not from `rlr_core.chain`, and lets every step have
+parameters of its own: the gradient g_i is the derivative with respect to those of step i.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlr_core.chain import BatchNoise, Conditioning, Level, Prediction, Schedule, variance_preserving
+from rlr_core.chain.denoiser import expand
+from rlr_core.estimators import Batch, Problem
+
+STEPS = 4
+CUMULATIVE = torch.tensor([0.10, 0.30, 0.54, 0.76, 0.92], dtype=torch.float64)
+"""ᾱ of x_0 … x_4: a short chain whose last step adds noise too."""
+
+SIDES = ("left", "right")
+OFFSETS = torch.tensor([[-0.4, 0.3], [0.5, 0.2]], dtype=torch.float64)
+TARGETS = torch.tensor([[1.2, 0.9], [1.5, 1.3]], dtype=torch.float64)
+"""Per side: what the conditioning adds to x̂, and the picture that the reward wants."""
+
+THETA = torch.tensor([0.75, 0.15, -0.25, 0.70, 0.15, -0.10], dtype=torch.float64)
+BRIGHTNESS, BONUS = 0.5, 1.2
+
+
+@dataclass(frozen=True)
+class LinearDenoiser:
+    """x̂ = W·x + b + offset."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
+        return Prediction.from_sample(x, x @ self.weight.T + self.bias + conditioning["offset"], level)
+
+
+@dataclass(frozen=True)
+class QuadraticReward:
+    """R = bonus − ½·|picture − target(side)|²; a prompt begins with its side."""
+
+    differentiable: bool = True
+    name: str = "quadratic"
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        wanted = TARGETS[[int(prompt[0] == "r") for prompt in prompts]]
+        scores = BONUS - (images - wanted).square().sum(1) / 2
+        return scores if self.differentiable else scores.detach()
+
+
+def decode(latents: Tensor) -> Tensor:
+    return BRIGHTNESS * latents
+
+
+def toy_schedule(steps: int = STEPS) -> Schedule:
+    return variance_preserving(CUMULATIVE[STEPS - steps :], torch.arange(steps), float(CUMULATIVE[-1]))
+
+
+def toy_problem(*, steps: int = STEPS, eta: float = 1.0, differentiable: bool = True) -> Problem:
+    weight = THETA[:4].reshape(2, 2).clone().requires_grad_()
+    bias = THETA[4:].clone().requires_grad_()
+    denoiser, reward = LinearDenoiser(weight, bias), QuadraticReward(differentiable)
+    return Problem(denoiser, toy_schedule(steps), decode, reward, [weight, bias], eta)
+
+
+def toy_batch(size: int, seed: int, *, group: int = 2, steps: int = STEPS) -> Batch:
+    """Each prompt `group` times, evenly apart; as many samples of either side."""
+    prompts, conditioning = toy_prompts(size, group, steps)
+    return Batch(prompts, conditioning, BatchNoise(seed, (size, 2), torch.float64), seed)
+
+
+@functools.cache
+def toy_prompts(size: int, group: int, steps: int) -> tuple[list[str], Conditioning]:
+    apart = size // group
+    assert apart * group == size and apart % 2 == 0
+    numbers = [j % apart for j in range(size)]
+    offsets = OFFSETS[torch.tensor(numbers) % 2]
+    return [f"{SIDES[n % 2]} {n}" for n in numbers], Conditioning.constant({"offset": offsets}, steps)
+
+
+def closed_form(theta: Tensor, *, eta: float = 1.0) -> Tensor:
+    """J for parameters of every step's own: theta (T, N, 6) → (N,)."""
+    steps, count, _ = theta.shape
+    abar = CUMULATIVE[STEPS - steps :]
+    values = []
+    for offset, target in zip(OFFSETS, TARGETS, strict=True):
+        identity = torch.eye(2, dtype=torch.float64)
+        mean, cov = torch.zeros(count, 2, dtype=torch.float64), identity.expand(count, 2, 2)
+        for i in range(steps):
+            now, then = abar[i], abar[i + 1]
+            added = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).sqrt()
+            along = (1 - then - added**2).sqrt() / (1 - now).sqrt()
+            of_x_hat = then.sqrt() - along * now.sqrt()
+            matrix = of_x_hat * theta[i, :, :4].reshape(-1, 2, 2) + along * identity
+            mean = (matrix @ mean[..., None])[..., 0] + of_x_hat * (theta[i, :, 4:] + offset)
+            cov = matrix @ cov @ matrix.mT + added**2 * identity
+        spread = BRIGHTNESS**2 * cov.diagonal(dim1=1, dim2=2).sum(1)
+        values.append(BONUS - ((BRIGHTNESS * mean - target).square().sum(1) + spread) / 2)
+    return torch.stack(values).mean(0)
+
+
+def step_gradients(e: Tensor, perturbed: Tensor, sigma: float, *, eta: float = 1.0) -> tuple[Tensor, Tensor]:
+    """J (N,) and g_i (T, N, 6) where the steps `perturbed` (T,) run with θ + ς·e, for each e (N, 6)."""
+    shift = sigma * e * perturbed[:, None, None]
+    theta = (THETA + shift).requires_grad_()
+    J = closed_form(theta, eta=eta)
+    return J.detach(), torch.autograd.grad(J.sum(), theta)[0]
+
+
+def gauss_hermite(nodes: int, dimensions: int) -> tuple[Tensor, Tensor]:
+    """Points (N, dimensions) and weights (N,): exact means under N(0, I) up to degree 2·nodes-1.
+
+    From the Jacobi matrix (Golub and Welsch, 1969).
+    """
+    off_diagonal = torch.arange(1, nodes, dtype=torch.float64).sqrt()
+    points, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
+    weights = vectors[0] ** 2
+    grid = torch.cartesian_prod(*[torch.arange(nodes)] * dimensions).reshape(-1, dimensions)
+    return points[grid], weights[grid].prod(1)
+
+
+@dataclass(frozen=True)
+class GaussianDenoiser:
+    """E[x̂ | x] in closed form for data ~ N(mean, cov): the exact denoiser of any path x = α·x̂ + σ·ε."""
+
+    mean: Tensor
+    cov: Tensor
+
+    def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
+        alpha, sigma = level.alpha[:, None, None], level.sigma[:, None, None]
+        total = alpha**2 * self.cov + sigma**2 * torch.eye(len(self.mean), dtype=x.dtype)
+        residual = x - expand(level.alpha, x) * self.mean
+        whitened = torch.linalg.solve(total, residual[..., None])
+        # Both parts in closed form, so that neither is divided by a vanishing α or σ.
+        return Prediction(self.mean + (alpha * self.cov @ whitened)[..., 0], (sigma * whitened)[..., 0])
