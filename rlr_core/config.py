@@ -20,9 +20,15 @@ else:
     import tomli as tomllib
 
 
-def setting(default: Any, comment: str, *, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
-    """A config field with its comment, its allowed values and its least value."""
-    metadata = {"comment": comment, "choices": choices, "low": low}
+MOST = sys.float_info.max
+"""More than any setting can be."""
+
+
+def setting(
+    default: Any, comment: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float = MOST
+) -> Any:
+    """A config field with its comment, its allowed values, or its least and greatest value."""
+    metadata = {"comment": comment, "choices": choices, "low": low, "high": high}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -32,7 +38,9 @@ def setting(default: Any, comment: str, *, choices: tuple[str, ...] = (), low: f
 class ModelConfig:
     """The model that the LoRA is for."""
 
-    checkpoint: str = setting("embedded", '"embedded", or the folder of a diffusers checkpoint (Stable Diffusion layout)')
+    checkpoint: str = setting(
+        "embedded", '"embedded", or the folder of a diffusers checkpoint (Stable Diffusion layout)'
+    )
     precision: str = setting("float32", "of the frozen weights", choices=("float32", "bfloat16", "float16"))
     device: str = setting("auto", "", choices=("auto", "cpu", "cuda", "mps"))
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
@@ -65,7 +73,9 @@ class SamplingConfig:
     """The chain that generates pictures, in training and in previews."""
 
     steps: int = setting(20, "T, denoising steps", low=1)
-    eta: float = setting(1.0, "noise that each step adds: 1 ancestral, 0 none (then no half-order part)", low=0)
+    eta: float = setting(
+        1.0, "noise that each step adds: 1 ancestral, 0 none (then no half-order part)", low=0, high=1
+    )
     guidance_scale: float = setting(3.0, "classifier-free guidance; 1 turns it off", low=0)
     size: int = setting(0, "width and height in pixels; 0 is the checkpoint's own", low=0)
 
@@ -74,7 +84,9 @@ class SamplingConfig:
 class RewardConfig:
     """What the LoRA is trained towards, and what only watches."""
 
-    name: str = setting("embedded", '"embedded", or "file.py:function" with function(images, prompts) -> scores')
+    name: str = setting(
+        "embedded", '"embedded", or "file.py:function" with function(images, prompts) -> scores'
+    )
     held_out: str = setting("embedded-held-out", "scores previews and the report; never trained on")
 
 
@@ -83,9 +95,13 @@ class EstimatorConfig:
     """How the gradient of the expected reward is estimated."""
 
     name: str = setting("rlr", "see `rlr estimators`")
-    first_order_steps: int = setting(4, "K, last steps differentiated together with the reward; 0 for none", low=0)
+    first_order_steps: int = setting(
+        4, "K, last steps differentiated together with the reward; 0 for none", low=0
+    )
     sub_chain_length: int = setting(4, "h, steps of a half-order sub-chain", low=1)
-    antithetic: bool = setting(True, "finish half- and zeroth-order chains twice, with the noise of both signs")
+    antithetic: bool = setting(
+        True, "finish half- and zeroth-order chains twice, with the noise of both signs"
+    )
     probabilities: str = setting("learned", "how sub-chains are drawn", choices=("learned", "uniform"))
     baseline: str = setting(
         "leave_one_out",
@@ -97,7 +113,9 @@ class EstimatorConfig:
     batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
     rerun: bool = setting(False, "first order: less memory, K more forward passes")
-    chunk: int = setting(2, "pictures that go through the network together; divides training.batch_size", low=1)
+    chunk: int = setting(
+        2, "pictures that go through the network together; divides training.batch_size", low=1
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,9 @@ class TrainingConfig:
     )
     max_grad_norm: float = setting(1.0, "the gradient is scaled down to this norm; 0 for never", low=0)
     seed: int = setting(0, "", low=0)
-    max_skipped: int = setting(5, "iterations in a row that may be skipped for NaN or inf before the run stops", low=1)
+    max_skipped: int = setting(
+        5, "iterations in a row that may be skipped for NaN or inf before the run stops", low=1
+    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +168,12 @@ def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
     """A config from nested tables. Raises `ConfigError` for unknown keys, wrong types and values out of range."""
     sections = {f.name: f for f in dataclasses.fields(RunConfig)}
     _refuse_unknown(values, sections, source)
-    return RunConfig(**{name: _section(sections[name].default_factory, name, table, source) for name, table in values.items()})
+    return RunConfig(
+        **{
+            name: _section(sections[name].default_factory, name, table, source)
+            for name, table in values.items()
+        }
+    )
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -161,13 +186,19 @@ def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
     values = _read_toml(path) if path else {}
     for override in overrides or []:
         section, key, value = _parse_override(override)
-        values.setdefault(section, {})[key] = value
+        table = values.setdefault(section, {})
+        if isinstance(table, dict):  # else `from_dict` refuses it
+            table[key] = value
     return from_dict(values, str(path or "--set"))
 
 
 def to_toml(config: RunConfig, *, comments: bool = True) -> str:
     """The config as a TOML file that `load` reads; with comments, a guide to every setting."""
-    lines = ["# A run of RLR. Every setting is shown with its default; delete what you do not change.", ""] if comments else []
+    lines = (
+        ["# A run of RLR. Every setting is shown with its default; delete what you do not change.", ""]
+        if comments
+        else []
+    )
     for section in dataclasses.fields(config):
         table = getattr(config, section.name)
         lines += [f"# {(type(table).__doc__ or '').splitlines()[0]}"] if comments else []
@@ -188,7 +219,10 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in value.replace("\\", "\\\\").replace('"', '\\"'))
+        escaped = "".join(
+            c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}"
+            for c in value.replace("\\", "\\\\").replace('"', '\\"')
+        )
         return f'"{escaped}"'
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
@@ -199,9 +233,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one") from None
+        raise ConfigError(
+            f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one"
+        ) from None
+    except OSError as error:
+        got = f"{path} cannot be read: {error.strerror}"
+        raise ConfigError(got, "a TOML file", "`rlr config > run.toml` writes one") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}", "a UTF-8 TOML file", "compare it with `rlr config`") from None
+        raise ConfigError(
+            f"{path} is not TOML: {error}", "a UTF-8 TOML file", "compare it with `rlr config`"
+        ) from None
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:
@@ -209,7 +250,9 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise ConfigError(f"--set {text}", "--set section.key=value", "for example --set training.iterations=100")
+        raise ConfigError(
+            f"--set {text}", "--set section.key=value", "for example --set training.iterations=100"
+        )
     try:
         return section, key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -218,7 +261,9 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
 
 def _refuse_unknown(values: Any, known: dict[str, Any], where: str) -> None:
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} is {values!r}", "a table of settings", f"write it as a section: [{where}]")
+        raise ConfigError(
+            f"{where} is {values!r}", "a table of settings", f"write it as a section: [{where}]"
+        )
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
@@ -233,21 +278,29 @@ def _section(kind: Any, name: str, table: Any, source: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     _refuse_unknown(table, fields, f"[{name}] of {source}" if isinstance(table, dict) else name)
     types = get_type_hints(kind)
-    return kind(**{key: _checked(f"{name}.{key}", value, types[key], fields[key]) for key, value in table.items()})
+    return kind(
+        **{key: _checked(f"{name}.{key}", value, types[key], fields[key]) for key, value in table.items()}
+    )
+
+
+KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _checked(name: str, value: Any, kind: Any, f: dataclasses.Field[Any]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     is_list = kind == list[str]
-    fits = isinstance(value, list) and all(isinstance(v, str) for v in value) if is_list else type(value) is kind
+    fits = (
+        isinstance(value, list) and all(isinstance(v, str) for v in value) if is_list else type(value) is kind
+    )
     if not fits:
-        wanted = "a list of texts" if is_list else {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind.__name__]
+        wanted = "a list of texts" if is_list else KINDS[kind]
         raise ConfigError(f"{name} = {value!r}", wanted, f"see `rlr config` for {name}")
-    choices, low = f.metadata["choices"], f.metadata["low"]
+    choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
     if choices and value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
-    if low is not None and not low <= value < float("inf"):
-        raise ConfigError(f"{name} = {value!r}", f"a finite number of at least {low}", "correct it")
+    if low is not None and not low <= value <= high:
+        wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
+        raise ConfigError(f"{name} = {value!r}", wanted, "correct it")
     return value

@@ -344,7 +344,7 @@ def test_the_first_use_is_reinforce_whatever_the_clip_even_in_single_precision()
 
 
 def test_a_second_use_weighs_by_importance_and_generates_nothing() -> None:
-    """Against Σ_i ∂θ ρ_i·A computed from the densities."""
+    """Against D·Σ_i ∂θ ρ_i·A computed from the densities."""
     problem, estimator, batch = toy_problem(), ddpo(1e9), toy_batch(8, 0)
     first = estimator(problem, batch)
     assert first.cost.forward == 2 * 8 * STEPS
@@ -361,9 +361,9 @@ def test_a_second_use_weighs_by_importance_and_generates_nothing() -> None:
     objective = torch.zeros((), dtype=torch.float64)
     for i in range(STEPS):
         mean, scale = chain.move(path[i], torch.full((8,), i), samples)
-        new = torch.distributions.Normal(mean, scale[:, None]).log_prob(path[i + 1]).sum(1)
-        old = torch.distributions.Normal(means[i], scale[:, None]).log_prob(path[i + 1]).sum(1)
-        objective = objective + ((new - old).exp() * advantage).mean()
+        new = torch.distributions.Normal(mean, scale[:, None]).log_prob(path[i + 1]).mean(1)
+        old = torch.distributions.Normal(means[i], scale[:, None]).log_prob(path[i + 1]).mean(1)
+        objective = objective + mean.shape[1] * ((new - old).exp() * advantage).mean()
     second = estimator(problem, batch)
     assert second.cost.forward == 8 * STEPS and second.cost.backward == 8 * STEPS
     assert torch.equal(second.rewards, first.rewards)

@@ -61,7 +61,13 @@ def advance(chain: ChainLike, x: Tensor, step: Tensor, samples: Tensor) -> Tenso
 
 
 def rollout(
-    chain: ChainLike, x: Tensor, samples: Tensor, steps: range, *, keep: Container[int] = (), rerun: bool = False
+    chain: ChainLike,
+    x: Tensor,
+    samples: Tensor,
+    steps: range,
+    *,
+    keep: Container[int] = (),
+    rerun: bool = False,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Walk all of `samples` (n,) through the same `steps`.
 

@@ -24,7 +24,9 @@ class Conditioning:
     @classmethod
     def constant(cls, values: Mapping[str, Tensor], steps: int) -> Conditioning:
         """The same `values` (name → (B, …)) at each of `steps` steps."""
-        return cls({name: value[None] for name, value in values.items()}, torch.zeros(steps, dtype=torch.long))
+        return cls(
+            {name: value[None] for name, value in values.items()}, torch.zeros(steps, dtype=torch.long)
+        )
 
     @classmethod
     def staged(cls, values: Sequence[Mapping[str, Tensor]], stage_of_step: Tensor) -> Conditioning:

@@ -41,7 +41,9 @@ class SampleNoise:
         shape: of one latent, without the batch.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype, device: torch.device | str):
+    def __init__(
+        self, seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype, device: torch.device | str
+    ):
         self._seeds, self._shape, self._dtype, self._device = tuple(seeds), tuple(shape), dtype, device
 
     def initial(self) -> Tensor:

@@ -50,7 +50,9 @@ class Schedule:
 
     def scales(self, eta: float) -> Tensor:
         """s_0 … s_{T-1} (T,): the standard deviation of the noise that each step adds."""
-        return noise_scale(self.level(torch.arange(self.steps)), self.level(torch.arange(1, self.steps + 1)), eta)
+        return noise_scale(
+            self.level(torch.arange(self.steps)), self.level(torch.arange(1, self.steps + 1)), eta
+        )
 
 
 def noise_scale(level: Level, following: Level, eta: float) -> Tensor:

@@ -4,7 +4,7 @@
     m_i     = α_{i+1}·x̂_i + sqrt(σ_{i+1}² − s_i²)·ε̂_i
     x_{i+1} = m_i + s_i·z_i,   z_i ~ N(0, I)
 
-For α² + σ² = 1 this is DDIM (arXiv 2010.02502, eq. 12); on a flow path it is a stochastic sampler with the marginals of the ODE.
+For α² + σ² = 1 this is DDIM (arXiv 2010.02502, eq. 12); on a flow path a stochastic sampler with the ODE's marginals.
 """
 
 from __future__ import annotations

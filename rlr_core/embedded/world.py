@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import itertools
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 PLACES = {"centre": 0.0, "left": -12.0, "right": 12.0}
 
-Image = NDArray[np.float32]
+Image = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,36 @@ def stage_captions(scene: Scene) -> tuple[str, str, str]:
     return coarse, f"a {scene.colour} {scene.shape} on {scene.background}{where}", caption(scene)
 
 
+def asked(text: str) -> dict[str, str]:
+    """The attributes that a prompt names, and the word for each; with no place, it is the centre.
+
+    Raises `PromptError` naming a word that the world does not know, or an attribute that is named twice.
+    """
+    words = text.lower().split()
+    for word in words:
+        if word not in WORDS:
+            near = difflib.get_close_matches(word, sorted(WORDS), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "leave it out"
+            raise PromptError(f"'{text}' has the word '{word}'", f"words of {', '.join(sorted(WORDS))}", hint)
+    found = {name: [word for word in words if word in known] for name, known in CHOICES.items()}
+    for name, named in found.items():
+        if len(named) > 1:
+            got = f"'{text}' names {len(named)} words for {name}"
+            raise PromptError(
+                got, f"one of {', '.join(CHOICES[name])}", f"leave one of {', '.join(named)} out"
+            )
+    return {name: named[0] for name, named in found.items() if named} | (
+        {} if found["place"] else {"place": "centre"}
+    )
+
+
 def parse(text: str) -> Scene:
     """The scene that a full caption describes. Raises `PromptError` naming the word that is missing or unknown."""
-    words = text.lower().split()
-    found = {name: [word for word in words if word in known] for name, known in CHOICES.items()}
-    found["place"] = found["place"] or ["centre"]
+    found = asked(text)
     for name, known in CHOICES.items():
-        if len(found[name]) != 1:
-            strange = [word for word in words if word not in WORDS]
-            near = [match for word in strange for match in difflib.get_close_matches(word, known, n=1)]
-            hint = f"did you mean '{near[0]}'?" if near else f"say its {name}"
-            raise PromptError(f"'{text}' names {len(found[name])} words for {name}", f"one of {', '.join(known)}", hint)
-    return Scene(**{name: values[0] for name, values in found.items()})
+        if name not in found:
+            raise PromptError(f"'{text}' names no {name}", f"one of {', '.join(known)}", f"say its {name}")
+    return Scene(**found)
 
 
 WORDS = {"a", "shape", "on", "at", "the", *(word for words in CHOICES.values() for word in words)}
@@ -110,7 +129,10 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image:
     depth = _depth(scene.shape, u, v) * radius
     light = rng.uniform(0.95, 1.05)
     picture = _background(scene.background, x, y, rng)
-    for inset, paint in ((0.0, np.array(COLOURS[scene.colour])[:, None, None] * 0.55), (1.6, _paint(scene, u, v))):
+    for inset, paint in (
+        (0.0, np.array(COLOURS[scene.colour])[:, None, None] * 0.55),
+        (1.6, _paint(scene, u, v)),
+    ):
         cover = np.clip(depth - inset + 0.5, 0, 1)
         picture = picture * (1 - cover) + paint * light * cover
     return np.clip(picture, 0, 1).astype(np.float32)

@@ -43,7 +43,6 @@ class Estimator(ABC):
         assert not state
 
 
-
 def chunks(batch_size: int, chunk: int) -> list[Tensor]:
     """Sample indices 0 … B-1 in chunks, each (chunk,)."""
     return list(torch.arange(batch_size).split(chunk))

@@ -57,7 +57,9 @@ def _mean_of_others(rewards: Tensor, group: Tensor, block: Tensor) -> tuple[Tens
     pair = torch.unique(group * (int(block.max()) + 1) + block, return_inverse=True)[1]
     device = rewards.device
     total, own = _sums(rewards, group.to(device)), _sums(rewards, pair.to(device))
-    count = _sums(torch.ones_like(rewards), group.to(device)) - _sums(torch.ones_like(rewards), pair.to(device))
+    count = _sums(torch.ones_like(rewards), group.to(device)) - _sums(
+        torch.ones_like(rewards), pair.to(device)
+    )
     return (total - own) * (count > 0) / count.clamp(min=1), count > 0
 
 
@@ -76,24 +78,24 @@ class RunningMean(Baseline):
 
     decay: float = 0.9
     means: dict[str, float] = field(default_factory=dict)
+    overall: float | None = None
 
     def __call__(self, rewards: Tensor, prompts: Sequence[str], blocks: Tensor) -> Tensor:
-        overall = self.means.get("", 0.0)
-        return rewards.new_tensor([self.means.get(prompt, overall) for prompt in prompts])
+        return rewards.new_tensor([self.means.get(prompt, self.overall or 0.0) for prompt in prompts])
 
     def observe(self, rewards: Tensor, prompts: Sequence[str]) -> None:
         values, by_prompt = rewards.tolist(), defaultdict[str, list[float]](list)
         for prompt, value in zip(prompts, values, strict=True):
             by_prompt[prompt].append(value)
         for prompt, mine in by_prompt.items():
-            self._blend(prompt, sum(mine) / len(mine))
-        self._blend("", sum(values) / len(values))
+            self.means[prompt] = self._blend(self.means.get(prompt), sum(mine) / len(mine))
+        self.overall = self._blend(self.overall, sum(values) / len(values))
 
-    def _blend(self, key: str, value: float) -> None:
-        self.means[key] = self.decay * self.means.get(key, value) + (1 - self.decay) * value
+    def _blend(self, old: float | None, new: float) -> float:
+        return new if old is None else self.decay * old + (1 - self.decay) * new
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.means)
+        return {"means": dict(self.means), "overall": self.overall}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.means = dict(state)
+        self.means, self.overall = dict(state["means"]), state["overall"]

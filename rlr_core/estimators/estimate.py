@@ -63,7 +63,9 @@ class Estimate:
     @property
     def finite(self) -> bool:
         """Whether all gradients and rewards are finite."""
-        return bool(self.rewards.isfinite().all()) and all(p.gradient.isfinite().all() for p in self.parts.values())
+        return bool(self.rewards.isfinite().all()) and all(
+            p.gradient.isfinite().all() for p in self.parts.values()
+        )
 
 
 @dataclass

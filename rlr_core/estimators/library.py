@@ -121,17 +121,29 @@ ESTIMATORS: dict[str, Recipe] = {
         _half,
     ),
     "zeroth": Recipe(
-        "zeroth order on every step; unbiased for the smoothed objective", ("sigma", "antithetic", "baseline"), _zeroth
+        "zeroth order on every step; unbiased for the smoothed objective",
+        ("sigma", "antithetic", "baseline"),
+        _zeroth,
     ),
-    "reinforce": Recipe("the likelihood ratio of every step; unbiased, needs no reward gradient", ("baseline",), _reinforce),
+    "reinforce": Recipe(
+        "the likelihood ratio of every step; unbiased, needs no reward gradient", ("baseline",), _reinforce
+    ),
     "ddpo": Recipe(
-        "REINFORCE with PPO's clip and reused rollouts", ("clip", "batch_reuse", "normalise", "baseline"), _ddpo
+        "REINFORCE with PPO's clip and reused rollouts",
+        ("clip", "batch_reuse", "normalise", "baseline"),
+        _ddpo,
     ),
     "draft": Recipe(
-        "DRaFT-K: truncated back-propagation through the last K steps; biased", ("first_order_steps", "rerun"), _draft
+        "DRaFT-K: truncated back-propagation through the last K steps; biased",
+        ("first_order_steps", "rerun"),
+        _draft,
     ),
-    "alignprop": Recipe("AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop),
-    "full_bp": Recipe("back-propagation through the whole chain, one step at a time run again; exact", (), _full),
+    "alignprop": Recipe(
+        "AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop
+    ),
+    "full_bp": Recipe(
+        "back-propagation through the whole chain, one step at a time run again; exact", (), _full
+    ),
 }
 
 
@@ -139,7 +151,9 @@ def build(config: EstimatorConfig, steps: int) -> Estimator:
     """The estimator `config` names, for chains of `steps` steps. Raises `ConfigError` for an unknown name."""
     if config.name not in ESTIMATORS:
         near = difflib.get_close_matches(config.name, ESTIMATORS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"estimator.name = '{config.name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?")
+        raise ConfigError(
+            f"estimator.name = '{config.name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?"
+        )
     return ESTIMATORS[config.name].build(config, steps)
 
 
@@ -147,4 +161,8 @@ def ignored_settings(config: EstimatorConfig) -> list[str]:
     """Settings that were changed from their default although the named estimator does not read them."""
     read = {"name", "chunk", *ESTIMATORS[config.name].uses}
     default = EstimatorConfig()
-    return [f.name for f in fields(config) if f.name not in read and getattr(config, f.name) != getattr(default, f.name)]
+    return [
+        f.name
+        for f in fields(config)
+        if f.name not in read and getattr(config, f.name) != getattr(default, f.name)
+    ]

@@ -2,9 +2,10 @@
 
 A rollout is used for several gradients in a row, while θ moves away from the θ_old that generated it:
 
-    Σ_i ∂θ min(ρ_i·A, clip(ρ_i, 1 ± c)·A),   ρ_i = p_θ(x_{i+1}|x_i) / p_old(x_{i+1}|x_i)
+    D · Σ_i ∂θ min(ρ_i·A, clip(ρ_i, 1 ± c)·A),   ρ_i = (p_θ(x_{i+1}|x_i) / p_old(x_{i+1}|x_i))^(1/D)
 
-At θ = θ_old all ρ_i are 1 and this is REINFORCE. log p is summed over the latent's dimensions, as a likelihood is.
+ρ_i is the ratio for one of the D dimensions of a latent, in geometric mean: the scale on which its authors' code clips. At
+θ = θ_old all ρ_i are 1, and the factor D makes this REINFORCE.
 """
 
 from __future__ import annotations
@@ -87,17 +88,19 @@ class ClippedPolicyGradient(Estimator):
             with torch.enable_grad():
                 mean, scale = chain.move(x, step, samples)
                 log_ratio = self._log_ratio(reached, mean, scale, chain.noise.at(step, samples))
-                objective = torch.minimum(log_ratio.exp() * advantages, self._clipped(log_ratio) * advantages).mean()
-                total += problem.gradient(objective)
+                objective = torch.minimum(
+                    log_ratio.exp() * advantages, self._clipped(log_ratio) * advantages
+                ).mean()
+                total += problem.gradient(x[0].numel() * objective)
         return total
 
     def _log_ratio(self, reached: Tensor, mean: Tensor, scale: Tensor, z: Tensor) -> Tensor:
-        """log p_θ(x_{i+1}|x_i) − log p_old(x_{i+1}|x_i), (n,); the old one is −|z|²/2.
+        """(log p_θ(x_{i+1}|x_i) − log p_old(x_{i+1}|x_i)) / D, (n,); the old one is −|z|²/2.
 
         In the first use θ is θ_old, and the value is exactly 0: rounding, magnified by 1/s_i, must not reach the clip.
         """
         deviation = (reached - mean) / expand(scale, mean)
-        log_ratio = (z.square() - deviation.square()).flatten(1).sum(1) / 2
+        log_ratio = (z.square() - deviation.square()).flatten(1).mean(1) / 2
         return log_ratio - log_ratio.detach() if self._uses == 0 else log_ratio
 
     def _clipped(self, log_ratio: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ left. With any of the three absent this is also the family of its ablations and 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,18 +79,24 @@ class RecursiveLikelihoodRatio(Estimator):
         plan = self._plan(problem, batch)
         means = {part.name: GradientMean() for part in (self.first, self.half, self.zeroth) if part}
         x0 = batch.noise.initial()
-        rollouts = [self._roll(problem, batch, plan, x0, samples, means) for samples in chunks(len(batch), self.chunk)]
+        rollouts = [
+            self._roll(problem, batch, plan, x0, samples, means) for samples in chunks(len(batch), self.chunk)
+        ]
         rewards = torch.cat([rolled.rewards for rolled in rollouts])
         if self.half:
             alone = torch.arange(len(batch))
             beta = self.baseline(rewards, batch.prompts, alone)
             for rolled in rollouts:
-                means[self.half.name].add(self._half_order(problem, batch, plan, rolled, beta[rolled.samples]))
+                means[self.half.name].add(
+                    self._half_order(problem, batch, plan, rolled, beta[rolled.samples])
+                )
         if self.zeroth:
             sharing = torch.arange(len(batch)) // self.chunk
             beta = self.baseline(rewards, batch.prompts, sharing)
             for rolled in rollouts:
-                means[self.zeroth.name].add(self._zeroth_order(problem, batch, plan, x0, rolled, beta[rolled.samples]))
+                means[self.zeroth.name].add(
+                    self._zeroth_order(problem, batch, plan, x0, rolled, beta[rolled.samples])
+                )
         if rewards.isfinite().all():
             self.baseline.observe(rewards, batch.prompts)
         if self.half:
@@ -108,7 +115,13 @@ class RecursiveLikelihoodRatio(Estimator):
         return Plan(tail, sub_chains, rest)
 
     def _roll(
-        self, problem: Problem, batch: Batch, plan: Plan, x0: Tensor, samples: Tensor, means: dict[str, GradientMean]
+        self,
+        problem: Problem,
+        batch: Batch,
+        plan: Plan,
+        x0: Tensor,
+        samples: Tensor,
+        means: dict[str, GradientMean],
     ) -> Rollout:
         """Generate a chunk; the first-order gradient is taken at once, so that its graph does not stay."""
         perturbation = derive_seed(batch.seed, "perturbation", int(samples[0]))
@@ -131,13 +144,22 @@ class RecursiveLikelihoodRatio(Estimator):
             return chain
         return PerturbedChain(chain, problem.parameters, seed, sign * self.zeroth.sigma, plan.rest)
 
-    def _half_order(self, problem: Problem, batch: Batch, plan: Plan, rolled: Rollout, beta: Tensor) -> Tensor:
+    def _half_order(
+        self, problem: Problem, batch: Batch, plan: Plan, rolled: Rollout, beta: Tensor
+    ) -> Tensor:
         assert self.half
         total = torch.zeros(())
         for drawn in plan.sub_chains:
             mine = drawn.of(rolled.samples)
             gradient = self.half.gradient(
-                problem, rolled.chain, batch, rolled.samples, rolled.at(mine.start), mine, rolled.rewards, beta
+                problem,
+                rolled.chain,
+                batch,
+                rolled.samples,
+                rolled.at(mine.start),
+                mine,
+                rolled.rewards,
+                beta,
             )
             if gradient.isfinite().all():
                 self.half.sub_chains.observe(mine, float(gradient.double().square().sum()))
@@ -170,6 +192,11 @@ class RecursiveLikelihoodRatio(Estimator):
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(batch_size, self.chunk)
+        if self.zeroth and not self.zeroth.antithetic and self.chunk == batch_size:
+            warnings.warn(
+                "the whole batch shares one perturbation, which leaves no baseline: lower estimator.chunk",
+                stacklevel=2,
+            )
         self._check_first(problem)
         self._check_half(problem)
 
@@ -195,6 +222,12 @@ class RecursiveLikelihoodRatio(Estimator):
             return
         before = problem.steps - (self.first.high if self.first else 0)
         length = self.half.sub_chains.length
+        if before == 0:
+            raise EstimatorError(
+                f"a half-order part where the first-order part has all {problem.steps} steps",
+                "steps before the first-order part",
+                "use estimator.name = full_bp, or lower estimator.first_order_steps",
+            )
         if length > before:
             raise EstimatorError(
                 f"sub-chains of {length} steps where {before} steps come before the first-order part",

@@ -7,6 +7,7 @@ the samples cover the chain evenly.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ class SubChainPolicy(ABC):
 def partition(steps: int, length: int) -> list[tuple[int, int]]:
     """Cut 0 … steps-1 into (start, stop) of `length` steps; the first, noisiest one takes what is left over."""
     edges = [0, *range(steps - (steps - 1) // length * length, steps + 1, length)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
@@ -88,7 +89,7 @@ class AllSubChains(SubChainPolicy):
 
 
 class RandomStart(SubChainPolicy):
-    """One sub-chain with a uniformly drawn start, weight 1: the paper's eq. 11, which leaves the other steps to the zeroth order."""
+    """One sub-chain with a uniformly drawn start, weight 1 (eq. 11, which leaves the other steps to the zeroth order)."""
 
     def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
         choices = steps - self.length + 1
@@ -107,7 +108,7 @@ class RandomStart(SubChainPolicy):
 
 
 class OneSubChain(SubChainPolicy):
-    """One sub-chain of the partition, drawn with probability p_j and weighted by 1/p_j: every step is covered, once in expectation.
+    """One sub-chain of the partition, drawn with probability p_j and weighted by 1/p_j: every step counts once in expectation.
 
     Args:
         length: h.
@@ -128,7 +129,9 @@ class OneSubChain(SubChainPolicy):
         if not self.learned or not self._second_moment:
             return uniform
         typical = sum(self._second_moment.values()) / len(self._second_moment)
-        moments = torch.tensor([self._second_moment.get(j, typical) for j in range(count)], dtype=torch.float64)
+        moments = torch.tensor(
+            [self._second_moment.get(j, typical) for j in range(count)], dtype=torch.float64
+        )
         weights = moments.sqrt()
         if not weights.sum() > 0:
             return uniform
@@ -138,7 +141,9 @@ class OneSubChain(SubChainPolicy):
         parts = torch.tensor(partition(steps, self.length))
         p = self.probabilities(len(parts))
         edges = p.cumsum(0)
-        number = torch.searchsorted(edges, stratified(batch_size, generator), right=True).clamp(max=len(parts) - 1)
+        number = torch.searchsorted(edges, stratified(batch_size, generator), right=True).clamp(
+            max=len(parts) - 1
+        )
         return [SubChains(parts[number, 0], parts[number, 1], 1 / p[number], number)]
 
     def coverage(self, steps: int) -> Tensor:
@@ -152,7 +157,12 @@ class OneSubChain(SubChainPolicy):
         n, numbers = len(drawn.number), drawn.number.tolist()
         typical = sum(self._second_moment.values()) / max(len(self._second_moment), 1)
         expected = [self._second_moment.get(j, typical) or 1.0 for j in numbers]
-        scale = squared_norm * n * n / sum(w * w * e for w, e in zip(drawn.weight.tolist(), expected, strict=True))
+        scale = (
+            squared_norm
+            * n
+            * n
+            / sum(w * w * e for w, e in zip(drawn.weight.tolist(), expected, strict=True))
+        )
         for j, e in zip(numbers, expected, strict=True):
             self._observed.setdefault(j, []).append(scale * e)
 

@@ -45,7 +45,10 @@ class ZerothOrder:
 def direction(parameters: Sequence[Tensor], seed: int) -> list[Tensor]:
     """e: one standard normal tensor for each parameter."""
     flat = normal(seed, (sum(p.numel() for p in parameters),), parameters[0].dtype).to(parameters[0].device)
-    return [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)]
+    return [
+        part.view_as(p)
+        for part, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)
+    ]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlr_core.chain import Denoiser, Guided, Level, Prediction, Schedule, variance_preserving
@@ -54,6 +55,11 @@ class StableDiffusion:
         self._vae = vae
         self._scheduler = scheduler
         self._encoder = PromptEncoder(tokenizer, text_encoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return self.unet.device
 
     @property
     def pixels_per_latent(self) -> int:

@@ -1,11 +1,11 @@
 """A run's folder: where everything is, who holds it, and what state it is in.
 
-    config.toml              everything that defines the run
-    events.jsonl             what happened, append-only
-    checkpoints/000010.pt    LoRA, optimizer, estimator, iteration
-    previews/000010.png      pictures at fixed prompts and seeds
-    <name>.safetensors       the LoRA
-    before_after.png, reward.png, report.html
+config.toml              everything that defines the run
+events.jsonl             what happened, append-only
+checkpoints/000010.pt    LoRA, optimizer, estimator, iteration
+previews/000010.png      pictures at fixed prompts and seeds
+<name>.safetensors       the LoRA
+before_after.png, reward.png, report.html
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ class RunDirectory:
         """An existing run. Raises `RunError` if the folder holds none."""
         directory = cls(folder)
         if not directory.config_file.exists():
-            raise RunError(f"no run in {folder}", "a folder with a config.toml that rlr train made", "`rlr runs` lists them")
+            raise RunError(
+                f"no run in {folder}",
+                "a folder with a config.toml that rlr train made",
+                "`rlr runs` lists them",
+            )
         return directory
 
     @property
@@ -149,7 +153,9 @@ class RunDirectory:
         """What the folder tells of the run."""
         events = log.read(self.events_file)
         iterations = [event for event in events if event["type"] == "iteration"]
-        done = max((event["iteration"] for event in events if event["type"] in ("iteration", "skipped")), default=0)
+        done = max(
+            (event["iteration"] for event in events if event["type"] in ("iteration", "skipped")), default=0
+        )
         return RunState(
             folder=self.folder,
             state=self._state_word(events),

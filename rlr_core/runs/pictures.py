@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rlr_core.errors import RLRError
 from rlr_core.runs.storage import write_atomically
 
 MARGIN, PAPER, INK = 8, "#ffffff", "#333333"
@@ -17,7 +20,21 @@ def to_picture(image: Tensor, side: int) -> Image.Image:
     """An image (3, H, W), range [0, 1], enlarged to a height of at least `side` pixels by a whole factor."""
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     factor = max(1, side // pixels.shape[0])
-    return Image.fromarray(pixels).resize((pixels.shape[1] * factor, pixels.shape[0] * factor), Image.Resampling.NEAREST)
+    return Image.fromarray(pixels).resize(
+        (pixels.shape[1] * factor, pixels.shape[0] * factor), Image.Resampling.NEAREST
+    )
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file as (3, H, W), range [0, 1]. Raises `RLRError` naming the file."""
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise RLRError(
+            f"{path} cannot be read ({error})", "a picture file", "check the path for a typing error"
+        ) from None
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
@@ -39,7 +56,9 @@ def before_after(before: Image.Image, after: Image.Image, prompts: Sequence[str]
     """Two strips of equal size, one above the other, with their names on the left and the prompts below."""
     width, label, lines = before.width, 64, 3
     font = ImageFont.load_default(13)
-    sheet = Image.new("RGB", (label + width + MARGIN, 2 * (before.height + MARGIN) + 16 * lines + MARGIN), PAPER)
+    sheet = Image.new(
+        "RGB", (label + width + MARGIN, 2 * (before.height + MARGIN) + 16 * lines + MARGIN), PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     for row, (name, picture) in enumerate((("before", before), ("after", after))):
         top = MARGIN + row * (before.height + MARGIN)
@@ -48,7 +67,13 @@ def before_after(before: Image.Image, after: Image.Image, prompts: Sequence[str]
     column = (width + MARGIN) // len(prompts)
     for number, prompt in enumerate(prompts):
         wrapped = _wrap(prompt, column - MARGIN, font)[:lines]
-        draw.multiline_text((label + number * column, 2 * (before.height + MARGIN) + MARGIN // 2), "\n".join(wrapped), INK, font, spacing=2)
+        draw.multiline_text(
+            (label + number * column, 2 * (before.height + MARGIN) + MARGIN // 2),
+            "\n".join(wrapped),
+            INK,
+            font,
+            spacing=2,
+        )
     return sheet
 
 

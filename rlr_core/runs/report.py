@@ -14,6 +14,8 @@ from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.storage import write_atomically, write_text
 from rlr_core.runs.summary import Comparison, Summary
 
+PAGE = Path(__file__).with_name("report.template.html")
+
 
 def write_report(directory: RunDirectory) -> Path:
     """Write `reward.png` and `report.html` from what is in the folder; returns the latter."""
@@ -34,8 +36,12 @@ def reward_curve(summary: Summary) -> bytes:
     iterations = summary.of("iteration")
     x = [event["iteration"] for event in iterations]
     smooth = _smoothed([event["reward"] for event in iterations])
-    band = [1.96 * error for error in _smoothed_errors([event["reward_error"] or 0.0 for event in iterations])]
-    axes.plot(x, [event["reward"] for event in iterations], ".", color="#b8c4d6", markersize=4, label="each batch")
+    band = [
+        1.96 * error for error in _smoothed_errors([event["reward_error"] or 0.0 for event in iterations])
+    ]
+    axes.plot(
+        x, [event["reward"] for event in iterations], ".", color="#b8c4d6", markersize=4, label="each batch"
+    )
     axes.plot(x, smooth, color="#2454a6", label="running mean")
     low, high = ([s + sign * b for s, b in zip(smooth, band, strict=True)] for sign in (-1, 1))
     axes.fill_between(x, low, high, color="#2454a6", alpha=0.15, linewidth=0, label="95% band")
@@ -67,7 +73,7 @@ def _smoothed_errors(errors: list[float], decay: float = 0.8) -> list[float]:
 
 def _page(directory: RunDirectory, summary: Summary, curve: bytes) -> str:
     config = directory.config
-    return PAGE.substitute(
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.output.name),
         headline=_headline(summary.held_out),
         facts=_facts(directory, summary),
@@ -82,9 +88,8 @@ def _page(directory: RunDirectory, summary: Summary, curve: bytes) -> str:
 def _headline(held_out: Comparison | None) -> str:
     if held_out is None:
         return "<p>This run has no evaluation before and after.</p>"
-    word = "better" if held_out.difference > held_out.half_width else "worse" if held_out.difference < -held_out.half_width else "no clear change"
     return (
-        f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> <span>{word}</span></p>'
+        f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> <span>{held_out.verdict}</span></p>'
         f"<p>Held-out score, never trained on: {held_out.difference:+.3f} ± {held_out.half_width:.3f} "
         f"(95% confidence, {held_out.pairs} pairs of prompt and seed never trained on).</p>"
     )
@@ -120,8 +125,13 @@ def _parts(iterations: list[dict[str, Any]]) -> str:
     rows = []
     for name in iterations[-1]["parts"] if iterations else []:
         reports = [event["parts"][name] for event in iterations]
-        cells = [sum(report[key] or 0.0 for report in reports) / len(reports) for key in ("norm", "standard_error", "weight")]
-        rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell:.3g}</td>" for cell in cells) + "</tr>")
+        cells = [
+            sum(report[key] or 0.0 for report in reports) / len(reports)
+            for key in ("norm", "standard_error", "weight")
+        ]
+        rows.append(
+            f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell:.3g}</td>" for cell in cells) + "</tr>"
+        )
     return "".join(rows)
 
 
@@ -134,27 +144,3 @@ def _figure(path: Path, caption: str) -> str:
 def _image(png: bytes, alternative: str) -> str:
     data = base64.b64encode(png).decode("ascii")
     return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{data}">'
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>$title · RLR</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #f6f6f4; margin: 0 }
-main { max-width: 1120px; margin: 0 auto; padding: 32px 24px }
-section { background: #fff; border-radius: 10px; padding: 20px 24px; margin: 20px 0; box-shadow: 0 1px 3px #0002 }
-h1 { margin: 0; font-size: 26px } h2 { margin: 0 0 12px; font-size: 17px }
-.score { font-size: 34px; margin: 8px 0 } .score span { font-size: 16px; color: #fff; background: #2454a6; border-radius: 20px; padding: 4px 12px; vertical-align: middle }
-img { max-width: 100%; image-rendering: pixelated } figure { margin: 0 0 16px } figcaption { color: #666; font-size: 14px }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 24px; margin: 0 } dt { color: #666 } dd { margin: 0; overflow-wrap: anywhere }
-table { border-collapse: collapse } td, th { text-align: left; padding: 4px 20px 4px 0 } th { color: #666; font-weight: normal }
-pre { overflow: auto; font-size: 13px; background: #f6f6f4; padding: 12px; border-radius: 6px } summary { cursor: pointer }
-</style></head><body><main>
-<h1>$title</h1>
-<section><h2>Did the pictures get better?</h2>$headline$grid</section>
-<section><h2>Training reward</h2>$curve</section>
-<section><h2>Along the way</h2>$previews</section>
-<section><h2>The run</h2><dl>$facts</dl></section>
-<section><h2>Parts of the gradient, on average</h2><table><tr><th>part</th><th>norm</th><th>standard error</th><th>weight</th></tr>$parts</table></section>
-<section><details><summary>Every setting</summary><pre>$config</pre></details></section>
-</main></body></html>
-""")

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def resume(folder: Path, listen: Listener) -> RunDirectory:
     directory = RunDirectory.open(folder)
     with directory.held():
         if directory.finished:
-            raise RunError(f"the run {folder} is finished", "a run that has something left to do", "start a new one")
+            raise RunError(
+                f"the run {folder} is finished", "a run that has something left to do", "start a new one"
+            )
         directory.remove_leftovers()
         recorder = _Recorder(directory, prepare(directory.config, directory.stop_file.exists))
         recorder.go_back(directory.load_checkpoint())
@@ -134,10 +137,8 @@ class _Recorder:
 
     def _fail(self, message: str) -> None:
         """Log why; where even that cannot be written, the error itself still reaches the user."""
-        try:
+        with suppress(RLRError):
             self.log.append("failed", message=message)
-        except RLRError:
-            pass
 
     def _record(self, event: Event) -> None:
         match event:
@@ -148,7 +149,11 @@ class _Recorder:
             case Preview():
                 file = self.directory.previews / f"{event.iteration:06d}.png"
                 save_png(strip(event.images), file)
-                facts = {"iteration": event.iteration, "file": f"previews/{file.name}", "prompts": event.prompts}
+                facts = {
+                    "iteration": event.iteration,
+                    "file": f"previews/{file.name}",
+                    "prompts": event.prompts,
+                }
                 self.log.append("preview", **facts, seeds=event.seeds, scores=event.scores.tolist())
             case Evaluation():
                 self._record_evaluation(event)
@@ -168,7 +173,9 @@ class _Recorder:
         )
         if event.when == "after":
             before, after = (self._strip(name) for name in ("before", "after"))
-            save_png(before_after(before, after, event.prompts[:SHOWN]), self.directory.folder / "before_after.png")
+            save_png(
+                before_after(before, after, event.prompts[:SHOWN]), self.directory.folder / "before_after.png"
+            )
 
     def _strip(self, name: str) -> Image.Image:
         with Image.open(self.directory.folder / f"{name}.png") as picture:
@@ -176,7 +183,9 @@ class _Recorder:
 
     def _checkpoint(self) -> None:
         state = {"events": self.log.sequence, "trainer": self.trainer.state_dict()}
-        self.directory.save_checkpoint(self.trainer.iteration, state, self.setup.config.output.keep_checkpoints)
+        self.directory.save_checkpoint(
+            self.trainer.iteration, state, self.setup.config.output.keep_checkpoints
+        )
 
     @property
     def _lora_file(self) -> Path:
@@ -186,7 +195,7 @@ class _Recorder:
         config = self.setup.config
         facts = {
             "ss_output_name": config.output.name,
-            "ss_sd_model_name": self.setup.model.name,
+            **self.setup.model.lora_metadata(),
             "rlr.estimator": config.estimator.name,
             "rlr.reward": self.setup.reward.name,
             "rlr.iterations": str(self.trainer.iteration),

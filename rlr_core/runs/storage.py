@@ -28,7 +28,9 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in ADVICE:
             raise
-        raise StorageError(f"{path} cannot be written: {error.strerror}", "room to write", ADVICE[error.errno]) from error
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}", "room to write", ADVICE[error.errno]
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -32,6 +32,13 @@ class Comparison:
         """after − before."""
         return self.after - self.before
 
+    @property
+    def verdict(self) -> str:
+        """In plain words; "clear" is at 95% confidence."""
+        if abs(self.difference) > self.half_width:
+            return "got better" if self.difference > 0 else "got worse"
+        return "did not clearly change"
+
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float]) -> Comparison:
         """Compare equally long lists of scores."""

@@ -19,9 +19,13 @@ def read_prompts(path: str) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise PromptError(f"the prompts file {path} cannot be read ({error.strerror})", "a text file", advice) from None
+        raise PromptError(
+            f"the prompts file {path} cannot be read ({error.strerror})", "a text file", advice
+        ) from None
     except UnicodeDecodeError as error:
-        raise PromptError(f"the prompts file {path} is not UTF-8 (byte {error.start})", "a UTF-8 text file", advice) from None
+        raise PromptError(
+            f"the prompts file {path} is not UTF-8 (byte {error.start})", "a UTF-8 text file", advice
+        ) from None
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise PromptError(f"the prompts file {path} is empty", "at least one prompt", advice)
@@ -32,7 +36,9 @@ def training_prompts(config: PromptConfig, *, embedded: bool) -> list[str]:
     """Prompts to train on. Raises `PromptError` where none are given and the checkpoint is not the embedded one."""
     given = [*config.train, *(read_prompts(config.file) if config.file else [])]
     if not given and not embedded:
-        raise PromptError("no training prompts", "prompts for this checkpoint", "set prompts.train or prompts.file")
+        raise PromptError(
+            "no training prompts", "prompts for this checkpoint", "set prompts.train or prompts.file"
+        )
     return _nonempty(given or list(world.TRAIN_PROMPTS))
 
 

@@ -94,5 +94,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     if not available[name]:
-        raise ConfigError(f"model.device = '{name}', which this machine does not have", "auto or cpu", "set model.device")
+        raise ConfigError(
+            f"model.device = '{name}', which this machine does not have", "auto or cpu", "set model.device"
+        )
     return torch.device(name)

@@ -71,7 +71,9 @@ class Trainer:
         if not estimate.finite:
             return self._skip(_what_is_not_finite(estimate), began)
         weights = {name: self.weighing(name, part) for name, part in estimate.parts.items()}
-        gradient = torch.stack([weights[name] * part.gradient for name, part in estimate.parts.items()]).sum(0)
+        gradient = torch.stack([weights[name] * part.gradient for name, part in estimate.parts.items()]).sum(
+            0
+        )
         if not self._step(gradient):
             return self._skip("the step would have made a weight of the LoRA NaN or infinite", began)
         self.skipped_in_a_row = 0
@@ -96,11 +98,10 @@ class Trainer:
         prompts = [prompt for prompt in dealt for _ in range(repeats)]
         encoded = setup.model.encode(prompts, setup.config.prompts.negative)
         seeds = [derive_seed(training.seed, "picture", turn, j) for j in range(training.batch_size)]
-        device = setup.problem.parameters[0].device
         return Batch(
             prompts=prompts,
             conditioning=Conditioning.constant(encoded, setup.problem.steps),
-            noise=SampleNoise(seeds, setup.latent_shape, torch.float32, device),
+            noise=SampleNoise(seeds, setup.latent_shape, torch.float32, setup.model.device),
             seed=derive_seed(training.seed, "estimator", self.iteration),
         )
 
@@ -137,8 +138,8 @@ class Trainer:
         setup = self.setup
         prompts = deal(setup.held_out_prompts, count, 0, 0)
         seeds = [derive_seed(purpose, j) >> 32 for j in range(count)]
-        negative = setup.config.prompts.negative
-        images = generate(setup.model, setup.problem, setup.config.sampling, prompts, seeds, negative=negative)
+        options = {"negative": setup.config.prompts.negative, "denoiser": setup.problem.denoiser}
+        images = generate(setup.model, setup.config.sampling, prompts, seeds, **options)
         return prompts, seeds, images
 
     def _preview(self) -> Preview:

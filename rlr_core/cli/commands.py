@@ -1,0 +1,186 @@
+"""What each command does. Maths and files are the other packages' matter; here it is said in plain words."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rlr_core.cli.progress import Narrator, stopping_on_interrupt
+from rlr_core.config import RunConfig, load, to_toml
+from rlr_core.embedded import DEMO
+from rlr_core.errors import CheckpointError, ConfigError, RunError
+from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
+from rlr_core.runs.summary import Summary
+
+RUNS = Path("runs")
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Train on the embedded checkpoint."""
+    print(
+        "This demo trains a LoRA that mends a weakness of a small embedded checkpoint: it often paints the wrong colour."
+    )
+    _start(load(DEMO, options.set), options.run, "demo")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train as a config file says."""
+    _start(load(options.config, options.set), options.run, options.config.stem)
+
+
+def _start(config: RunConfig, folder: Path | None, name: str) -> None:
+    from rlr_core.runs.runner import start
+
+    folder = folder or free_folder(RUNS, name)
+    directory = RunDirectory(folder)
+    directory.refuse_if_taken()
+    print(
+        f"The run's folder is {folder}. It may be stopped (Ctrl-C, or rlr stop) and resumed at any time.",
+        flush=True,
+    )
+    with Narrator(config) as narrator, stopping_on_interrupt(directory):
+        start(config, folder, narrator)
+    _tell_outcome(directory)
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Go on with a run."""
+    from rlr_core.runs import runner
+
+    directory = RunDirectory.open(options.run)
+    state = directory.state()
+    print(f"Going on with {options.run}, which is {state.state} at iteration {state.iteration}.", flush=True)
+    with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
+        runner.resume(options.run, narrator)
+    _tell_outcome(directory)
+
+
+def _tell_outcome(directory: RunDirectory) -> None:
+    """After training: what came of it, and where it is."""
+    folder, state = directory.folder, directory.state()
+    if state.state == "stopped":
+        print(
+            f"Stopped after iteration {state.iteration}; nothing is lost.\nGo on with:  rlr resume {shlex.quote(str(folder))}"
+        )
+        return
+    summary = Summary.read(directory.events_file)
+    if summary.held_out:
+        print(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
+        print(f"Reward that was trained on: {summary.trained}")
+    files = {
+        "LoRA": f"{directory.config.output.name}.safetensors",
+        "before and after": "before_after.png",
+        "reward curve": "reward.png",
+        "report": "report.html",
+    }
+    print()
+    for what, name in files.items():
+        if (folder / name).exists():
+            print(f"  {what + ':':18}{folder / name}")
+
+
+def stop(options: argparse.Namespace) -> None:
+    """Ask a run to stop."""
+    from rlr_core.runs.runner import request_stop
+
+    if not request_stop(options.run):
+        raise RunError(
+            f"the run {options.run} is not running", "a running run", "`rlr runs` lists them with their state"
+        )
+    print(
+        f"Asked {options.run} to stop; it saves a checkpoint first. Go on with:  rlr resume {shlex.quote(str(options.run))}"
+    )
+
+
+def runs(options: argparse.Namespace) -> None:
+    """List runs."""
+    found = list_runs(options.root)
+    if not found:
+        print(f"no runs in {options.root}")
+    for state in found:
+        print(_run_line(state))
+
+
+def _run_line(state: RunState) -> str:
+    reward = (
+        f"reward {state.first:.3f} → {state.latest:.3f}"
+        if state.first is not None and state.latest is not None
+        else ""
+    )
+    reason = state.message.splitlines()[0] if state.message else ""
+    return f"{state.folder!s:32} {state.state:12} {state.iteration:>5}/{state.iterations:<5} {reward} {reason}".rstrip()
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Paint pictures into files, and a sheet of them all."""
+    from rlr_core.runs.pictures import save_png, strip, to_picture
+
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count}", "1 or more", "correct it")
+    config = load(None, options.set)
+    prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
+    seeds = [options.seed + j % options.count for j in range(len(prompts))]
+    images = _paint(config, options, prompts, seeds)
+    for number, image in enumerate(images):
+        save_png(to_picture(image, 0), options.out / f"{number:03d}.png")
+    save_png(strip(images[:8], 256), options.out / "sheet.png")
+    print(
+        f"{len(images)} pictures in {options.out}{', the first 8 side by side in sheet.png' if len(images) > 1 else ''}"
+    )
+
+
+def _paint(config: RunConfig, options: argparse.Namespace, prompts: list[str], seeds: list[int]) -> Any:
+    import torch
+
+    from rlr_core.lora import load_lora
+    from rlr_core.models import load_model
+    from rlr_core.trainer import generate
+    from rlr_core.trainer.setup import choose_device
+
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    device, dtype = choose_device(config.model.device), getattr(torch, config.model.precision)
+    if options.lora and not options.lora.is_file():
+        raise CheckpointError(
+            f"there is no LoRA file at {options.lora}", "a .safetensors file", "check the path"
+        )
+    model = load_model(config.model.checkpoint, device=device, dtype=dtype)
+    if options.lora is None:
+        return generate(model, config.sampling, prompts, seeds, negative=config.prompts.negative)
+    with load_lora(options.lora, model.unet).scaled(options.strength):
+        return generate(model, config.sampling, prompts, seeds, negative=config.prompts.negative)
+
+
+def score(options: argparse.Namespace) -> None:
+    """Score picture files against one prompt."""
+    import torch
+
+    from rlr_core.rewards import load_reward
+    from rlr_core.runs.pictures import read_picture
+    from rlr_core.trainer.setup import choose_device
+
+    reward = load_reward(options.reward, choose_device(options.device))
+    scores = []
+    with torch.no_grad():
+        for path in options.pictures:
+            scores.append(float(reward(read_picture(path)[None], [options.prompt])))
+            print(f"{scores[-1]:.4f}  {path}")
+    if len(scores) > 1:
+        print(f"{sum(scores) / len(scores):.4f}  mean of {len(scores)}")
+
+
+def config(options: argparse.Namespace) -> None:
+    """Print the default config."""
+    print(to_toml(load(None, options.set)), end="")
+
+
+def estimators(options: argparse.Namespace) -> None:
+    """List estimators."""
+    from rlr_core.estimators import ESTIMATORS
+
+    for name, recipe in ESTIMATORS.items():
+        print(f"{name:12} {recipe.summary}")
+        if recipe.uses:
+            print(f"{'':12} settings: {', '.join(recipe.uses)}")

@@ -1,0 +1,134 @@
+"""Arguments in, exit code out: 0 done, 2 a problem that the user can put right, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from rlr_core import __version__
+from rlr_core.errors import RLRError
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Problems that the user can put right are printed in plain words."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # consoles that lack a character show another one
+    options = parser().parse_args(arguments)
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", module="rlr_core")
+    warnings.showwarning = _show_warning
+    try:
+        options.command(options)
+    except RLRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"note: {message}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments."""
+    top = argparse.ArgumentParser(
+        prog="rlr", description="Train a LoRA for Stable Diffusion towards a reward."
+    )
+    top.add_argument("--version", action="version", version=f"rlr {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = _command(
+        commands, "demo", "train on the embedded checkpoint and show that the pictures got better"
+    )
+    _add_overrides(demo)
+
+    train = _command(commands, "train", "train a LoRA as a config file says")
+    train.add_argument(
+        "config", type=Path, metavar="CONFIG.toml", help="`rlr config` prints one with comments"
+    )
+    _add_overrides(train)
+
+    resume = _command(commands, "resume", "go on with a run that was stopped or interrupted")
+    resume.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+
+    stop = _command(commands, "stop", "ask a run to save a checkpoint and stop")
+    stop.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+
+    sample = _command(commands, "sample", "paint pictures, with or without a LoRA")
+    sample.add_argument("prompts", nargs="+", metavar="PROMPT")
+    sample.add_argument("--lora", type=Path, help="LoRA file (.safetensors)")
+    sample.add_argument("--strength", type=float, default=1.0, help="of the LoRA (default: %(default)s)")
+    sample.add_argument(
+        "--seed", type=int, default=0, help="of the first picture; the others count up (default: %(default)s)"
+    )
+    sample.add_argument("--count", type=int, default=1, help="pictures of each prompt (default: %(default)s)")
+    sample.add_argument(
+        "--out", type=Path, default=Path("sample"), help="folder for the pictures (default: %(default)s)"
+    )
+    _add_settings(sample, "model", "sampling", "prompts")
+
+    score = _command(commands, "score", "score picture files with a reward")
+    score.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    score.add_argument("--prompt", required=True, help="what the pictures were asked to show")
+    score.add_argument(
+        "--reward",
+        default="embedded",
+        help='"embedded", "embedded-held-out" or "file.py:function" (default: %(default)s)',
+    )
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+    runs = _command(commands, "runs", "list the runs in a folder")
+    runs.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="(default: %(default)s)")
+
+    config = _command(commands, "config", "print a config file with every setting, its default and a comment")
+    _add_settings(config)
+    _command(commands, "estimators", "list the gradient estimators")
+    return top
+
+
+def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    """A subcommand that calls the function of its name in `commands.py`, which is loaded when it is called."""
+    added: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary.capitalize() + "."
+    )
+    added.set_defaults(command=_late(name))
+    return added
+
+
+def _late(name: str) -> Callable[[argparse.Namespace], None]:
+    def call(options: argparse.Namespace) -> None:
+        from rlr_core.cli import commands
+
+        getattr(commands, name)(options)
+
+    return call
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--run", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)"
+    )
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser, *sections: str) -> None:
+    which = f" of {', '.join(sections)}" if sections else ""
+    text = f"override a setting{which}, as sampling.steps=10; may be repeated"
+    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=text)

@@ -1,0 +1,110 @@
+"""A run's events as a progress bar with the time left, the reward now and the reward at the start."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from rlr_core.config import RunConfig
+from rlr_core.runs.directory import RunDirectory, RunState
+from rlr_core.trainer.events import CheckpointDue, Evaluation, Event, Iteration, Preview, Skipped
+
+RECENT = 5
+"""Iterations whose mean is "the reward now"."""
+
+
+class Narrator:
+    """Listens to a run.
+
+    Args:
+        config: of the run.
+        state: where a resumed run was left.
+    """
+
+    def __init__(self, config: RunConfig, state: RunState | None = None):
+        self._config = config
+        self._first = state.first if state else None
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._bar: Any = None
+
+    def __enter__(self) -> Narrator:
+        if self._config.output.evaluation and self._first is None:
+            self._say(f"Painting {self._config.output.evaluation} pictures for the score at the start …")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Evaluation(when="before"):
+                self._say(f"Held-out score at the start: {float(event.scores.mean()):.3f}")
+            case Iteration():
+                self._count(event)
+            case Skipped():
+                self._say(f"Iteration {event.iteration} was skipped: {event.reason}.")
+                self._advance(event.iteration)
+            case Preview() if event.iteration:
+                self._say(
+                    f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"
+                )
+            case CheckpointDue() if (
+                event.iteration == self._config.training.iterations and self._config.output.evaluation
+            ):
+                self._say(f"Painting {self._config.output.evaluation} pictures for the score at the end …")
+            case _:
+                pass
+
+    def _count(self, event: Iteration) -> None:
+        self._first = event.reward if self._first is None else self._first
+        self._recent.append(event.reward)
+        self._advance(event.iteration)
+        now = sum(self._recent) / len(self._recent)
+        self._bar.set_postfix_str(f"reward {now:.3f}, at the start {self._first:.3f}")
+
+    def _advance(self, iteration: int) -> None:
+        if self._bar is None:
+            total, done = self._config.training.iterations, iteration - 1
+            self._bar = tqdm(
+                total=total, initial=done, unit="it", desc="training", dynamic_ncols=True, file=sys.stderr
+            )
+        self._bar.update(iteration - self._bar.n)
+
+    def _say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+@contextmanager
+def stopping_on_interrupt(directory: RunDirectory) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks the run to save and stop; the second one interrupts it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        signal.signal(number, previous[signal.Signals(number)])
+        if not directory.events_file.exists():
+            raise KeyboardInterrupt
+        directory.stop_file.touch()
+        tqdm.write(
+            "\nStopping; a checkpoint is being saved. Press Ctrl-C again to quit at once.", file=sys.stderr
+        )
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
