@@ -43,8 +43,7 @@ class Narrator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._close()
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -59,10 +58,14 @@ class Narrator:
                 self._say(
                     f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"
                 )
-            case CheckpointDue() if (
-                event.iteration == self._config.training.iterations and self._config.output.evaluation
-            ):
-                self._say(f"Painting {self._config.output.evaluation} pictures for the score at the end …")
+            case CheckpointDue(iteration=0):
+                self._advance(0)
+            case CheckpointDue() if event.iteration == self._config.training.iterations:
+                self._close()
+                if self._config.output.evaluation:
+                    self._say(
+                        f"Painting {self._config.output.evaluation} pictures for the score at the end …"
+                    )
             case _:
                 pass
 
@@ -75,11 +78,15 @@ class Narrator:
 
     def _advance(self, iteration: int) -> None:
         if self._bar is None:
-            total, done = self._config.training.iterations, iteration - 1
+            total, done = self._config.training.iterations, max(iteration - 1, 0)
             self._bar = tqdm(
                 total=total, initial=done, unit="it", desc="training", dynamic_ncols=True, file=sys.stderr
             )
         self._bar.update(iteration - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout)

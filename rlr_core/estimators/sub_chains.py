@@ -177,3 +177,4 @@ class OneSubChain(SubChainPolicy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._second_moment = {int(j): value for j, value in state.items()}
+        self._observed = {}

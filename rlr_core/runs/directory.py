@@ -10,6 +10,7 @@ before_after.png, reward.png, report.html
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -127,7 +128,11 @@ class RunDirectory:
 
     def save_checkpoint(self, iteration: int, state: dict[str, Any], keep: int) -> None:
         """Write a checkpoint, whole or not at all, then remove the oldest beyond `keep`."""
-        write_atomically(self.checkpoints / f"{iteration:06d}.pt", lambda path: torch.save(state, path))
+        buffer = io.BytesIO()  # torch.save would tell a full disk by a RuntimeError
+        torch.save(state, buffer)
+        write_atomically(
+            self.checkpoints / f"{iteration:06d}.pt", lambda path: path.write_bytes(buffer.getbuffer())
+        )
         for old in self._checkpoint_files()[:-keep]:
             old.unlink()
 

@@ -123,8 +123,8 @@ class _Recorder:
                 self._record(event)
                 listen(event)
             self._export()
-            self.log.append("finished", lora=self._lora_file.name)
             write_report(self.directory)
+            self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._checkpoint()
             self.log.append("stopped", iteration=self.trainer.iteration)

@@ -23,7 +23,7 @@ from rlr_core.estimators import Batch, Estimate
 from rlr_core.trainer.events import CheckpointDue, Evaluation, Event, Iteration, PartReport, Preview, Skipped
 from rlr_core.trainer.prompts import deal
 from rlr_core.trainer.sampling import generate, score
-from rlr_core.trainer.setup import Setup
+from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.weighing import Weighing
 
 
@@ -66,11 +66,11 @@ class Trainer:
         """One iteration: an optimizer step, or a skip that leaves everything as it was."""
         began = time.perf_counter()
         batch = self._batch()
-        estimate = self.setup.estimator(self.setup.problem, batch)
+        estimate = self._estimate(batch)
         self.iteration += 1
         if not estimate.finite:
             return self._skip(_what_is_not_finite(estimate), began)
-        weights = {name: self.weighing(name, part) for name, part in estimate.parts.items()}
+        weights = self.weighing(estimate.parts)
         gradient = torch.stack([weights[name] * part.gradient for name, part in estimate.parts.items()]).sum(
             0
         )
@@ -87,6 +87,16 @@ class Trainer:
             evaluations=estimate.cost.evaluations / n,
             seconds=time.perf_counter() - began,
         )
+
+    def _estimate(self, batch: Batch) -> Estimate:
+        """The estimator's; where it is interrupted, it forgets what it saw of this batch."""
+        estimator = self.setup.estimator
+        learned = estimator.state_dict()
+        try:
+            return estimator(self.setup.problem, batch)
+        except StopRequested:
+            estimator.load_state_dict(learned)
+            raise
 
     def _batch(self) -> Batch:
         """The batch of this iteration; an estimator that reuses its rollouts is shown the same one again."""

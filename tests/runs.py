@@ -1,0 +1,113 @@
+"""A tiny run: a checkpoint of random weights, a reward of two lines, iterations of a tenth of a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from safetensors import safe_open
+
+from rlr_core.config import RunConfig, from_dict
+from rlr_core.runs import log
+
+REWARD = """
+import torch
+from safetensors import safe_open
+
+def red(images, prompts):
+    return images[:, 0].mean((1, 2)) - images[:, 2].mean((1, 2))
+
+red.differentiable = True
+
+def bright(images, prompts):
+    return [float(image.mean()) for image in images]
+
+def nan(images, prompts):
+    return images.mean((1, 2, 3)) * float("nan")
+
+def shape(images, prompts):
+    return images.mean()
+
+def broken(images, prompts):
+    return images / "two"
+"""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"threads": 1, "device": "cpu"},
+    "prompts": {"train": ["a b", "c d", "e f"], "held_out": ["g h", "i j"]},
+    "sampling": {"steps": 4},
+    "estimator": {"first_order_steps": 1, "sub_chain_length": 1},
+    "training": {"iterations": 6, "batch_size": 4, "prompts_per_batch": 2, "learning_rate": 0.01},
+    "output": {"preview_every": 2, "previews": 2, "evaluation": 3, "checkpoint_every": 2},
+}
+
+
+def workshop(folder: Path) -> Path:
+    """A folder with the checkpoint and the rewards."""
+    tiny.build_checkpoint(folder / "checkpoint")
+    (folder / "reward.py").write_text(REWARD, encoding="utf-8")
+    return folder
+
+
+def config(workshop: Path, **overrides: Any) -> RunConfig:
+    """The tiny run; overrides as `training__iterations=3`."""
+    values = {name: dict(table) for name, table in SETTINGS.items()}
+    values["model"]["checkpoint"] = str(workshop / "checkpoint")
+    values["reward"] = {
+        "name": f"{workshop / 'reward.py'}:red",
+        "held_out": f"{workshop / 'reward.py'}:bright",
+    }
+    for name, value in overrides.items():
+        section, _, key = name.partition("__")
+        values.setdefault(section, {})[key] = value
+    return from_dict(values)
+
+
+def told(folder: Path) -> list[str]:
+    """The events that count, without sequence numbers and clocks."""
+    events = log.read(folder / "events.jsonl")
+    plain = [{key: value for key, value in event.items() if key not in ("seq", "clock")} for event in events]
+    return [json.dumps(event, sort_keys=True) for event in plain]
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """Weights, effective events, pictures and the last checkpoint, bit for bit."""
+    assert told(folder) == told(reference)
+    names = sorted(str(file.relative_to(reference)) for file in reference.rglob("*.png"))
+    assert len(names) >= 6
+    for name in names:
+        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
+    assert_same(lora(folder), lora(reference))
+    newest = max((reference / "checkpoints").iterdir())
+    assert_same(checkpoint(folder / "checkpoints" / newest.name), checkpoint(newest))
+
+
+def checkpoint(path: Path) -> Any:
+    return torch.load(path, weights_only=True)["trainer"]
+
+
+def lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of the run's LoRA (whose order in the file is not fixed by safetensors)."""
+    (path,) = folder.glob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        return tensors, dict(sorted(file.metadata().items()))
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for k, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{k}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where

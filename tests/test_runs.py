@@ -1,0 +1,285 @@
+"""The run's folder: who holds it, what it tells, and what happens when the disk is full."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+import runs
+from PIL import Image
+
+from rlr_core.config import load
+from rlr_core.errors import ConfigError, RLRError, RunError, StorageError
+from rlr_core.runs import log, report, runner, storage
+from rlr_core.runs.directory import RunDirectory, free_folder, list_runs
+from rlr_core.runs.pictures import read_picture
+from rlr_core.runs.summary import Comparison, Summary
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    return runs.workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="module")
+def finished(workshop, tmp_path_factory) -> Path:
+    return start(workshop, tmp_path_factory.mktemp("root") / "run")
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def start(workshop: Path, folder: Path, **overrides) -> Path:
+    return runner.start(runs.config(workshop, **overrides), folder, lambda event: None).folder
+
+
+# what is there in the end
+
+
+def test_a_finished_run_has_everything(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "after.png", "before.png", "before_after.png", "checkpoints", "config.toml", "events.jsonl",
+        "previews", "report.html", "reward.png", "rlr-lora.safetensors", "run.lock",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000004.pt", "000006.pt"]
+    assert len(list((finished / "previews").iterdir())) == 4
+    state = RunDirectory(finished).state()
+    assert (state.state, state.iteration, state.iterations) == ("finished", 6, 6)
+    assert state.first is not None and state.latest is not None and state.message == ""
+
+
+def test_events_are_numbered_and_parse(finished):
+    lines = (finished / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert json.loads(lines[-1])["type"] == "finished"
+
+
+def test_the_lora_says_what_it_is(finished):
+    _, metadata = runs.lora(finished)
+    expected = {"rlr.estimator": "rlr", "rlr.iterations": "6", "ss_sd_model_name": "checkpoint"}
+    assert expected.items() <= metadata.items()
+    assert metadata["ss_network_module"] == "networks.lora"
+
+
+def test_the_config_in_the_folder_needs_nothing_else(workshop, tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("a b\nc d\n", encoding="utf-8")
+    monkeypatch.chdir(workshop)
+    config = runs.config(
+        workshop, model__checkpoint="checkpoint", prompts__file=str(tmp_path / "prompts.txt")
+    )
+    config = runner.self_contained(config)
+    assert config.model.checkpoint == str(workshop / "checkpoint")
+    assert config.prompts.train == ["a b", "c d", "e f", "a b", "c d"] and config.prompts.file == ""
+    embedded = runner.self_contained(load(None))
+    assert embedded == load(None), "names are not paths"
+
+
+# the report
+
+
+def test_the_report_opens_anywhere(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|src=\"(?!data:)|href=|@import", page)
+    assert page.count("data:image/png;base64,") == 1 + 1 + 4, "grid, curve, previews"
+    for text in (
+        "Did the pictures get better?",
+        "3 pairs",
+        "first order",
+        "half order",
+        "rlr-lora.safetensors",
+    ):
+        assert text in page
+    assert "NaN" not in page and "None" not in page and "$" not in page
+
+
+def test_the_grid_has_both_rows(finished):
+    with Image.open(finished / "before_after.png") as grid, Image.open(finished / "before.png") as strip:
+        assert grid.width > strip.width and grid.height > 2 * strip.height
+
+
+def test_a_run_without_evaluations_has_a_report(workshop, tmp_path):
+    settings = {"output__evaluation": 0, "output__preview_every": 0, "training__iterations": 2}
+    folder = start(workshop, tmp_path / "run", **settings)
+    assert "no evaluation" in (folder / "report.html").read_text(encoding="utf-8")
+    assert not (folder / "before_after.png").exists()
+    assert Summary.read(folder / "events.jsonl").held_out is None
+
+
+def test_a_batch_of_one_has_a_report(workshop, tmp_path):
+    settings = {"training__batch_size": 1, "training__prompts_per_batch": 1, "estimator__chunk": 1}
+    folder = start(workshop, tmp_path / "run", training__iterations=2, **settings)
+    assert "nan" not in (folder / "events.jsonl").read_text(encoding="utf-8").lower()
+    assert (folder / "report.html").exists()
+
+
+def test_the_confidence_interval():
+    compared = Comparison.of([0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0])
+    assert compared.difference == 2.5 and compared.pairs == 4
+    assert compared.half_width == pytest.approx(1.96 * math.sqrt(5 / 3) / 2)
+    assert compared.verdict == "got better"
+    assert Comparison.of([1.0, 2.0], [0.0, 1.0]).verdict == "got worse"
+    assert Comparison.of([0.0, 0.0], [1.0, -1.5]).verdict == "did not clearly change"
+    assert Comparison.of([0.0], [1.0]).verdict == "did not clearly change", "one pair shows nothing"
+    assert str(compared).startswith("0.000 → 2.500  (+2.500 ± 1.265, 95% confidence, 4 pairs)")
+
+
+def test_the_smoothed_curve_is_a_mean():
+    assert report._smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0] * 3)
+    assert report._smoothed_errors([1.0, 1.0])[1] == pytest.approx(math.sqrt(1 + 0.64) / 1.8)
+
+
+# who holds the folder
+
+
+def test_a_new_run_wants_a_folder_of_its_own(workshop, finished):
+    before = (finished / "events.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"already in use(.|\n)*rlr resume"):
+        start(workshop, finished)
+    assert (finished / "events.jsonl").read_bytes() == before
+
+
+def test_two_processes_do_not_work_on_one_run(copy):
+    code = (
+        "import sys, pathlib; from rlr_core.runs.directory import RunDirectory\n"
+        f"with RunDirectory(pathlib.Path({str(copy)!r})).held():\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as holder:
+        assert holder.stdout and holder.stdin and holder.stdout.readline() == "held\n"
+        assert RunDirectory(copy).state().state == "running"
+        with pytest.raises(RunError, match=r"by another process(.|\n)*rlr stop"):
+            runner.resume(copy, lambda event: None)
+        assert runner.request_stop(copy) and (copy / "stop").exists()
+        holder.kill()
+    assert RunDirectory(copy).state().state == "finished", "the operating system lets go of the lock"
+    assert not runner.request_stop(copy)
+
+
+def test_a_bad_setting_leaves_no_folder(workshop, tmp_path):
+    with pytest.raises(ConfigError):
+        start(workshop, tmp_path / "run", training__prompts_per_batch=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(RunError, match="no run in"):
+        runner.resume(tmp_path, lambda event: None)
+
+
+def test_runs_are_listed_and_numbered(finished, tmp_path):
+    assert [state.folder.name for state in list_runs(finished.parent)] == ["run"]
+    assert list_runs(tmp_path / "nowhere") == []
+    assert free_folder(tmp_path, "a").name == "a-001"
+    (tmp_path / "a-001").mkdir()
+    assert free_folder(tmp_path, "a").name == "a-002"
+
+
+def test_an_interrupted_run_is_called_so(copy):
+    events = (copy / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "events.jsonl").write_bytes(b"".join(events[:5]))
+    state = RunDirectory(copy).state()
+    assert state.state == "interrupted" and state.iteration < 6
+
+
+# the log
+
+
+def test_a_torn_line_is_not_there(tmp_path):
+    path = tmp_path / "events.jsonl"
+    first = log.EventLog(path)
+    first.append("one", value=math.nan, clock={"seconds": 1.0})
+    with path.open("ab") as file:
+        file.write(b'{"seq": 2, "ty')
+    assert [event["type"] for event in log.read(path)] == ["one"]
+    assert log.EventLog(path).append("two") == 2
+    events = log.read(path)
+    assert [event["type"] for event in events] == ["one", "two"] and events[0]["value"] is None
+
+
+def test_what_was_logged_after_the_checkpoint_is_void(tmp_path):
+    path = tmp_path / "events.jsonl"
+    events = log.EventLog(path)
+    for kind in ("a", "b", "c"):
+        events.append(kind)
+    events.append("resumed", after=1)
+    events.append("d")
+    assert [event["type"] for event in log.read(path)] == ["a", "d"]
+
+
+# disks and folders
+
+
+needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+
+
+@needs_dev_full
+@pytest.mark.parametrize(
+    "victim",
+    ["checkpoints/000004.pt", "events.jsonl", "previews/000004.png", "rlr-lora.safetensors", "report.html"],
+)
+def test_a_full_disk_loses_nothing(victim, workshop, finished, tmp_path, monkeypatch):
+    """The kernel refuses the write (through a link to /dev/full); once there is room, the run goes on."""
+    folder, full = tmp_path / "run", Path("/dev/full")
+    path = folder / victim
+    obstacle = path if victim == "events.jsonl" else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def fill(event) -> None:
+        if getattr(event, "iteration", 0) == 3 and not obstacle.is_symlink():
+            obstacle.exists() and obstacle.rename(folder / "aside")
+            obstacle.symlink_to(full)
+
+    if victim == "events.jsonl":
+        monkeypatch.setattr(log, "_lines", lambda path: [])
+    with pytest.raises(StorageError, match=r"No space left on device(.|\n)*free some space"):
+        runner.start(runs.config(workshop), folder, fill)
+    monkeypatch.undo()
+    if obstacle.is_symlink():
+        obstacle.unlink()
+    if (folder / "aside").exists():
+        (folder / "aside").rename(obstacle)
+    runner.resume(folder, lambda event: None)
+    runs.assert_same_run(folder, finished)
+
+
+def test_a_folder_that_cannot_be_made(workshop, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(StorageError, match="cannot be written"):
+        start(workshop, tmp_path / "file" / "run")
+
+
+def test_other_errors_of_the_system_are_not_disguised(tmp_path):
+    with pytest.raises(IsADirectoryError), storage.storing(tmp_path):
+        tmp_path.open()
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    storage.write_text(path, "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half", encoding="utf-8")
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        storage.write_atomically(path, fail)
+    assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_picture_that_is_none(tmp_path):
+    (tmp_path / "a.png").write_text("no picture", encoding="utf-8")
+    for name in ("a.png", "nowhere.png"):
+        with pytest.raises(RLRError, match=f"{name} cannot be read"):
+            read_picture(tmp_path / name)
