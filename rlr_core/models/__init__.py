@@ -1,10 +1,11 @@
 """Models behind the chain's denoiser protocol.
 
-`load_model` gives a `StableDiffusion`: what the chain needs of a checkpoint (schedule, denoiser, encoded
-prompts, decoder), all of it frozen. One file for each model family.
+`load_model` gives a `Model`: what the chain needs of a checkpoint (schedule, denoiser, encoded prompts, decoder), all of it
+frozen. One file for each model family.
 """
 
-from rlr_core.models.loading import load_model
+from rlr_core.models.loading import FAMILIES, load_model
+from rlr_core.models.model import Model
 from rlr_core.models.stable_diffusion import StableDiffusion, UNetDenoiser
 
-__all__ = ["StableDiffusion", "UNetDenoiser", "load_model"]
+__all__ = ["FAMILIES", "Model", "StableDiffusion", "UNetDenoiser", "load_model"]

@@ -13,7 +13,6 @@ EXPECTED = (
     "a folder in diffusers' Stable Diffusion layout: "
     "model_index.json, unet, vae, text_encoder, tokenizer, scheduler"
 )
-PIPELINE = "StableDiffusionPipeline"
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """Component → stem of its weights file."""
 COPY_AGAIN = "download or copy the checkpoint again"
@@ -32,10 +31,14 @@ class CheckpointFolder:
     variants: dict[str, str | None]
 
 
+def kind_of(checkpoint: Path) -> str:
+    """What `model_index.json` calls the checkpoint, as "StableDiffusionPipeline". Raises `CheckpointError`."""
+    _check_is_folder(checkpoint)
+    return str(read_json(checkpoint / "model_index.json").get("_class_name"))
+
+
 def inspect(checkpoint: Path) -> CheckpointFolder:
     """Check everything that can be checked without reading weights. Raises `CheckpointError`."""
-    _check_is_folder(checkpoint)
-    _check_pipeline(read_json(checkpoint / "model_index.json"), checkpoint)
     for name in (*WEIGHTS, "tokenizer", "scheduler"):
         if not (checkpoint / name).is_dir():
             raise CheckpointError(f"{checkpoint} has no '{name}' folder", EXPECTED, COPY_AGAIN)
@@ -65,16 +68,6 @@ def _check_is_folder(checkpoint: Path) -> None:
     if not (checkpoint / "model_index.json").is_file():
         raise CheckpointError(
             f"{checkpoint} has no model_index.json", EXPECTED, "give the folder that holds that file"
-        )
-
-
-def _check_pipeline(index: dict[str, Any], checkpoint: Path) -> None:
-    kind = index.get("_class_name")
-    if kind != PIPELINE:
-        raise CheckpointError(
-            f"{checkpoint} is a checkpoint for {kind}",
-            f"{PIPELINE} (Stable Diffusion 1.x or 2.x)",
-            "choose a Stable Diffusion checkpoint; other families are not supported yet",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import torch
 
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError
-from rlr_core.models.folder import COPY_AGAIN, CheckpointFolder, inspect, read_json
+from rlr_core.models.folder import COPY_AGAIN, CheckpointFolder, inspect, kind_of, read_json
+from rlr_core.models.model import Model
 from rlr_core.models.stable_diffusion import StableDiffusion
 
 
-def load_model(checkpoint: str, *, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """Load a Stable Diffusion checkpoint, frozen and in eval mode.
+def load_model(checkpoint: str, *, device: str | torch.device, dtype: torch.dtype) -> Model:
+    """Load a checkpoint, frozen and in eval mode.
 
     Args:
         checkpoint: "embedded", or a folder in diffusers' layout with safetensors weights.
@@ -26,16 +27,35 @@ def load_model(checkpoint: str, *, device: str | torch.device, dtype: torch.dtyp
     Raises:
         CheckpointError: whatever is missing, damaged or of another kind, naming the file.
     """
-    folder = inspect(CHECKPOINT if checkpoint == "embedded" else Path(checkpoint).expanduser())
+    path = CHECKPOINT if checkpoint == "embedded" else Path(checkpoint).expanduser()
+    name = checkpoint if checkpoint == "embedded" else path.resolve().name
+    kind = kind_of(path)
+    if kind not in FAMILIES:
+        raise CheckpointError(
+            f"{path} is a checkpoint for {kind}",
+            f"{', '.join(FAMILIES)} (Stable Diffusion 1.x or 2.x)",
+            "choose a Stable Diffusion checkpoint; other families are not supported yet",
+        )
+    return FAMILIES[kind](path, name, torch.device(device), dtype)
+
+
+def _stable_diffusion(path: Path, name: str, device: torch.device, dtype: torch.dtype) -> Model:
+    folder = inspect(path)
     _require_libraries()
     return StableDiffusion(
-        name=checkpoint if checkpoint == "embedded" else folder.path.resolve().name,
+        name=name,
         unet=_network(folder, "unet", dtype).to(device),
         vae=_network(folder, "vae", dtype).to(device),
         text_encoder=_network(folder, "text_encoder", dtype).to(device),
         tokenizer=_tokenizer(folder),
         scheduler=_scheduler(folder),
     )
+
+
+FAMILIES: dict[str, Callable[[Path, str, torch.device, torch.dtype], Model]] = {
+    "StableDiffusionPipeline": _stable_diffusion
+}
+"""What `model_index.json` calls a checkpoint → what loads it from its folder."""
 
 
 def _require_libraries() -> None:

@@ -10,12 +10,12 @@ from torch import Tensor
 from rlr_core.chain import Chain, Conditioning, Denoiser, SampleNoise, rollout
 from rlr_core.config import SamplingConfig
 from rlr_core.estimators import RewardFunction
-from rlr_core.models import StableDiffusion
+from rlr_core.models import Model
 
 
 @torch.no_grad()
 def generate(
-    model: StableDiffusion,
+    model: Model,
     sampling: SamplingConfig,
     prompts: Sequence[str],
     seeds: Sequence[int],

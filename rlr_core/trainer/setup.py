@@ -14,7 +14,7 @@ from rlr_core.config import RunConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Problem, build, ignored_settings
 from rlr_core.lora import InjectedLora, inject
-from rlr_core.models import StableDiffusion, load_model
+from rlr_core.models import Model, load_model
 from rlr_core.rewards import Reward, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 
@@ -41,7 +41,7 @@ class Setup:
     """Everything that a run is made of."""
 
     config: RunConfig
-    model: StableDiffusion
+    model: Model
     lora: InjectedLora
     reward: Reward
     held_out: Reward
