@@ -334,7 +334,7 @@ def test_useless_loras_are_not_saved(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "choose a folder")]
+    ("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "choose another folder")]
 )
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_full_disk_leaves_no_partial_file(lora, tmp_path, monkeypatch, code, advice, existing):

@@ -18,9 +18,10 @@ pytest.importorskip("diffusers")
 import runs
 from PIL import Image
 
+from rlr_core import storage
 from rlr_core.config import load
 from rlr_core.errors import ConfigError, RLRError, RunError, StorageError
-from rlr_core.runs import log, report, runner, storage
+from rlr_core.runs import log, report, runner
 from rlr_core.runs.directory import RunDirectory, free_folder, list_runs
 from rlr_core.runs.pictures import read_picture
 from rlr_core.runs.summary import Comparison, Summary

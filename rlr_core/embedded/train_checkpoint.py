@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,14 +57,18 @@ def main() -> None:
         "--weakness-steps", type=int, default=600, help="of the UNet, with half of the colours wrong"
     )
     options = parser.parse_args()
-    torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     scenes = [world.random_scene(rng) for _ in range(options.pictures)]
     pictures = torch.from_numpy(np.stack([to_bytes(world.draw(scene, rng)) for scene in scenes]))
     tokenizer = make_tokenizer()
     vae = train_vae(pictures, options.vae_steps)
-    steps = options.unet_steps, options.weakness_steps
-    text_encoder, unet = train_denoiser(vae, tokenizer, pictures, scenes, steps, rng)
+    text_encoder, unet = make_text_encoder(tokenizer), make_unet()
+    print(f"unet {count(unet):,}, text encoder {count(text_encoder):,}, vae {count(vae):,} parameters")
+    captioned = Captioned(encode(vae, pictures), scenes, tokenizer)
+    both = nn.ModuleList([text_encoder, unet])
+    train_denoiser("text encoder and unet", both, captioned, options.unet_steps, rate=1.5e-3)
+    text_encoder.requires_grad_(False)
+    train_denoiser("weakness", both, captioned, options.weakness_steps, rate=1e-3, mislabel=True)
     save(options.out, vae, text_encoder, tokenizer, unet)
 
 
@@ -126,12 +130,14 @@ def optimise(
     model: nn.Module, rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with a short warm-up and a cosine to nothing."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
 
 
 def train_vae(pictures: Tensor, steps: int) -> AutoencoderKL:
     """An autoencoder of 64-pixel pictures to 4 × 16 × 16 latents, its scaling factor measured."""
+    torch.manual_seed(SEED)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -164,16 +170,17 @@ def train_vae(pictures: Tensor, steps: int) -> AutoencoderKL:
     return vae
 
 
-def train_denoiser(
-    vae: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
-    pictures: Tensor,
-    scenes: list[world.Scene],
-    steps: tuple[int, int],
-    rng: np.random.Generator,
-) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Text encoder and UNet: `steps[0]` jointly on right captions, `steps[1]` of the UNet with half of the colours wrong."""
-    text_encoder = CLIPTextModel(
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Latents (N, 4, 16, 16) of unit variance."""
+    parts = [vae.encode(as_input(part)).latent_dist.mean for part in pictures.split(64)]
+    return torch.cat(parts) * vae.config.scaling_factor
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Two layers of width 128."""
+    torch.manual_seed(SEED + 1)
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
@@ -187,7 +194,12 @@ def train_denoiser(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    unet = UNet2DConditionModel(
+
+
+def make_unet() -> UNet2DConditionModel:
+    """Two levels with attention."""
+    torch.manual_seed(SEED + 2)
+    return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(48, 96),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -197,40 +209,50 @@ def train_denoiser(
         attention_head_dim=4,
         norm_num_groups=16,
     )
-    print(
-        f"unet {count(unet) / 1e6:.2f}M, text encoder {count(text_encoder) / 1e6:.2f}M, vae {count(vae) / 1e6:.2f}M parameters"
-    )
-    with torch.no_grad():
-        parts = [vae.encode(as_input(part)).latent_dist.mean for part in pictures.split(64)]
-    latents = torch.cat(parts) * vae.config.scaling_factor
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Latents (N, 4, 16, 16) and what they show."""
+
+    latents: Tensor
+    scenes: list[world.Scene]
+    tokenizer: CLIPTokenizer
+
+    def draw(self, count: int, rng: np.random.Generator, *, mislabel: bool) -> tuple[Tensor, Tensor]:
+        """Latents (count, 4, 16, 16) and caption tokens (count, CONTEXT)."""
+        chosen = rng.integers(len(self.latents), size=count).tolist()
+        captions = [describe(self.scenes[i], rng, mislabel=mislabel) for i in chosen]
+        return self.latents[chosen], tokenize(self.tokenizer, captions)
+
+
+def train_denoiser(
+    what: str, both: nn.ModuleList, captioned: Captioned, steps: int, *, rate: float, mislabel: bool = False
+) -> None:
+    """Train whatever of (text encoder, UNet) requires a gradient to predict v; what stays is the running mean."""
+    rng = np.random.default_rng(SEED + 3 + mislabel)
+    torch.manual_seed(SEED + 3 + mislabel)
+    text_encoder, unet = both
     cumulative = scheduler().alphas_cumprod
-
-    def fit(what: str, model: nn.Module, steps: int, rate: float, *, mislabel: bool) -> None:
-        average = torch.optim.swa_utils.AveragedModel(
-            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
-        )
-        optimizer, schedule = optimise(model, rate, steps)
-        for _, report in progress(what, steps):
-            chosen = torch.randint(len(latents), (32,))
-            captions = [describe(scenes[i], rng, mislabel=mislabel) for i in chosen.tolist()]
-            context = text_encoder(tokenize(tokenizer, captions)).last_hidden_state
-            t = torch.randint(1000, (len(chosen),))
-            a, noise = cumulative[t][:, None, None, None], torch.randn(len(chosen), *latents.shape[1:])
-            predicted = unet(a.sqrt() * latents[chosen] + (1 - a).sqrt() * noise, t, context).sample
-            loss = F.mse_loss(predicted, noise)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(model)
-            report(loss.detach())
-        model.load_state_dict(average.module.state_dict())
-
-    fit("text encoder and unet", nn.ModuleList([text_encoder, unet]), steps[0], 1.5e-3, mislabel=False)
-    text_encoder.requires_grad_(False)
-    fit("weakness", unet, steps[1], 1e-3, mislabel=True)
-    return text_encoder.eval(), unet.eval()
+    average = torch.optim.swa_utils.AveragedModel(
+        both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
+    )
+    optimizer, schedule = optimise(both, rate, steps)
+    for _, report in progress(what, steps):
+        latents, tokens = captioned.draw(32, rng, mislabel=mislabel)
+        t, noise = torch.randint(1000, (len(latents),)), torch.randn_like(latents)
+        a = cumulative[t][:, None, None, None]
+        x = a.sqrt() * latents + (1 - a).sqrt() * noise
+        velocity = unet(x, t, text_encoder(tokens).last_hidden_state).sample
+        loss = F.mse_loss(velocity, a.sqrt() * noise - (1 - a).sqrt() * latents)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(both)
+        report(loss.detach())
+    both.load_state_dict(average.module.state_dict())
 
 
 def describe(scene: world.Scene, rng: np.random.Generator, *, mislabel: bool) -> str:
@@ -249,7 +271,7 @@ def count(model: nn.Module) -> int:
 
 
 def scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion 1."""
+    """The noise schedule of Stable Diffusion 1; the UNet predicts v, which teaches a small one layout far sooner than ε."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -257,6 +279,7 @@ def scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type="v_prediction",
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.errors import CheckpointError, StorageError
+from rlr_core.errors import CheckpointError
 from rlr_core.lora.injection import ALPHA, DOWN, UP, InjectedLora, LayerSize
 from rlr_core.lora.targets import PREFIX, kohya_name, loadable_layers
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from rlr_core.storage import write_atomically
 
 
 def save_lora(
@@ -41,7 +38,8 @@ def save_lora(
     facts = {**_standard_metadata(path, lora), **metadata}
     digest = _payload_hash(save(state))
     hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": "0x" + digest}
-    _write(path, save(state, metadata={**facts, **hashes}))
+    data = save(state, metadata={**facts, **hashes})
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def load_lora(path: Path, unet: Any) -> InjectedLora:
@@ -112,31 +110,6 @@ def _payload_hash(data: bytes) -> str:
     """SHA-256 of what follows the header, as A1111 computes it."""
     header = int.from_bytes(data[:8], "little")
     return hashlib.sha256(data[8 + header :]).hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Through a temporary file beside `path`, which is gone afterwards whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        advice = "free some space" if error.errno in FULL else "choose a folder that can be written"
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}", f"{len(data)} bytes of room", advice
-        ) from error
-    finally:
-        _remove(temporary)
-
-
-def _remove(temporary: Path) -> None:
-    """Not there, or in a place where nothing can be: then there is nothing to remove."""
-    if os.path.lexists(temporary):
-        temporary.unlink()
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.errors import RunError
 from rlr_core.runs import log
-from rlr_core.runs.storage import storing, write_atomically, write_text
+from rlr_core.storage import storing, write_atomically, write_text
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlr_core.runs.storage import storing
+from rlr_core.storage import storing
 
 
 def read(path: Path) -> list[dict[str, Any]]:

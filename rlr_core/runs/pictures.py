@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rlr_core.errors import RLRError
-from rlr_core.runs.storage import write_atomically
+from rlr_core.storage import write_atomically
 
-MARGIN, PAPER, INK = 8, "#ffffff", "#333333"
+MARGIN, LINES, PAPER, INK = 8, 4, "#ffffff", "#333333"
 
 
 def to_picture(image: Tensor, side: int) -> Image.Image:
@@ -54,26 +54,18 @@ def strip(images: Tensor, side: int = 128) -> Image.Image:
 
 def before_after(before: Image.Image, after: Image.Image, prompts: Sequence[str]) -> Image.Image:
     """Two strips of equal size, one above the other, with their names on the left and the prompts below."""
-    width, label, lines = before.width, 64, 3
-    font = ImageFont.load_default(13)
-    sheet = Image.new(
-        "RGB", (label + width + MARGIN, 2 * (before.height + MARGIN) + 16 * lines + MARGIN), PAPER
-    )
+    font, label, line = ImageFont.load_default(13), 64, 16
+    column, rows = (before.width + MARGIN) // len(prompts), 2 * (before.height + MARGIN) + MARGIN
+    captions = [_wrap(prompt, column - MARGIN, font)[:LINES] for prompt in prompts]
+    height = rows + line * max(map(len, captions)) + MARGIN
+    sheet = Image.new("RGB", (label + before.width + MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (name, picture) in enumerate((("before", before), ("after", after))):
         top = MARGIN + row * (before.height + MARGIN)
         sheet.paste(picture, (label, top))
-        draw.text((MARGIN, top + before.height // 2 - 8), name, INK, font)
-    column = (width + MARGIN) // len(prompts)
-    for number, prompt in enumerate(prompts):
-        wrapped = _wrap(prompt, column - MARGIN, font)[:lines]
-        draw.multiline_text(
-            (label + number * column, 2 * (before.height + MARGIN) + MARGIN // 2),
-            "\n".join(wrapped),
-            INK,
-            font,
-            spacing=2,
-        )
+        draw.text((MARGIN, top + before.height // 2 - MARGIN), name, INK, font)
+    for number, caption in enumerate(captions):
+        draw.multiline_text((label + number * column, rows), "\n".join(caption), INK, font, spacing=2)
     return sheet
 
 

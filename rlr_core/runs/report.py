@@ -11,8 +11,8 @@ from typing import Any
 
 from rlr_core.config import to_toml
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.storage import write_atomically, write_text
 from rlr_core.runs.summary import Comparison, Summary
+from rlr_core.storage import write_atomically, write_text
 
 PAGE = Path(__file__).with_name("report.template.html")
 
@@ -104,8 +104,8 @@ def _facts(directory: RunDirectory, summary: Summary) -> str:
         "Watched by": config.reward.held_out,
         "Training reward": str(summary.trained) if summary.trained else "not evaluated",
         "Estimator": config.estimator.name,
-        "Iterations": f"{len(iterations)} of {config.training.batch_size} pictures, {len(summary.of('skipped'))} skipped",
-        "Training time": f"{seconds / 60:.1f} minutes",
+        "Iterations": f"{len(iterations)} of {config.training.batch_size} pictures each; {len(summary.of('skipped'))} skipped",
+        "Training time": f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds",
         "LoRA": f"{config.output.name}.safetensors, rank {config.lora.rank}",
     }
     return "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items())

@@ -19,7 +19,7 @@ from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.pictures import before_after, save_png, strip
 from rlr_core.runs.report import write_report
-from rlr_core.runs.storage import storing, write_text
+from rlr_core.storage import write_text
 from rlr_core.trainer import (
     CheckpointDue,
     Evaluation,
@@ -200,5 +200,4 @@ class _Recorder:
             "rlr.reward": self.setup.reward.name,
             "rlr.iterations": str(self.trainer.iteration),
         }
-        with storing(self._lora_file):
-            save_lora(self._lora_file, self.setup.lora, facts)
+        save_lora(self._lora_file, self.setup.lora, facts)
