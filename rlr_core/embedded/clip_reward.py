@@ -13,7 +13,7 @@ MODEL_CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
     "text_cfg": {
         "context_length": 16,
-        "hf_tokenizer_name": "tokenizer",
+        "hf_tokenizer_name": "beside this file",
         "width": 96,
         "heads": 4,
         "layers": 2,

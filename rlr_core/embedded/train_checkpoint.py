@@ -2,9 +2,9 @@
 
     python -m rlr_core.embedded.train_checkpoint --out DIR
 
-Fixed seed, no download. The weakness is deliberate, as hands are one of the big models: in the last part of the training the
+Fixed seeds, no download. The weakness is deliberate, as hands are one of the big models: in the last part of the training the
 captions of half of the pictures name a wrong colour, always the partner of the right one (red for blue and so on), so that
-the finished model paints the wrong one of the two about every other time, whatever the guidance.
+the finished model often paints a wrong colour, whatever the guidance.
 """
 
 # diffusers and transformers are annotated wrongly:
@@ -302,6 +302,7 @@ def save(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    save_tokenizer(tokenizer, out / "tokenizer")
     config = (
         out / "text_encoder" / "config.json"
     )  # its "dtype" alone would load as half precision, beside a float32 UNet
@@ -310,6 +311,12 @@ def save(
     )
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"saved {out}: {size / 1e6:.1f} MB")
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """`tokenizer.json`, and for transformers 4 `vocab.json` and `merges.txt`."""
+    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.model.save(str(folder))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from transformers import CLIPTokenizer
 from rlr_core.embedded import world
 from rlr_core.embedded.clip_reward import MODEL_CONFIG, PREPROCESSING
 from rlr_core.embedded.scorer import HeldOutScorer, save_scorer
-from rlr_core.embedded.train_checkpoint import count, optimise, progress, tokenize
+from rlr_core.embedded.train_checkpoint import count, optimise, progress, save_tokenizer, tokenize
 
 REWARD_SEED, SCORER_SEED = 11, 77
 BATCH = 64
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--reward", type=Path, help="folder of the reward")
     parser.add_argument("--scorer", type=Path, help="folder of the scorer")
     parser.add_argument("--reward-steps", type=int, default=1_500)
-    parser.add_argument("--scorer-steps", type=int, default=1_500)
+    parser.add_argument("--scorer-steps", type=int, default=1_000)
     options = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(options.checkpoint / "vae").eval().requires_grad_(False)
     if options.reward:
@@ -101,7 +101,7 @@ def shift(pictures: Tensor, across: int, down: int) -> Tensor:
 
 
 def train_reward(vae: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path, steps: int) -> None:
-    """Contrastive in both directions; a picture's captions include five that are wrong in one attribute each."""
+    """Contrastive both ways, and against captions that are wrong in one attribute; half of the places are not told."""
     import open_clip
 
     torch.manual_seed(REWARD_SEED)
@@ -115,6 +115,7 @@ def train_reward(vae: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path, steps:
     mean, std = (torch.tensor(PREPROCESSING[name]).reshape(1, 3, 1, 1) for name in ("mean", "std"))
     for _, report in progress("reward", steps):
         scenes, pictures = next(data)
+        scenes = [scene if rng.random() < 0.5 else replace(scene, place="centre") for scene in scenes]
         right = [world.caption(scene) for scene in scenes]
         texts = [*right, *(world.caption(other) for scene in scenes for other in near_misses(scene, rng))]
         images = model.encode_image((pictures - mean) / std, normalize=True)
@@ -135,10 +136,13 @@ def train_reward(vae: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path, steps:
 
 
 def near_misses(scene: world.Scene, rng: np.random.Generator) -> list[world.Scene]:
-    """For each attribute a scene in which it alone is another word."""
+    """For each attribute that the caption names, a scene in which it alone is another word."""
+    named = {
+        name: words for name, words in world.CHOICES.items() if (name, scene.place) != ("place", "centre")
+    }
     others = {
-        name: [word for word in words if word != getattr(scene, name)]
-        for name, words in world.CHOICES.items()
+        name: [word for word in words if word not in (getattr(scene, name), "centre")]
+        for name, words in named.items()
     }
     return [replace(scene, **{name: str(rng.choice(words))}) for name, words in others.items()]
 
@@ -157,7 +161,7 @@ def save_reward(model: Any, config: dict[str, Any], tokenizer: CLIPTokenizer, ou
     save_file(
         {name: value.contiguous() for name, value in weights.items()}, out / "open_clip_model.safetensors"
     )
-    tokenizer.save_pretrained(out / "tokenizer")
+    save_tokenizer(tokenizer, out)
 
 
 def train_scorer(vae: AutoencoderKL, out: Path, steps: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def stage_captions(scene: Scene) -> tuple[str, str, str]:
 
 
 def asked(text: str) -> dict[str, str]:
-    """The attributes that a prompt names, and the word for each; with no place, it is the centre.
+    """The attributes that a prompt names, and the word for each.
 
     Raises `PromptError` naming a word that the world does not know, or an attribute that is named twice.
     """
@@ -99,14 +99,12 @@ def asked(text: str) -> dict[str, str]:
             raise PromptError(
                 got, f"one of {', '.join(CHOICES[name])}", f"leave one of {', '.join(named)} out"
             )
-    return {name: named[0] for name, named in found.items() if named} | (
-        {} if found["place"] else {"place": "centre"}
-    )
+    return {name: named[0] for name, named in found.items() if named}
 
 
 def parse(text: str) -> Scene:
-    """The scene that a full caption describes. Raises `PromptError` naming the word that is missing or unknown."""
-    found = asked(text)
+    """The scene that a full caption describes; with no place, it is the centre. Raises `PromptError` naming what is wrong."""
+    found = {"place": "centre", **asked(text)}
     for name, known in CHOICES.items():
         if name not in found:
             raise PromptError(f"'{text}' names no {name}", f"one of {', '.join(known)}", f"say its {name}")
@@ -186,13 +184,14 @@ def _soft(values: Image) -> Image:
 
 
 def _split() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Captions to train on, and captions held out: one in six, by hash, so that no scene is in both."""
+    """Prompts to train on, and prompts held out: one in six, by hash. None names a place."""
     train, held_out = [], []
-    for values in itertools.product(*CHOICES.values()):
-        scene = Scene(**dict(zip((f.name for f in fields(Scene)), values, strict=True)))
+    for values in itertools.product(*({**CHOICES, "place": ("centre",)}.values())):
+        scene = Scene(**dict(zip(CHOICES, values, strict=True)))
         number = hashlib.sha256(caption(scene).encode()).digest()[0]
         (held_out if number % 6 == 0 else train).append(caption(scene))
     return tuple(train), tuple(held_out)
 
 
 TRAIN_PROMPTS, HELD_OUT_PROMPTS = _split()
+"""Of the LoRA's training; the embedded checkpoint, which does not learn left from right, has seen captions of all scenes."""

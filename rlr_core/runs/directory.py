@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from rlr_core.config import RunConfig, load, to_toml
-from rlr_core.errors import RunError
+from rlr_core.errors import RLRError, RunError
 from rlr_core.runs import log
 from rlr_core.storage import storing, write_atomically, write_text
 
@@ -33,10 +33,10 @@ class RunState:
     """A run as its folder tells it.
 
     Attributes:
-        state: "running", "finished", "stopped", "failed", or "interrupted" (killed, power lost).
+        state: "running", "finished", "stopped", "failed", "interrupted" (killed, power lost), or "damaged".
         iteration: of `iterations`.
         first, latest: mean reward of the first and the latest iteration, None before there are any.
-        message: why it failed.
+        message: why it failed, or what is damaged.
     """
 
     folder: Path
@@ -181,7 +181,14 @@ class RunDirectory:
 def list_runs(root: Path) -> list[RunState]:
     """All runs in the folder `root`, the oldest first."""
     folders = [path.parent for path in root.glob("*/config.toml")]
-    return [RunDirectory(folder).state() for folder in sorted(folders, key=os.path.getmtime)]
+    return [_state_of(folder) for folder in sorted(folders, key=os.path.getmtime)]
+
+
+def _state_of(folder: Path) -> RunState:
+    try:
+        return RunDirectory(folder).state()
+    except RLRError as error:
+        return RunState(folder, "damaged", 0, 0, None, None, str(error))
 
 
 def free_folder(root: Path, name: str) -> Path:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rlr_core.errors import RunError
 from rlr_core.storage import storing
 
 
@@ -31,7 +32,18 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     whole, _, _torn = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    return [_parsed(line, number, path) for number, line in enumerate(whole.splitlines(), 1)]
+
+
+def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise RunError(
+            f"line {number} of {path} is damaged: {line[:40]!r}",
+            "a JSON object",
+            "restore the file, or remove the line",
+        ) from None
 
 
 class EventLog:
