@@ -125,6 +125,9 @@ class TrainingConfig:
     iterations: int = setting(40, "", low=1)
     batch_size: int = setting(8, "pictures per iteration", low=1)
     learning_rate: float = setting(1e-3, "of Adam", low=0, high=1)
+    schedule: str = setting(
+        "constant", "of the learning rate; cosine falls to 0", choices=("constant", "cosine")
+    )
     prompts_per_batch: int = setting(8, "different prompts in a batch; divides batch_size", low=1)
     weighing: str = setting(
         "signal",

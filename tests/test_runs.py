@@ -196,9 +196,9 @@ def test_an_interrupted_run_is_called_so(copy):
 
 
 def test_a_damaged_run_does_not_hide_the_others(copy):
+    shutil.copytree(copy, copy.parent / "other")
     lines = (copy / "events.jsonl").read_bytes().splitlines(keepends=True)
     (copy / "events.jsonl").write_bytes(b"".join([*lines[:2], b"garbage\n", *lines[2:]]))
-    shutil.copytree(copy, copy.parent / "other")
     (copy.parent / "other" / "config.toml").write_text("[", encoding="utf-8")
     states = {state.folder.name: state for state in list_runs(copy.parent)}
     assert {state.state for state in states.values()} == {"damaged"}

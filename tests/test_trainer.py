@@ -222,8 +222,16 @@ def test_a_step_that_would_overflow_is_taken_back(workshop):
     (skipped, taken) = (event for event in made.run() if isinstance(event, (Skipped, Iteration)))
     assert isinstance(skipped, Skipped) and "would have made a weight" in skipped.reason
     assert isinstance(taken, Iteration) and finite(made)
-    moved = [float((p - q).abs().max()) for p, q in zip(made.setup.lora.parameters, before, strict=True)]
+    moved = [float((p - q).detach().abs().max()) for p, q in zip(made.setup.lora.parameters, before, strict=True)]
     assert 0 < max(moved) <= 1.001 * made.setup.config.training.learning_rate, "Adam's first step, once"
+
+
+def test_the_learning_rate_falls_along_a_cosine(workshop):
+    made, rates = trainer(workshop, training__schedule="cosine", training__iterations=4), []
+    for event in made.run():
+        if isinstance(event, Iteration):
+            rates.append(made.optimizer.param_groups[0]["lr"] / made.setup.config.training.learning_rate)
+    assert rates == pytest.approx([1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
 
 
 # what is refused before training

@@ -115,6 +115,15 @@ class Trainer:
             seed=derive_seed(training.seed, "estimator", self.iteration),
         )
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the iteration that is now carried out."""
+        training = self.setup.config.training
+        if training.schedule == "constant":
+            return training.learning_rate
+        done = (self.iteration - 1) / training.iterations
+        return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
     def _step(self, gradient: Tensor) -> bool:
         """Ascend. False if a weight would not be finite: the LoRA is as before, and Adam starts anew."""
         parameters, limit = self.setup.lora.parameters, self.setup.config.training.max_grad_norm
@@ -123,6 +132,8 @@ class Trainer:
             p.grad = -part.view_as(p)
         if limit:
             torch.nn.utils.clip_grad_norm_(parameters, limit)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         if all(p.isfinite().all() for p in parameters):
