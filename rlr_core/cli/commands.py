@@ -51,7 +51,8 @@ def resume(options: argparse.Namespace) -> None:
 
     directory = RunDirectory.open(options.run)
     state = directory.state()
-    print(f"Going on with {options.run}, which is {state.state} at iteration {state.iteration}.", flush=True)
+    came = "failed" if state.state == "failed" else f"was {state.state}"
+    print(f"Going on with {options.run}, which {came} at iteration {state.iteration}.", flush=True)
     with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
         runner.resume(options.run, narrator)
     _tell_outcome(directory)
