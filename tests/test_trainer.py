@@ -222,7 +222,9 @@ def test_a_step_that_would_overflow_is_taken_back(workshop):
     (skipped, taken) = (event for event in made.run() if isinstance(event, (Skipped, Iteration)))
     assert isinstance(skipped, Skipped) and "would have made a weight" in skipped.reason
     assert isinstance(taken, Iteration) and finite(made)
-    moved = [float((p - q).detach().abs().max()) for p, q in zip(made.setup.lora.parameters, before, strict=True)]
+    moved = [
+        float((p - q).detach().abs().max()) for p, q in zip(made.setup.lora.parameters, before, strict=True)
+    ]
     assert 0 < max(moved) <= 1.001 * made.setup.config.training.learning_rate, "Adam's first step, once"
 
 
