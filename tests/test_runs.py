@@ -83,6 +83,10 @@ def test_the_config_in_the_folder_needs_nothing_else(workshop, tmp_path, monkeyp
     config = runner.self_contained(config)
     assert config.model.checkpoint == str(workshop / "checkpoint")
     assert config.prompts.train == ["a b", "c d", "e f", "a b", "c d"] and config.prompts.file == ""
+    assert runner.self_contained(runs.config(workshop, reward__name="reward.py:red")).reward.name == str(
+        workshop / "reward.py:red"
+    )
+    (workshop / "embedded").mkdir()
     embedded = runner.self_contained(load(None))
     assert embedded == load(None), "names are not paths"
 

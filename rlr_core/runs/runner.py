@@ -87,18 +87,23 @@ def self_contained(config: RunConfig) -> RunConfig:
     train = [*prompts.train, *(read_prompts(prompts.file) if prompts.file else [])]
     held_out = [*prompts.held_out, *(read_prompts(prompts.held_out_file) if prompts.held_out_file else [])]
     prompts = dataclasses.replace(prompts, train=train, held_out=held_out, file="", held_out_file="")
-    model = dataclasses.replace(config.model, checkpoint=_absolute(config.model.checkpoint))
-    names = {key: _absolute(getattr(config.reward, key)) for key in ("name", "held_out")}
+    checkpoint = config.model.checkpoint
+    if checkpoint != "embedded":
+        checkpoint = _absolute(checkpoint)
+    model = dataclasses.replace(config.model, checkpoint=checkpoint)
+    names = {key: _absolute_reward(getattr(config.reward, key)) for key in ("name", "held_out")}
     reward = dataclasses.replace(config.reward, **names)
     return dataclasses.replace(config, prompts=prompts, model=model, reward=reward)
 
 
-def _absolute(name: str) -> str:
-    """Names stay, paths (also "file.py:function") become absolute."""
+def _absolute_reward(name: str) -> str:
+    """The path in "file.py:function" becomes absolute; a name stays."""
     path, colon, function = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return f"{os.path.abspath(path)}:{function}"
-    return os.path.abspath(name) if os.path.exists(name) else name
+    return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else name
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 class _Recorder:
