@@ -99,16 +99,25 @@ class EstimatorConfig:
         4, "K, last steps differentiated together with the reward; 0 for none", low=0
     )
     sub_chain_length: int = setting(4, "h, steps of a half-order sub-chain", low=1)
-    antithetic: bool = setting(
-        True, "finish half- and zeroth-order chains twice, with the noise of both signs"
+    sub_chain_end: str = setting(
+        "antithetic",
+        "what is made of the reward at a sub-chain's end",
+        choices=("plain", "antithetic", "lookahead_baseline", "control_variate", "lookahead"),
     )
-    probabilities: str = setting("learned", "how sub-chains are drawn", choices=("learned", "uniform"))
+    branches: int = setting(1, "antithetic pairs at a sub-chain's end", low=1)
+    antithetic: bool = setting(True, "zeroth: a second rollout with the opposite perturbation")
+    sub_chains: str = setting(
+        "learned",
+        "that a picture differentiates: one, drawn with learned or uniform probabilities, or all",
+        choices=("learned", "uniform", "all"),
+    )
     baseline: str = setting(
         "leave_one_out",
         "subtracted from rewards that have no antithetic twin",
         choices=("leave_one_out", "running_mean", "none"),
     )
     sigma: float = setting(0.01, "standard deviation of the zeroth order's parameter perturbation", low=1e-12)
+    draws: int = setting(2, "draft_lv: noisings of the last step", low=1)
     clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
     batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")

@@ -22,7 +22,18 @@ import pytest
 import torch
 from checks import Comparison, compare
 from torch import Tensor
-from toy import STEPS, THETA, closed_form, gauss_hermite, step_gradients, toy_batch, toy_problem
+from toy import (
+    STEPS,
+    THETA,
+    Moments,
+    both_sides,
+    closed_form,
+    gauss_hermite,
+    step_gradients,
+    toy_batch,
+    toy_problem,
+    walk,
+)
 
 from rlr_core.config import EstimatorConfig
 from rlr_core.estimators import (
@@ -36,13 +47,14 @@ from rlr_core.estimators import (
     build,
 )
 from rlr_core.estimators.problem import flatten
-from rlr_core.estimators.sub_chains import SubChainPolicy
+from rlr_core.estimators.sub_chains import SubChainPolicy, partition
 from rlr_core.estimators.zeroth_order import direction
 
 T = STEPS
 SIGMA = 0.4
 FALSE_FAILURE = 1e-6
 FIRST, HALF, ZEROTH, POLICY = "first order", "half order", "zeroth order", "policy gradient"
+LOOKAHEAD = "lookahead"
 SUM = "sum"
 
 
@@ -83,7 +95,10 @@ def any_tail() -> list[Plan]:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """An estimator, how its parts cover the steps, its samples, and whether its sum is the full gradient."""
+    """An estimator, how its parts cover the steps, its samples, and whether its sum is the full gradient.
+
+    A control variate's two parts have a joint expectation only: they are taken together as the half-order part.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -92,6 +107,7 @@ class Case:
     size: int = 2048
     replicates: int = 128
     learned: dict[str, float] = field(default_factory=dict)
+    coefficients: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[str]:
@@ -99,28 +115,42 @@ class Case:
 
     def __str__(self) -> str:
         told = [str(value) for value in self.settings.values()] + ["skewed"] * bool(self.learned)
-        return "-".join([self.name, *told])
+        return "-".join([self.name, *told, *[f"c={p / s}" for p, s in self.coefficients.values()]])
 
 
 def rlr(
-    size: int, learned: dict[str, float] | None = None, tail: int = 1, length: int = 2, **settings: Any
+    size: int,
+    learned: dict[str, float] | None = None,
+    tail: int = 1,
+    length: int = 2,
+    coefficients: dict[str, list[float]] | None = None,
+    **settings: Any,
 ) -> Case:
     settings = {"first_order_steps": tail, "sub_chain_length": length, **settings}
-    return Case("rlr", settings, tail_and_rest(tail, HALF), size=size, learned=learned or {})
+    plans, fixed = tail_and_rest(tail, HALF), coefficients or {}
+    return Case("rlr", settings, plans, size=size, learned=learned or {}, coefficients=fixed)
 
 
-SHORT, WHOLE, PLAIN = {"sub_chain_length": 2}, {"sub_chain_length": T}, {"antithetic": False}
+SHORT, WHOLE, PLAIN = {"sub_chain_length": 2}, {"sub_chain_length": T}, {"sub_chain_end": "plain"}
 SINGLE = {"sub_chain_length": 1}
 SKEWED = {"0": 1e-4, "1": 1.0}
+HALVED, WHOLLY = ({str(j): [c, 1.0] for j in range(2)} for c in (0.5, 1.0))
 CASES = [
-    rlr(2048, probabilities="uniform"),
-    rlr(2048, probabilities="learned"),
-    rlr(2048, probabilities="learned", learned=SKEWED),
-    rlr(2048, tail=2, length=1, probabilities="uniform", rerun=True),
-    rlr(2048, tail=0, probabilities="learned"),
-    rlr(7168, probabilities="uniform", antithetic=False),
-    rlr(7168, probabilities="learned", antithetic=False, baseline="running_mean"),
-    rlr(7168, probabilities="uniform", antithetic=False, baseline="none"),
+    rlr(2048, sub_chains="uniform"),
+    rlr(2048, sub_chains="learned"),
+    rlr(2048, sub_chains="learned", learned=SKEWED),
+    rlr(2048, tail=2, length=1, sub_chains="uniform", rerun=True),
+    rlr(2048, tail=0, sub_chains="learned"),
+    rlr(7168, sub_chains="uniform", sub_chain_end="plain"),
+    rlr(7168, sub_chains="learned", sub_chain_end="plain", baseline="running_mean"),
+    rlr(7168, sub_chains="uniform", sub_chain_end="plain", baseline="none"),
+    rlr(2048, sub_chains="all"),
+    rlr(2048, sub_chains="uniform", branches=2),
+    rlr(7168, sub_chains="uniform", sub_chain_end="lookahead_baseline"),
+    rlr(2048, sub_chains="learned", sub_chain_end="control_variate"),
+    rlr(2048, sub_chains="learned", sub_chain_end="control_variate", branches=2),
+    rlr(2048, sub_chains="uniform", sub_chain_end="control_variate", coefficients=HALVED),
+    rlr(2048, sub_chains="uniform", sub_chain_end="control_variate", coefficients=WHOLLY),
     Case("published", {**SINGLE, "baseline": "leave_one_out"}, random_start(1, True), size=10752),
     Case("published", {**SHORT, "sigma": 0.5, "baseline": "running_mean"}, random_start(2, True), size=8192),
     Case("published", {"sub_chain_length": 1, "baseline": "none"}, random_start(1, True), size=8192),
@@ -128,12 +158,12 @@ CASES = [
     Case("v2", SHORT, random_start(2, False), unbiased=False, size=6144),
     Case("v3", {"baseline": "leave_one_out"}, tail_and_rest(1, ZEROTH), size=6656),
     Case("v3", {"baseline": "running_mean"}, tail_and_rest(1, ZEROTH), size=4096),
-    Case("half", {**SHORT, "antithetic": True}, tail_and_rest(0, HALF), size=1024),
-    Case("half", {**SHORT, "antithetic": False}, tail_and_rest(0, HALF), size=5120),
+    Case("half", SHORT, tail_and_rest(0, HALF), size=1024),
+    Case("half", {**SHORT, **PLAIN}, tail_and_rest(0, HALF), size=5120),
     Case("half", {**WHOLE, **PLAIN, "baseline": "running_mean"}, tail_and_rest(0, HALF), size=4096),
     Case("zeroth", {"sigma": 0.3, "antithetic": True}, tail_and_rest(0, ZEROTH)),
     Case("zeroth", {"sigma": 0.3, "antithetic": False}, tail_and_rest(0, ZEROTH), size=4096),
-    Case("zeroth", {"sigma": 0.3, **PLAIN, "baseline": "none"}, tail_and_rest(0, ZEROTH), size=4096),
+    Case("zeroth", {"sigma": 0.3, "antithetic": False, "baseline": "none"}, tail_and_rest(0, ZEROTH), size=4096),
     Case("reinforce", {}, tail_and_rest(0, HALF), size=3072),
     Case("reinforce", {"baseline": "running_mean"}, tail_and_rest(0, HALF), size=2048),
     Case("ddpo", {}, tail_and_rest(0, POLICY), size=3072),
@@ -235,13 +265,23 @@ def replicates(number: int) -> Replicates:
     estimator, targets = build(config, T), exact_targets(case.plans, config.sigma)
     estimator.check(toy_problem(), case.size)
     drawn = [one(case, config, estimator, seed) for seed in range(case.replicates)]
-    estimates = {name: torch.stack([d.parts[name].gradient for d, _ in drawn]) for name in case.parts}
+    estimates = {name: torch.stack([part(d, name) for d, _ in drawn]) for name in case.parts}
     estimates[SUM] = torch.stack([d.gradient for d, _ in drawn])
     expected = conditional(case, config, [shared for _, shared in drawn])
     zeros = torch.zeros(case.replicates, 6, dtype=torch.float64)
     controls = {name: expected[name] - targets[name] if name in expected else zeros for name in case.parts}
     controls[SUM] = torch.stack(list(controls.values())).sum(0)
     return Replicates(estimates, controls, targets)
+
+
+def part(estimate: Estimate, name: str) -> Tensor:
+    """The gradient of a part (P,); half order with its control variate."""
+    gradient = estimate.parts[name].gradient
+    return (
+        gradient + estimate.parts[LOOKAHEAD].gradient
+        if name == HALF and LOOKAHEAD in estimate.parts
+        else gradient
+    )
 
 
 def one(case: Case, config: EstimatorConfig, estimator: Estimator, seed: int) -> tuple[Estimate, Shared]:
@@ -252,6 +292,8 @@ def one(case: Case, config: EstimatorConfig, estimator: Estimator, seed: int) ->
             estimator.zeroth = Recorded(config.sigma, estimator.zeroth.antithetic, directions)
         if estimator.half and case.learned:
             estimator.half.sub_chains.load_state_dict(case.learned)
+        if estimator.half and case.coefficients:
+            estimator.half.end.load_state_dict(case.coefficients)
         if config.baseline == "running_mean":
             zeros = torch.zeros(case.size, dtype=torch.float64)
             beta = float(estimator.baseline(zeros, batch.prompts, torch.zeros(0)).mean())
@@ -328,20 +370,77 @@ def test_the_zeroth_order_target_by_another_way() -> None:
 
 
 def test_every_named_estimator_is_tested() -> None:
-    assert {case.name for case in CASES} == set(ESTIMATORS)
+    assert {case.name for case in CASES} | set(BIASED) - {"rlr"} == set(ESTIMATORS)
 
 
-@pytest.mark.parametrize("antithetic", [True, False])
-def test_learned_probabilities_are_far_from_uniform_and_sum_to_one(antithetic: bool) -> None:
+def theta_of_steps(count: int) -> Tensor:
+    """θ for each of the first `count` steps, leaves of their own: (count, 1, 6)."""
+    return THETA.expand(count, 1, 6).clone().requires_grad_()
+
+
+def refl_target() -> Tensor:
+    """The mean over t of ∂θ E[R(x̂_θ(x_t))], x_t fixed, for t among the last 3 steps."""
+    gradients = []
+    for t in range(T - 3, T):
+        theta = THETA[None].clone().requires_grad_()
+        chain = theta_of_steps(t).detach()
+        value = both_sides(lambda state, n=chain, p=theta: walk(state, n, steps=T).predicted(p).reward(), 1)
+        gradients.append(torch.autograd.grad(value.sum(), theta)[0][0])
+    return torch.stack(gradients).mean(0)
+
+
+def draft_lv_target() -> Tensor:
+    """The mean of ∂θ E[R] through the last step at x_{T-1}, and at x_T noised to its level."""
+    theta, chain = THETA[None].clone().requires_grad_(), theta_of_steps(T).detach()
+
+    def value(state: Moments) -> Tensor:
+        first = walk(state, chain[:-1], steps=T)
+        again = walk(state, chain, steps=T).noised(T - 1, steps=T)
+        return sum(s.step(theta, T - 1, steps=T).reward() for s in (first, again)) / 2
+
+    return torch.autograd.grad(both_sides(value, 1).sum(), theta)[0][0]
+
+
+def lookahead_target() -> Tensor:
+    """Σ over sub-chains of ∂θ E[V(x_stop)] through the steps of the sub-chain alone, and first order on the last step."""
+    total = step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1][T - 1, 0]
+    for start, stop in partition(T - 1, 2):
+        theta = theta_of_steps(stop)
+        value = both_sides(lambda s, n=theta: walk(s, n, steps=T).predicted(THETA[None]).reward(), 1)
+        total = total + torch.autograd.grad(value.sum(), theta)[0][start:stop].sum((0, 1))
+    return total
+
+
+BIASED = {
+    "refl": ({"first_order_steps": 3}, refl_target),
+    "draft_lv": ({"draws": 2}, draft_lv_target),
+    "rlr": ({**SHORT, "first_order_steps": 1, "sub_chain_end": "lookahead"}, lookahead_target),
+}
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_a_biased_estimate_has_its_own_exact_expectation_and_not_the_full_gradient(name: str) -> None:
+    settings, exact = BIASED[name]
+    estimator, size = build(EstimatorConfig(name=name, chunk=1024, **settings), T), 2048
+    estimator.check(toy_problem(), size)
+    drawn = torch.stack([estimator(toy_problem(), toy_batch(size, seed)).gradient for seed in range(256)])
+    target, rate = exact(), FALSE_FAILURE / (7 * len(BIASED))
+    right, wrong = (compare(scale * drawn, target, rate) for scale in (1.0, 1.05))
+    assert not right.differs, right
+    assert wrong.margin > wrong.limit + 3.1, f"too few samples to see 5%: {wrong}"
+    assert wrong.differs, f"an estimator that is 5% too long passes: {wrong}"
+    assert compare(drawn, full_gradient(), rate).scores.abs().max() > 5 * right.limit
+
+
+@pytest.mark.parametrize("end", ["antithetic", "plain"])
+def test_learned_probabilities_are_far_from_uniform_and_sum_to_one(end: str) -> None:
     """So that the exactness above is not that of the uniform draw."""
     policy = OneSubChain(1, learned=True)
     policy.load_state_dict({"0": 1e-4, "1": 1.0, "2": 4.0})
     p = policy.probabilities(3)
     assert p.sum() == pytest.approx(1)
     assert p.tolist() == pytest.approx([0.2 / 3 + 0.8 * share for share in (0.01 / 3.01, 1 / 3.01, 2 / 3.01)])
-    config = EstimatorConfig(
-        name="rlr", first_order_steps=0, sub_chain_length=1, chunk=1, antithetic=antithetic
-    )
+    config = EstimatorConfig(name="rlr", first_order_steps=0, sub_chain_length=1, chunk=1, sub_chain_end=end)
     estimator = build(config, T)
     for seed in range(6):
         estimator(toy_problem(), toy_batch(32, seed))
@@ -425,7 +524,7 @@ def test_perturbations_of_chunks_and_batches_are_different_and_standard_normal()
 
 SPREAD = [
     ("v1", {}, False),
-    ("half", {"antithetic": True, **SHORT}, False),
+    ("half", SHORT, False),
     ("reinforce", {}, False),
     ("ddpo", {}, False),
     ("zeroth", {"antithetic": True}, False),
@@ -480,7 +579,7 @@ def test_the_cost_is_counted_in_network_evaluations() -> None:
     assert evaluations("zeroth", antithetic=False) == T
     assert evaluations("zeroth", antithetic=True) == 2 * T
     # Sub-chains [0, 2) and [2, 4), each finished once more from its end.
-    assert evaluations("half", antithetic=True) == T + 2 * (3 * 2) + (T - 2)
+    assert evaluations("half") == T + 2 * (3 * 2) + (T - 2)
     # [0, 1) and [1, 3) before the tail, each for half of the samples.
     half = (3 + (T - 1) + 6 + (T - 3)) / 2
-    assert evaluations("rlr", first_order_steps=1, probabilities="uniform") == T + 2 + half
+    assert evaluations("rlr", first_order_steps=1, sub_chains="uniform") == T + 2 + half

@@ -19,6 +19,7 @@ from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError, EstimatorError
 from rlr_core.estimators import (
     ESTIMATORS,
+    Antithetic,
     ClippedPolicyGradient,
     Estimate,
     Estimator,
@@ -38,7 +39,7 @@ from rlr_core.estimators.sub_chains import partition
 from rlr_core.estimators.zeroth_order import PerturbedChain, direction, perturbed
 
 FITTING = {"first_order_steps": 1, "sub_chain_length": 2, "chunk": 2}
-NEEDS_GRADIENT = {"rlr", "published", "v1", "v2", "v3", "draft", "alignprop", "full_bp"}
+NEEDS_GRADIENT = {"rlr", "published", "v1", "v2", "v3", "draft", "draft_lv", "refl", "alignprop", "full_bp"}
 NEEDS_NOISE = {"rlr", "published", "v2", "half", "reinforce", "ddpo"}
 
 
@@ -175,7 +176,7 @@ class PlainPythonReward:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("half", {"antithetic": True}), ("half", {"antithetic": False}), ("reinforce", {}), ("ddpo", {}),
+        ("half", {}), ("half", {"sub_chain_end": "plain"}), ("reinforce", {}), ("ddpo", {}),
         ("zeroth", {"antithetic": True}), ("zeroth", {"antithetic": False}),
         ("rlr", {"first_order_steps": 0}),
     ],
@@ -298,8 +299,8 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 MEMORIES = [
-    ("rlr", {"probabilities": "learned", "sub_chain_length": 1}),
-    ("rlr", {"baseline": "running_mean", "antithetic": False}),
+    ("rlr", {"sub_chains": "learned", "sub_chain_length": 1}),
+    ("rlr", {"baseline": "running_mean", "sub_chain_end": "plain"}),
     ("published", {"baseline": "running_mean"}), ("ddpo", {"baseline": "running_mean"}), ("full_bp", {}),
 ]  # fmt: skip
 
@@ -484,7 +485,7 @@ def test_a_partition_covers_every_step_once(steps: int, length: int) -> None:
 def test_coverage_says_which_estimators_are_unbiased(name: str) -> None:
     covered = make(name).coverage(toy_problem())
     unbiased = torch.allclose(covered, torch.ones(STEPS))
-    assert unbiased == (name not in {"v1", "v2", "draft", "alignprop"})
+    assert unbiased == (name not in {"v1", "v2", "draft", "draft_lv", "refl", "alignprop"})
     if name == "alignprop":
         assert covered.tolist() == pytest.approx([0.25, 0.5, 0.75, 1.0])
 
@@ -523,7 +524,9 @@ def test_an_antithetic_pair_of_a_linear_reward_is_exact_in_its_own_direction() -
 
     problem = replace(toy_problem(), reward=Linear())
     batch, samples = toy_batch(4, 0), torch.arange(4)
-    estimator = RecursiveLikelihoodRatio(None, HalfOrder(OneSubChain(STEPS), True), None, NoBaseline(), 4)
+    estimator = RecursiveLikelihoodRatio(
+        None, HalfOrder(OneSubChain(STEPS), Antithetic()), None, NoBaseline(), 4
+    )
     chain, x, last = problem.chain(batch), batch.noise.initial(), torch.full((4,), STEPS - 1)
     for i in range(STEPS - 1):
         step = torch.full((4,), i)

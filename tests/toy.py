@@ -8,7 +8,7 @@ parameters of its own: the gradient g_i is the derivative with respect to those 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ OFFSETS = torch.tensor([[-0.4, 0.3], [0.5, 0.2]], dtype=torch.float64)
 TARGETS = torch.tensor([[1.2, 0.9], [1.5, 1.3]], dtype=torch.float64)
 """Per side: what the conditioning adds to x̂, and the picture that the reward wants."""
 
+IDENTITY = torch.eye(2, dtype=torch.float64)
 THETA = torch.tensor([0.75, 0.15, -0.25, 0.70, 0.15, -0.10], dtype=torch.float64)
 BRIGHTNESS, BONUS = 0.5, 1.2
 
@@ -85,25 +86,65 @@ def toy_prompts(size: int, group: int, steps: int) -> tuple[list[str], Condition
     return [f"{SIDES[n % 2]} {n}" for n in numbers], Conditioning.constant({"offset": offsets}, steps)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean (N, 2) and covariance (N, 2, 2) of a Gaussian state, for one side of the prompts, in closed form."""
+
+    mean: Tensor
+    cov: Tensor
+    side: int
+
+    @classmethod
+    def start(cls, count: int, side: int) -> Moments:
+        """x_0 ~ N(0, I)."""
+        return cls(torch.zeros(count, 2, dtype=torch.float64), IDENTITY.expand(count, 2, 2), side)
+
+    def affine(self, matrix: Tensor, shift: Tensor, added: Tensor) -> Moments:
+        """Of matrix·x + shift + added·z."""
+        mean = (matrix @ self.mean[..., None])[..., 0] + shift
+        return Moments(mean, matrix @ self.cov @ matrix.mT + added**2 * IDENTITY, self.side)
+
+    def step(self, theta: Tensor, i: int, *, steps: int, eta: float = 1.0) -> Moments:
+        """After step i of `steps`, whose parameters are theta (N, 6)."""
+        now, then = CUMULATIVE[STEPS - steps + i : STEPS - steps + i + 2]
+        added = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).sqrt()
+        along = (1 - then - added**2).sqrt() / (1 - now).sqrt()
+        of_x_hat = then.sqrt() - along * now.sqrt()
+        matrix = of_x_hat * theta[:, :4].reshape(-1, 2, 2) + along * IDENTITY
+        return self.affine(matrix, of_x_hat * (theta[:, 4:] + OFFSETS[self.side]), added)
+
+    def predicted(self, theta: Tensor) -> Moments:
+        """Of x̂ with the parameters theta (N, 6)."""
+        zero = torch.zeros((), dtype=torch.float64)
+        return self.affine(theta[:, :4].reshape(-1, 2, 2), theta[:, 4:] + OFFSETS[self.side], zero)
+
+    def noised(self, i: int, *, steps: int) -> Moments:
+        """Of α·x + σ·ε at the level before step i of `steps`."""
+        abar = CUMULATIVE[STEPS - steps + i]
+        return self.affine(abar.sqrt() * IDENTITY, torch.zeros(2, dtype=torch.float64), (1 - abar).sqrt())
+
+    def reward(self) -> Tensor:
+        """E[R] (N,) of a clean latent."""
+        spread = BRIGHTNESS**2 * self.cov.diagonal(dim1=1, dim2=2).sum(1)
+        return BONUS - ((BRIGHTNESS * self.mean - TARGETS[self.side]).square().sum(1) + spread) / 2
+
+
+def both_sides(value: Callable[[Moments], Tensor], count: int) -> Tensor:
+    """`value` (N,) of a start at either side, in the mean."""
+    return torch.stack([value(Moments.start(count, side)) for side in range(len(SIDES))]).mean(0)
+
+
+def walk(state: Moments, theta: Tensor, *, steps: int, eta: float = 1.0) -> Moments:
+    """After the first len(theta) steps, with parameters of every step's own: theta (…, N, 6)."""
+    for i, mine in enumerate(theta):
+        state = state.step(mine, i, steps=steps, eta=eta)
+    return state
+
+
 def closed_form(theta: Tensor, *, eta: float = 1.0) -> Tensor:
     """J for parameters of every step's own: theta (T, N, 6) → (N,)."""
     steps, count, _ = theta.shape
-    abar = CUMULATIVE[STEPS - steps :]
-    values = []
-    for offset, target in zip(OFFSETS, TARGETS, strict=True):
-        identity = torch.eye(2, dtype=torch.float64)
-        mean, cov = torch.zeros(count, 2, dtype=torch.float64), identity.expand(count, 2, 2)
-        for i in range(steps):
-            now, then = abar[i], abar[i + 1]
-            added = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).sqrt()
-            along = (1 - then - added**2).sqrt() / (1 - now).sqrt()
-            of_x_hat = then.sqrt() - along * now.sqrt()
-            matrix = of_x_hat * theta[i, :, :4].reshape(-1, 2, 2) + along * identity
-            mean = (matrix @ mean[..., None])[..., 0] + of_x_hat * (theta[i, :, 4:] + offset)
-            cov = matrix @ cov @ matrix.mT + added**2 * identity
-        spread = BRIGHTNESS**2 * cov.diagonal(dim1=1, dim2=2).sum(1)
-        values.append(BONUS - ((BRIGHTNESS * mean - target).square().sum(1) + spread) / 2)
-    return torch.stack(values).mean(0)
+    return both_sides(lambda state: walk(state, theta, steps=steps, eta=eta).reward(), count)
 
 
 def step_gradients(e: Tensor, perturbed: Tensor, sigma: float, *, eta: float = 1.0) -> tuple[Tensor, Tensor]:

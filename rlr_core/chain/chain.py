@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlr_core.chain.conditioning import Conditioning
-from rlr_core.chain.denoiser import Denoiser, expand
+from rlr_core.chain.denoiser import Denoiser, Prediction, expand
 from rlr_core.chain.noise import Noise
 from rlr_core.chain.schedule import Schedule
 from rlr_core.chain.transition import Transition, transition
@@ -30,8 +30,12 @@ class ChainLike(Protocol):
         """x_0 and z of the batch."""
         ...
 
+    def predict(self, x: Tensor, step: Tensor, samples: Tensor) -> Prediction:
+        """x̂ and ε̂ of the samples `samples` (n,) with latents `x` (n, …), the j-th before its own step `step[j]`."""
+        ...
+
     def move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:
-        """The transition of the samples `samples` (n,) with latents `x` (n, …), the j-th at its own step `step[j]`."""
+        """Their transition over that step."""
         ...
 
 
@@ -45,11 +49,14 @@ class Chain:
     noise: Noise
     eta: float
 
+    def predict(self, x: Tensor, step: Tensor, samples: Tensor) -> Prediction:
+        """See `ChainLike.predict`."""
+        return self.denoiser(x, self.schedule.level(step), self.conditioning.at(step, samples))
+
     def move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:
         """See `ChainLike.move`."""
         level, following = self.schedule.level(step), self.schedule.level(step + 1)
-        prediction = self.denoiser(x, level, self.conditioning.at(step, samples))
-        return transition(prediction, level, following, self.eta)
+        return transition(self.predict(x, step, samples), level, following, self.eta)
 
 
 def advance(chain: ChainLike, x: Tensor, step: Tensor, samples: Tensor) -> Tensor:

@@ -56,3 +56,14 @@ def check_chunk(batch_size: int, chunk: int) -> None:
             "a chunk size that divides the batch size",
             f"set estimator.chunk to a divisor of {batch_size}",
         )
+
+
+def check_differentiable(problem: Problem, part: str = "the first-order part") -> None:
+    """What back-propagates the reward needs one that has a gradient."""
+    if not problem.reward.differentiable:
+        raise EstimatorError(
+            f"{part} with the reward '{problem.reward.name}', which has no gradient",
+            "a differentiable reward, or an estimator that needs no gradient of it",
+            "use estimator.name = half, reinforce or zeroth, or rlr with estimator.first_order_steps = 0 and "
+            "estimator.sub_chain_end = antithetic (they work with any reward), or choose another reward",
+        )

@@ -13,17 +13,33 @@ from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators.base import Estimator
 from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, RunningMean
+from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.first_order import FirstOrder
-from rlr_core.estimators.half_order import HalfOrder
+from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
+from rlr_core.estimators.lookahead import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
+from rlr_core.estimators.refl import RewardFeedback
 from rlr_core.estimators.rlr import RecursiveLikelihoodRatio
-from rlr_core.estimators.sub_chains import AllSubChains, OneSubChain, RandomStart
+from rlr_core.estimators.sub_chains import AllSubChains, OneSubChain, RandomStart, SubChainPolicy
 from rlr_core.estimators.zeroth_order import ZerothOrder
 
 BASELINES: dict[str, type[Baseline]] = {
     "leave_one_out": LeaveOneOut,
     "running_mean": RunningMean,
     "none": NoBaseline,
+}
+
+POLICIES: dict[str, Callable[[int], SubChainPolicy]] = {
+    "learned": lambda length: OneSubChain(length, learned=True),
+    "uniform": OneSubChain,
+    "all": AllSubChains,
+}
+ENDS: dict[str, Callable[[EstimatorConfig], SubChainEnd]] = {
+    "plain": lambda config: Plain(),
+    "antithetic": lambda config: Antithetic(config.branches),
+    "lookahead_baseline": lambda config: LookaheadBaseline(),
+    "control_variate": lambda config: ControlVariate(config.branches),
+    "lookahead": lambda config: LookaheadAlone(),
 }
 
 
@@ -51,13 +67,13 @@ def _tail(config: EstimatorConfig) -> FirstOrder | None:
 
 
 def _published(config: EstimatorConfig, steps: int) -> Estimator:
-    half = HalfOrder(RandomStart(config.sub_chain_length))
+    half = HalfOrder(RandomStart(config.sub_chain_length), Plain())
     return _composed(config, first=FirstOrder.last(1), half=half, zeroth=ZerothOrder(config.sigma))
 
 
 def _rlr(config: EstimatorConfig, steps: int) -> Estimator:
-    drawn = OneSubChain(config.sub_chain_length, learned=config.probabilities == "learned")
-    return _composed(config, first=_tail(config), half=HalfOrder(drawn, config.antithetic))
+    half = HalfOrder(POLICIES[config.sub_chains](config.sub_chain_length), ENDS[config.sub_chain_end](config))
+    return _composed(config, first=_tail(config), half=half)
 
 
 def _v1(config: EstimatorConfig, steps: int) -> Estimator:
@@ -65,7 +81,8 @@ def _v1(config: EstimatorConfig, steps: int) -> Estimator:
 
 
 def _v2(config: EstimatorConfig, steps: int) -> Estimator:
-    return _composed(config, first=FirstOrder.last(1), half=HalfOrder(RandomStart(config.sub_chain_length)))
+    half = HalfOrder(RandomStart(config.sub_chain_length), Plain())
+    return _composed(config, first=FirstOrder.last(1), half=half)
 
 
 def _v3(config: EstimatorConfig, steps: int) -> Estimator:
@@ -73,7 +90,8 @@ def _v3(config: EstimatorConfig, steps: int) -> Estimator:
 
 
 def _half(config: EstimatorConfig, steps: int) -> Estimator:
-    return _composed(config, half=HalfOrder(AllSubChains(config.sub_chain_length), config.antithetic))
+    half = HalfOrder(AllSubChains(config.sub_chain_length), ENDS[config.sub_chain_end](config))
+    return _composed(config, half=half)
 
 
 def _zeroth(config: EstimatorConfig, steps: int) -> Estimator:
@@ -81,7 +99,7 @@ def _zeroth(config: EstimatorConfig, steps: int) -> Estimator:
 
 
 def _reinforce(config: EstimatorConfig, steps: int) -> Estimator:
-    return _composed(config, half=HalfOrder(AllSubChains(1)))
+    return _composed(config, half=HalfOrder(AllSubChains(1), Plain()))
 
 
 def _ddpo(config: EstimatorConfig, steps: int) -> Estimator:
@@ -97,14 +115,30 @@ def _alignprop(config: EstimatorConfig, steps: int) -> Estimator:
     return _composed(config, first=FirstOrder(1, steps, config.rerun))
 
 
+def _draft_lv(config: EstimatorConfig, steps: int) -> Estimator:
+    return LowVarianceDraft(config.draws, config.chunk)
+
+
+def _refl(config: EstimatorConfig, steps: int) -> Estimator:
+    return RewardFeedback(config.first_order_steps, config.chunk)
+
+
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
     return _composed(config, first=FirstOrder.last(steps, rerun=True))
 
 
 ESTIMATORS: dict[str, Recipe] = {
     "rlr": Recipe(
-        "RLR with reweighted sub-chains: first order on the last K steps, half order on one drawn sub-chain; unbiased",
-        ("first_order_steps", "sub_chain_length", "antithetic", "probabilities", "baseline", "rerun"),
+        "RLR with reweighted sub-chains: first order on the last K steps, half order on sub-chains before them; unbiased",
+        (
+            "first_order_steps",
+            "sub_chain_length",
+            "sub_chain_end",
+            "branches",
+            "sub_chains",
+            "baseline",
+            "rerun",
+        ),
         _rlr,
     ),
     "published": Recipe(
@@ -117,7 +151,7 @@ ESTIMATORS: dict[str, Recipe] = {
     "v3": Recipe("the paper's ablation V3: no half order; unbiased", ("sigma", "baseline"), _v3),
     "half": Recipe(
         "half order on every sub-chain; unbiased, needs no reward gradient",
-        ("sub_chain_length", "antithetic", "baseline"),
+        ("sub_chain_length", "sub_chain_end", "branches", "baseline"),
         _half,
     ),
     "zeroth": Recipe(
@@ -137,6 +171,16 @@ ESTIMATORS: dict[str, Recipe] = {
         "DRaFT-K: truncated back-propagation through the last K steps; biased",
         ("first_order_steps", "rerun"),
         _draft,
+    ),
+    "draft_lv": Recipe(
+        "DRaFT-LV: the last step's gradient at several noisings of the finished picture; biased",
+        ("draws",),
+        _draft_lv,
+    ),
+    "refl": Recipe(
+        "ReFL: the gradient of the picture predicted at one of the last K steps; biased",
+        ("first_order_steps",),
+        _refl,
     ),
     "alignprop": Recipe(
         "AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop

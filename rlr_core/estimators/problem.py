@@ -92,9 +92,10 @@ class Problem:
         prompts = [batch.prompts[j] for j in numbers]
         return self.reward(self.decode(latents), prompts).to(self.parameters[0].dtype)
 
-    def gradient(self, objective: Tensor) -> Tensor:
+    def gradient(self, objective: Tensor, *, retain_graph: bool = False) -> Tensor:
         """∂objective/∂θ, flat (P,)."""
-        grads = torch.autograd.grad(objective, list(self.parameters), allow_unused=True)
+        parameters = list(self.parameters)
+        grads = torch.autograd.grad(objective, parameters, allow_unused=True, retain_graph=retain_graph)
         return flatten(
             torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, grads, strict=True)
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlr_core.chain import ChainLike, Cost, rollout
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
-from rlr_core.estimators.base import Estimator, check_chunk, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
 from rlr_core.estimators.baseline import Baseline
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.first_order import FirstOrder
@@ -77,7 +77,7 @@ class RecursiveLikelihoodRatio(Estimator):
         cost = Cost()
         problem = problem.counted(cost)
         plan = self._plan(problem, batch)
-        means = {part.name: GradientMean() for part in (self.first, self.half, self.zeroth) if part}
+        means = {name: GradientMean() for name in self._names()}
         x0 = batch.noise.initial()
         rollouts = [
             self._roll(problem, batch, plan, x0, samples, means) for samples in chunks(len(batch), self.chunk)
@@ -87,9 +87,9 @@ class RecursiveLikelihoodRatio(Estimator):
             alone = torch.arange(len(batch))
             beta = self.baseline(rewards, batch.prompts, alone)
             for rolled in rollouts:
-                means[self.half.name].add(
-                    self._half_order(problem, batch, plan, rolled, beta[rolled.samples])
-                )
+                terms = self._half_order(problem, batch, plan, rolled, beta[rolled.samples])
+                for name, gradient in terms.items():
+                    means[name].add(gradient)
         if self.zeroth:
             sharing = torch.arange(len(batch)) // self.chunk
             beta = self.baseline(rewards, batch.prompts, sharing)
@@ -101,7 +101,17 @@ class RecursiveLikelihoodRatio(Estimator):
             self.baseline.observe(rewards, batch.prompts)
         if self.half:
             self.half.sub_chains.settle()
+            self.half.end.settle()
         return Estimate({name: mean.part() for name, mean in means.items()}, rewards, cost)
+
+    def _names(self) -> list[str]:
+        """Of the parts."""
+        first = [self.first.name] if self.first else []
+        return [
+            *first,
+            *(self.half.end.names if self.half else ()),
+            *([self.zeroth.name] if self.zeroth else []),
+        ]
 
     def _plan(self, problem: Problem, batch: Batch) -> Plan:
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
@@ -146,25 +156,19 @@ class RecursiveLikelihoodRatio(Estimator):
 
     def _half_order(
         self, problem: Problem, batch: Batch, plan: Plan, rolled: Rollout, beta: Tensor
-    ) -> Tensor:
+    ) -> dict[str, Tensor]:
+        """Part → (P,), sums over the drawn sub-chains of each sample."""
         assert self.half
-        total = torch.zeros(())
+        totals: dict[str, Tensor] = {}
         for drawn in plan.sub_chains:
             mine = drawn.of(rolled.samples)
-            gradient = self.half.gradient(
-                problem,
-                rolled.chain,
-                batch,
-                rolled.samples,
-                rolled.at(mine.start),
-                mine,
-                rolled.rewards,
-                beta,
-            )
-            if gradient.isfinite().all():
-                self.half.sub_chains.observe(mine, float(gradient.double().square().sum()))
-            total = total.to(gradient) + gradient
-        return total
+            x, rewards = rolled.at(mine.start), rolled.rewards
+            terms = self.half.gradients(problem, rolled.chain, batch, rolled.samples, x, mine, rewards, beta)
+            together = torch.stack(list(terms.values())).sum(0)
+            if together.isfinite().all():
+                self.half.sub_chains.observe(mine, float(together.double().square().sum()))
+            totals = {name: totals.get(name, 0) + gradient for name, gradient in terms.items()}
+        return totals
 
     def _zeroth_order(
         self, problem: Problem, batch: Batch, plan: Plan, x0: Tensor, rolled: Rollout, beta: Tensor
@@ -185,7 +189,7 @@ class RecursiveLikelihoodRatio(Estimator):
         if self.first is None:
             return self.half.sub_chains.coverage(T) if self.half else torch.zeros(T)
         covered = self.first.coverage(T)
-        if self.half:
+        if self.half and self.half.end.unbiased:
             before = T - self.first.high
             covered[:before] = self.half.sub_chains.coverage(before)
         return covered
@@ -203,13 +207,7 @@ class RecursiveLikelihoodRatio(Estimator):
     def _check_first(self, problem: Problem) -> None:
         if self.first is None:
             return
-        if not problem.reward.differentiable:
-            raise EstimatorError(
-                f"the first-order part with the reward '{problem.reward.name}', which has no gradient",
-                "a differentiable reward, or an estimator without a first-order part",
-                "use estimator.name = half, reinforce or zeroth, or rlr with estimator.first_order_steps = 0 "
-                "(they work with any reward), or choose another reward",
-            )
+        check_differentiable(problem, "the first-order part")
         if not 1 <= self.first.low <= self.first.high <= problem.steps:
             raise EstimatorError(
                 f"a first-order part of {self.first.high} steps in a chain of {problem.steps}",
@@ -221,7 +219,15 @@ class RecursiveLikelihoodRatio(Estimator):
         if self.half is None:
             return
         before = problem.steps - (self.first.high if self.first else 0)
-        length = self.half.sub_chains.length
+        length, end = self.half.sub_chains.length, self.half.end
+        if end.needs_reward_gradient:
+            check_differentiable(problem, "the lookahead's first-order part")
+        if end.looks_ahead and before == problem.steps:
+            raise EstimatorError(
+                "a lookahead at the end of sub-chains that reach the finished picture",
+                "a first-order part, so that every sub-chain ends before the last step",
+                "raise estimator.first_order_steps, or set estimator.sub_chain_end = antithetic",
+            )
         if before == 0:
             raise EstimatorError(
                 f"a half-order part where the first-order part has all {problem.steps} steps",
@@ -234,6 +240,8 @@ class RecursiveLikelihoodRatio(Estimator):
                 f"estimator.sub_chain_length of at most {before}",
                 "shorten the sub-chain, lower estimator.first_order_steps or raise sampling.steps",
             )
+        if not end.needs_noise:
+            return
         if problem.eta == 0:
             raise EstimatorError(
                 "η = 0 with a half-order part: a deterministic chain has no noise to take a likelihood ratio of",
@@ -250,10 +258,13 @@ class RecursiveLikelihoodRatio(Estimator):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        sub_chains = self.half.sub_chains.state_dict() if self.half else {}
-        return {"baseline": self.baseline.state_dict(), "sub_chains": sub_chains}
+        state = {"baseline": self.baseline.state_dict()}
+        if self.half:
+            state |= {"sub_chains": self.half.sub_chains.state_dict(), "end": self.half.end.state_dict()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.baseline.load_state_dict(state["baseline"])
         if self.half:
             self.half.sub_chains.load_state_dict(state["sub_chains"])
+            self.half.end.load_state_dict(state["end"])

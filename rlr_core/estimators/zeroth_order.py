@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import ChainLike, Noise, Schedule, Transition
+from rlr_core.chain import ChainLike, Noise, Prediction, Schedule, Transition
 from rlr_core.chain.noise import normal
 from rlr_core.estimators.problem import flatten
 
@@ -87,6 +87,10 @@ class PerturbedChain:
     @property
     def noise(self) -> Noise:
         return self.chain.noise
+
+    def predict(self, x: Tensor, step: Tensor, samples: Tensor) -> Prediction:
+        """See `ChainLike.predict`; with θ as it is, which any critic may do."""
+        return self.chain.predict(x, step, samples)
 
     def move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:
         """See `ChainLike.move`; at most two network calls, one for each half of the mask."""
