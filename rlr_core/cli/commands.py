@@ -7,12 +7,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.bench import bench
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
 from rlr_core.errors import CheckpointError, ConfigError, RunError
 from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
 from rlr_core.runs.summary import Summary
+
+__all__ = ["bench", "config", "demo", "estimators", "resume", "runs", "sample", "score", "stop", "train"]
 
 RUNS = Path("runs")
 

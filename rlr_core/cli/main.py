@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core import __version__
+from rlr_core.cli.bench import add_bench
 from rlr_core.errors import RLRError
 
 QUIET = {
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     config = _command(commands, "config", "print a config file with every setting, its default and a comment")
     _add_settings(config)
     _command(commands, "estimators", "list the gradient estimators")
+    add_bench(_command(commands, "bench", "measure the estimators against each other"), _late("bench"))
     return top
 
 

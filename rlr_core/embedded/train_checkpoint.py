@@ -167,7 +167,7 @@ def train_vae(pictures: Tensor, steps: int) -> AutoencoderKL:
         [vae.encode(as_input(part)).latent_dist.mean for part in pictures[:512].split(64)]
     ).std()
     vae.register_to_config(scaling_factor=round(float(1 / spread), 5))
-    return vae
+    return vae.half().float()  # as it is saved: the UNet learns the latents of the VAE that is shipped
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Cost, rollout
-from rlr_core.chain.chain import advance
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed, normal
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
@@ -33,25 +32,27 @@ class LowVarianceDraft(Estimator):
     chunk: int = 1
 
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
-        cost, mean, rewards = Cost(), GradientMean(), []
+        cost, gradient, rewards = Cost(), GradientMean(), []
         problem = problem.counted(cost)
         chain, x0, last = problem.chain(batch), batch.noise.initial(), problem.steps - 1
         for samples in chunks(len(batch), self.chunk):
             with torch.no_grad():
                 x, _ = rollout(chain, x0[samples.to(x0.device)], samples, range(last))
             step, gradients = torch.full_like(samples, last), []
+            z = chain.noise.at(step, samples)
             for number in range(self.draws):
                 with torch.enable_grad():
-                    final = advance(chain, x, step, samples)
+                    mean, scale = chain.move(x, step, samples)
+                    final = mean + expand(scale, mean) * z
                     score = problem.score(final, batch, samples)
                     gradients.append(problem.gradient(score.mean()))
                 if number == 0:
                     rewards.append(score.detach())
-                x = _noised(
-                    problem, final.detach(), step, [(batch.seed, number, j) for j in samples.tolist()]
-                )
-            mean.add(torch.stack(gradients).mean(0))
-        return Estimate({"first order": mean.part()}, torch.cat(rewards), cost)
+                fresh, z = (_noise(batch, samples, (word, number), x) for word in ("level", "step"))
+                level = problem.schedule.level(step)
+                x = expand(level.alpha, x) * final.detach() + expand(level.sigma, x) * fresh
+            gradient.add(torch.stack(gradients).mean(0))
+        return Estimate({"first order": gradient.part()}, torch.cat(rewards), cost)
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(batch_size, self.chunk)
@@ -64,8 +65,7 @@ class LowVarianceDraft(Estimator):
         return covered
 
 
-def _noised(problem: Problem, sample: Tensor, step: Tensor, seeds: list[tuple[int, int, int]]) -> Tensor:
-    """α·x̂ + σ·ε at the level of `step` (n,), with ε from the seeds, (n, …)."""
-    noise = [normal(derive_seed("renoise", *seed), sample.shape[1:], sample.dtype) for seed in seeds]
-    level = problem.schedule.level(step)
-    return expand(level.alpha, sample) * sample + expand(level.sigma, sample) * torch.stack(noise).to(sample)
+def _noise(batch: Batch, samples: Tensor, words: tuple[str, int], like: Tensor) -> Tensor:
+    """Fresh noise of these samples, (n, …) as `like`."""
+    seeds = [derive_seed(batch.seed, *words, j) for j in samples.tolist()]
+    return torch.stack([normal(seed, like.shape[1:], like.dtype) for seed in seeds]).to(like)

@@ -54,7 +54,7 @@ class Trainer:
                 yield CheckpointDue(self.iteration)
             if self.iteration == self.setup.config.training.iterations:
                 break
-            yield self._iterate()
+            yield self.iterate()
         yield from self._evaluate("after")
 
     def _due(self, every: int) -> bool:
@@ -62,10 +62,10 @@ class Trainer:
         ends = (0, self.setup.config.training.iterations)
         return self.iteration in ends or (every > 0 and self.iteration % every == 0)
 
-    def _iterate(self) -> Event:
+    def iterate(self) -> Iteration | Skipped:
         """One iteration: an optimizer step, or a skip that leaves everything as it was."""
         began = time.perf_counter()
-        batch = self._batch()
+        batch = self.batch()
         estimate = self._estimate(batch)
         self.iteration += 1
         if not estimate.finite:
@@ -98,7 +98,7 @@ class Trainer:
             estimator.load_state_dict(learned)
             raise
 
-    def _batch(self) -> Batch:
+    def batch(self) -> Batch:
         """The batch of this iteration; an estimator that reuses its rollouts is shown the same one again."""
         setup, training = self.setup, self.setup.config.training
         turn = self.iteration // setup.estimator.batch_reuse

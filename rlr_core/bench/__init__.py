@@ -1,0 +1,5 @@
+"""The evidence: which estimator wins, measured. Variance at a point, learning curves at equal compute, time and memory.
+
+A study is a list of jobs. A job is defined by its settings alone, its result is one line of a JSON Lines file under the hash of
+those settings, and a study that is interrupted goes on with the jobs that have no line yet.
+"""

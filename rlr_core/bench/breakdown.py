@@ -1,0 +1,146 @@
+"""Where the time of an iteration goes: exclusive seconds of nested spans around what an iteration is made of."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlr_core.bench.methods import Method, base_settings
+from rlr_core.config import from_dict, to_dict
+from rlr_core.estimators import HalfOrder, Problem, RecursiveLikelihoodRatio, RewardFunction
+
+REST = "everything else"
+WARM_UP = 2
+"""Iterations before the clock runs."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by span; time inside a nested span counts for that one only."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _open: list[str] = field(default_factory=list)
+    _since: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Inside, time counts for `name` within the spans that are open."""
+        self._lap()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._lap()
+            self._open.pop()
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, in a span."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.span(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    def _lap(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[": ".join(self._open) or REST] += now - self._since
+        self._since = now
+
+
+@dataclass(frozen=True)
+class TimedReward:
+    """A reward in a span."""
+
+    reward: RewardFunction
+    watch: Stopwatch
+
+    @property
+    def name(self) -> str:
+        """See `RewardFunction.name`."""
+        return self.reward.name
+
+    @property
+    def differentiable(self) -> bool:
+        """See `RewardFunction.differentiable`."""
+        return self.reward.differentiable
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        with self.watch.span("reward"):
+            return self.reward(images, prompts)
+
+
+@dataclass(frozen=True)
+class TimedProblem(Problem):
+    """A problem whose back-propagation is in a span."""
+
+    watch: Stopwatch = field(kw_only=True)
+
+    @classmethod
+    def of(cls, problem: Problem, watch: Stopwatch) -> TimedProblem:
+        """The same problem, with network, decoder and reward in spans too."""
+        values = {f.name: getattr(problem, f.name) for f in fields(problem)} | {
+            "denoiser": watch.timed("network", problem.denoiser),
+            "decode": watch.timed("decode", problem.decode),
+            "reward": TimedReward(problem.reward, watch),
+        }
+        return cls(**values, watch=watch)
+
+    def gradient(self, objective: Tensor, *, retain_graph: bool = False) -> Tensor:
+        """See `Problem.gradient`."""
+        with self.watch.span("backward"):
+            return super().gradient(objective, retain_graph=retain_graph)
+
+
+@dataclass(frozen=True)
+class TimedHalfOrder(HalfOrder):
+    """A half-order part whose spans are told from the rollout's."""
+
+    watch: Stopwatch = field(kw_only=True)
+
+    def gradients(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """See `HalfOrder.gradients`."""
+        with self.watch.span("sub-chain"):
+            return super().gradients(*args, **kwargs)
+
+
+def breakdown_settings(method: Method, iterations: int, **model: Any) -> dict[str, Any]:
+    """What defines a job of `breakdown`."""
+    config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
+    return {"study": "breakdown", "config": config, "iterations": iterations}
+
+
+def breakdown(settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of one iteration: {"seconds": wall clock, "spans": {name: seconds}}, means over the iterations."""
+    from rlr_core.trainer import Trainer, prepare
+
+    setup = prepare(from_dict(settings["config"]))
+    watch = Stopwatch(setup.model.device)
+    estimator = setup.estimator
+    if isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half:
+        estimator.half = TimedHalfOrder(estimator.half.sub_chains, estimator.half.end, watch=watch)
+    trainer = Trainer(replace(setup, problem=TimedProblem.of(setup.problem, watch)))
+    trainer.optimizer.step = watch.timed("optimizer", trainer.optimizer.step)
+    trainer.batch = watch.timed("texts and noise", trainer.batch)
+    for _ in range(WARM_UP):
+        trainer.iterate()
+    with watch.span("warm-up"):
+        pass
+    watch.seconds.clear()
+    began = time.perf_counter()
+    for _ in range(settings["iterations"]):
+        trainer.iterate()
+    with watch.span("end"):  # closes the last lap
+        wall = time.perf_counter() - began
+    count = settings["iterations"]
+    return {"seconds": wall / count, "spans": {name: value / count for name, value in watch.seconds.items()}}

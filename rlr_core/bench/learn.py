@@ -1,0 +1,86 @@
+"""Learning curves at equal compute: network evaluations, and seconds on the same machine.
+
+One job trains one method at one learning rate with one seed until it has spent both budgets, and every so often paints held-out
+prompts, whose score by the held-out scorer is the curve. Painting is not part of the budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rlr_core.bench.methods import Method, base_settings
+from rlr_core.config import RunConfig, from_dict, to_dict
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every job may spend, and how often it is looked at.
+
+    Attributes:
+        evaluations: network evaluations (forward 1, backward 2, guided once) of all pictures together.
+        seconds: of training; a job ends when both are spent.
+        points: of the curve, evenly apart in evaluations, besides the start.
+        pictures: painted at each point.
+    """
+
+    evaluations: int
+    seconds: float
+    points: int
+    pictures: int
+
+
+def learn_settings(method: Method, rate: float, seed: int, budget: Budget, **model: Any) -> dict[str, Any]:
+    """What defines a job of `learn`."""
+    changes = {"training": {"learning_rate": rate, "seed": seed}, "model": {"threads": 1, **model}}
+    config = to_dict(method.config(base_settings(), changes))
+    return {"study": "learn", "config": config, "budget": vars(budget)}
+
+
+def learn(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train, and look at held-out pictures on the way.
+
+    Returns {"points": [{"evaluations", "seconds", "iteration", "held_out", "error", "reward", "saturation", …}], "collapsed"}.
+    """
+    from rlr_core.errors import RunError
+    from rlr_core.trainer import Trainer, prepare
+
+    config, budget = from_dict(settings["config"]), Budget(**settings["budget"])
+    trainer = Trainer(prepare(config))
+    spent, seconds, failure = 0.0, 0.0, ""
+    points = [_look(trainer, config, budget, spent, seconds)]
+    while spent < budget.evaluations or seconds < budget.seconds:
+        try:
+            event = trainer.iterate()
+        except RunError as error:
+            failure = str(error).splitlines()[0]
+            break
+        spent += getattr(event, "evaluations", 0.0) * config.training.batch_size
+        seconds += event.seconds
+        if spent >= len(points) * budget.evaluations / budget.points:
+            points.append(_look(trainer, config, budget, spent, seconds))
+    return {"points": points, "failure": failure}
+
+
+def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds: float) -> dict[str, Any]:
+    """Paint held-out prompts at seeds of this job's seed number, the same for every method, and score them."""
+    from rlr_core.chain.noise import derive_seed
+    from rlr_core.trainer import generate, score
+    from rlr_core.trainer.prompts import deal
+
+    setup, seed = trainer.setup, config.training.seed
+    prompts = deal(setup.held_out_prompts, budget.pictures, 0, seed)
+    seeds = [derive_seed("bench", seed, j) >> 32 for j in range(budget.pictures)]
+    images = generate(setup.model, config.sampling, prompts, seeds)
+    held_out, rewards = score(setup.held_out, images, prompts), score(setup.reward, images, prompts)
+    return {
+        "evaluations": round(spent),
+        "seconds": round(seconds, 3),
+        "iteration": trainer.iteration,
+        "held_out": round(float(held_out.mean()), 5),
+        "error": round(float(held_out.std() / math.sqrt(len(held_out))), 5),
+        "reward": round(float(rewards.mean()), 5),
+        "contrast": round(float(images.flatten(1).std(1).mean()), 5),
+        "diversity": round(float(images.std(0).mean()), 5),
+    }

@@ -1,0 +1,81 @@
+"""Peak memory of one iteration's gradient, as the chain and the sub-chain grow.
+
+On CUDA it is the allocator's own figure. On the CPU every tensor that an operation makes is counted while its storage lives,
+which gives the same number on every machine. Weights and LoRA are there before and are not counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rlr_core.bench.methods import Method, base_settings
+from rlr_core.config import from_dict, to_dict
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of all storages that are made inside and still live; `peak` is the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def memory_settings(method: Method, steps: int, length: int, **model: Any) -> dict[str, Any]:
+    """What defines a job of `memory`: T = `steps`, h = `length`, one chunk of pictures at a time."""
+    changes = {
+        "sampling": {"steps": steps},
+        "model": {"threads": 1, **model},
+        "training": {"batch_size": 4, "prompts_per_batch": 4},
+        "estimator": {"chunk": 4},
+    }
+    if "sub_chain_length" in method.settings.get("estimator", {}) or method.name == "default":
+        changes["estimator"]["sub_chain_length"] = length
+    return {"study": "memory", "config": to_dict(method.config(base_settings(), changes))}
+
+
+def memory(settings: dict[str, Any]) -> dict[str, Any]:
+    """Peak of one gradient, {"megabytes"}."""
+    from rlr_core.trainer import Trainer, prepare
+
+    return {"megabytes": peak_megabytes(Trainer(prepare(from_dict(settings["config"]))))}
+
+
+def peak_megabytes(trainer: Any) -> float:
+    """Peak of the estimate of one batch, in 10⁶ bytes."""
+    batch, setup = trainer.batch(), trainer.setup
+    if setup.model.device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        setup.estimator(setup.problem, batch)
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    with LiveTensors() as live:
+        setup.estimator(setup.problem, batch)
+    return live.peak / 1e6

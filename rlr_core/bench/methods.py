@@ -1,0 +1,70 @@
+"""The methods of a study: named settings on top of a base config, read from a TOML file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlr_core.config import RunConfig, from_dict
+from rlr_core.embedded import DEMO
+from rlr_core.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED = Path(__file__).with_name("methods.toml")
+"""Ours, the paper's ablations and the rivals."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train.
+
+    Attributes:
+        name: its key in the file.
+        label: for people.
+        settings: sections of a config that differ from the base.
+        learning_rates: the grid that its best learning rate is looked for in.
+    """
+
+    name: str
+    label: str
+    settings: dict[str, dict[str, Any]]
+    learning_rates: tuple[float, ...]
+
+    def config(self, base: dict[str, dict[str, Any]], *changes: dict[str, dict[str, Any]]) -> RunConfig:
+        """The base config with the method's settings, then with `changes`."""
+        merged = {section: dict(table) for section, table in base.items()}
+        for layer in (self.settings, *changes):
+            for section, table in layer.items():
+                merged[section] = {**merged.get(section, {}), **table}
+        return from_dict(merged, f"method '{self.name}'")
+
+
+def base_settings() -> dict[str, dict[str, Any]]:
+    """What all methods share: the demo's run, without files."""
+    return tomllib.loads(DEMO.read_text(encoding="utf-8"))
+
+
+def read_methods(path: Path = SHIPPED) -> dict[str, Method]:
+    """The methods of a file, in its order. Raises `ConfigError`."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"the methods file {path} cannot be read: {error}", "a TOML file", f"compare it with {SHIPPED}"
+        ) from None
+    shared = table.pop("all", {})
+    return {name: _method(name, shared, dict(entry)) for name, entry in table.items()}
+
+
+def _method(name: str, shared: dict[str, Any], entry: dict[str, Any]) -> Method:
+    label = entry.pop("label", name)
+    rates = tuple(entry.pop("learning_rates", shared.get("learning_rates", (2e-3,))))
+    method = Method(name, label, entry, rates)
+    method.config(base_settings())  # refuses what is unknown
+    return method

@@ -1,0 +1,235 @@
+"""The studies: which jobs each consists of, and what is written from their results.
+
+Each writes its results as they come to `NAME.jsonl` in the folder, goes on from there when called again, and at the end
+writes a table as `NAME.json` and as Markdown, and its plots.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlr_core.bench import figures
+from rlr_core.bench.breakdown import breakdown, breakdown_settings
+from rlr_core.bench.jobs import complete
+from rlr_core.bench.learn import Budget, learn, learn_settings
+from rlr_core.bench.memory import memory, memory_settings
+from rlr_core.bench.methods import Method
+from rlr_core.bench.statistics import Measured, mean_over_seeds
+from rlr_core.bench.store import Store
+from rlr_core.bench.variance import product, reference, reference_settings, variance, variance_settings
+from rlr_core.storage import write_text
+
+TUNING_SEED = 1000
+"""Of the jobs that a method's learning rate is chosen by; never one of the seeds that are reported."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a study works.
+
+    Attributes:
+        folder: of results and plots.
+        workers: jobs at a time.
+        device: "cpu", "cuda" or "mps".
+    """
+
+    folder: Path
+    workers: int
+    device: str = "cpu"
+
+    def complete(
+        self, job: Any, settings: Sequence[dict[str, Any]], study: str, what: str
+    ) -> list[dict[str, Any]]:
+        """Results of all jobs; what is stored is not done again."""
+        store = Store(self.folder / f"{study}.jsonl")
+        return complete(job, settings, store, workers=self.workers, what=what)
+
+    def write(self, study: str, rows: Sequence[Mapping[str, Any]], table: str) -> str:
+        """Write the rows and their table; returns the table."""
+        write_text(self.folder / f"{study}.json", json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n")
+        write_text(self.folder / f"{study}.md", table)
+        return table
+
+
+def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk: Desk) -> str:
+    """Learning curves: every method's grid of learning rates at one tuning seed, then its best one at `seeds` seeds."""
+    grid = [(method, rate) for method in methods.values() for rate in method.learning_rates]
+    settings = [
+        learn_settings(method, rate, TUNING_SEED, budget, device=desk.device) for method, rate in grid
+    ]
+    best: dict[str, tuple[float, float]] = {}
+    for (method, rate), result in zip(
+        grid, desk.complete(learn, settings, "learn", "learning rates"), strict=True
+    ):
+        best[method.name] = max(best.get(method.name, (-1.0, 0.0)), (_final(result, budget), rate))
+    jobs = [(method, seed) for seed in range(seeds) for method in methods.values()]
+    settings = [
+        learn_settings(method, best[method.name][1], seed, budget, device=desk.device)
+        for method, seed in jobs
+    ]
+    results = desk.complete(learn, settings, "learn", "learning curves")
+    curves = {
+        name: [result for (mine, _), result in zip(jobs, results, strict=True) if mine.name == name]
+        for name in methods
+    }
+    limits = {
+        "evaluations": float(budget.evaluations),
+        "seconds": min(result["points"][-1]["seconds"] for result in results if not result["failure"]),
+    }
+    for axis, limit in limits.items():
+        drawn = {methods[name].label: [result["points"] for result in mine] for name, mine in curves.items()}
+        figures.learning_curves(drawn, axis, limit, desk.folder / f"learn-{axis}.png")
+    rows = [_learn_row(methods[name], best[name][1], mine, limits) for name, mine in curves.items()]
+    rows.sort(key=lambda row: -row["evaluations"]["value"])
+    titles = [
+        "method",
+        "learning rate",
+        "iterations",
+        "held-out score at equal evaluations",
+        "at equal seconds",
+        "collapsed",
+    ]
+    cells = [
+        [row["label"], f"{row['learning_rate']:g}", str(row["iterations"]), _pm(row["evaluations"]), _pm(row["seconds"]),
+         f"{row['collapsed']} of {row['seeds']}"]
+        for row in rows
+    ]  # fmt: skip
+    return desk.write("learn", rows, table(titles, cells))
+
+
+def _final(result: Mapping[str, Any], budget: Budget) -> float:
+    """The held-out score at the budget's end; of a run that failed before, 0."""
+    if result["failure"]:
+        return 0.0
+    return figures.on_grid(result["points"], "evaluations", [budget.evaluations])[0]
+
+
+def collapsed(result: Mapping[str, Any]) -> bool:
+    """Whether training failed, or made held-out pictures worse by more than two standard errors of a point."""
+    first, last = result["points"][0], result["points"][-1]
+    return bool(result["failure"]) or last["held_out"] < first["held_out"] - 2 * last["error"]
+
+
+def _learn_row(
+    method: Method, rate: float, results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]
+) -> dict[str, Any]:
+    reached = {
+        axis: vars(mean_over_seeds([figures.on_grid(r["points"], axis, [limit])[0] for r in results]))
+        for axis, limit in limits.items()
+    }
+    return {
+        "method": method.name,
+        "label": method.label,
+        "learning_rate": rate,
+        "seeds": len(results),
+        "start": vars(mean_over_seeds([r["points"][0]["held_out"] for r in results])),
+        **reached,
+        "iterations": round(sum(r["points"][-1]["iteration"] for r in results) / len(results)),
+        "collapsed": sum(collapsed(r) for r in results),
+    }
+
+
+def study_variance(
+    methods: Mapping[str, Method], batches: int, spread: float, cache: Path, desk: Desk
+) -> str:
+    """Bias, variance and cost of every method at one point."""
+    settings = [
+        variance_settings(method, batches, spread, cache, device=desk.device) for method in methods.values()
+    ]
+    desk.complete(reference, [reference_settings(settings[0])], "variance", "reference")
+    results = desk.complete(variance, settings, "variance", "variance")
+    rows = [
+        {"method": method.name, "label": method.label, **result, "product": vars(product(result))}
+        for method, result in zip(methods.values(), results, strict=True)
+    ]
+    rows.sort(key=lambda row: row["product"]["value"])
+    drawn = {row["label"]: Measured(**row["product"]) for row in rows}
+    figures.bars(drawn, "variance of one picture × cost, relative to |∇J|²", desk.folder / "variance.png")
+    titles = ["method", "bias²", "variance", "cost", "variance × cost", "seconds", "peak memory"]
+    cells = [
+        [row["label"], _pm(row["bias"]), _pm(row["variance"]), f"{row['evaluations']:.1f}", _pm(row["product"]),
+         f"{row['seconds']:.3f}", f"{row['megabytes']:.0f} MB"]
+        for row in rows
+    ]  # fmt: skip
+    return desk.write("variance", rows, table(titles, cells))
+
+
+def study_memory(
+    methods: Mapping[str, Method], steps: Sequence[int], lengths: Sequence[int], desk: Desk
+) -> str:
+    """Peak memory of every method at all T with the shortest sub-chain, and at all h with the shortest chain that fits them."""
+    points = [(T, lengths[0]) for T in steps] + [(steps[-1], h) for h in lengths[1:]]
+    jobs = [(method, T, h) for method in methods.values() for T, h in points]
+    settings = [memory_settings(method, T, h, device=desk.device) for method, T, h in jobs]
+    results = desk.complete(memory, settings, "memory", "memory")
+    rows = [
+        {"method": method.name, "label": method.label, "steps": T, "length": h, **result}
+        for (method, T, h), result in zip(jobs, results, strict=True)
+    ]
+    of = {(row["method"], row["steps"], row["length"]): f"{row['megabytes']:.0f} MB" for row in rows}
+    titles = ["method", *[f"T = {T}, h = {h}" for T, h in points]]
+    cells = [[method.label, *[of[method.name, T, h] for T, h in points]] for method in methods.values()]
+    return desk.write("memory", rows, table(titles, cells))
+
+
+def study_breakdown(methods: Mapping[str, Method], iterations: int, desk: Desk) -> str:
+    """Where the time of an iteration goes; jobs one at a time, so that none disturbs another."""
+    settings = [breakdown_settings(method, iterations, device=desk.device) for method in methods.values()]
+    alone = Desk(desk.folder, min(desk.workers, 1), desk.device)
+    results = alone.complete(breakdown, settings, "breakdown", "time")
+    rows = [
+        {"method": method.name, "label": method.label, **result}
+        for method, result in zip(methods.values(), results, strict=True)
+    ]
+    spans = list(dict.fromkeys(name for row in rows for name in row["spans"]))
+    spans.sort(key=lambda name: -max(row["spans"].get(name, 0.0) for row in rows))
+    titles = ["span", *[row["label"] for row in rows]]
+    cells = [
+        [SPANS.get(name, name), *[_share(row, row["spans"].get(name, 0.0)) for row in rows]] for name in spans
+    ]
+    cells.append(["one iteration", *[f"{row['seconds']:.2f} s" for row in rows]])
+    return desk.write("breakdown", rows, table(titles, cells))
+
+
+SPANS = {
+    "network": "rollout and first order: network",
+    "decode": "rollout: decode",
+    "reward": "rollout: reward",
+    "backward": "first order: backward",
+}
+"""Spans outside the sub-chain, in plain words."""
+
+
+def _share(row: Mapping[str, Any], seconds: float) -> str:
+    return f"{seconds:.3f} s ({seconds / row['seconds']:.1%})" if seconds else "–"
+
+
+def _pm(value: Mapping[str, float]) -> str:
+    """value ± half width, to what the half width lets one know."""
+    middle, width = value["value"], value["half_width"]
+    if width != width:
+        return f"{middle:.3g}"
+    places = max(0, min(3, 1 - _exponent(width)))
+    return f"{middle:,.{places}f} ± {width:,.{places}f}"
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(value)) if value > 0 else -3
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned."""
+    widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return (
+        "\n".join([line(titles), line(["-" * width for width in widths]), *[line(row) for row in rows]])
+        + "\n"
+    )

@@ -1,0 +1,82 @@
+"""`rlr bench`: the studies behind docs/evidence.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlr_core.errors import ConfigError
+
+STUDIES = {
+    "learn": "learning curves at equal compute, over several seeds",
+    "variance": "bias, variance, cost, time and memory of each gradient",
+    "memory": "peak memory as the chain and the sub-chain grow",
+    "time": "where the time of an iteration goes",
+}
+
+
+def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None:
+    """The arguments of `rlr bench`."""
+    studies = command.add_subparsers(title="studies", required=True, metavar="STUDY")
+    for name, summary in STUDIES.items():
+        study: argparse.ArgumentParser = studies.add_parser(
+            name, help=summary, description=summary.capitalize() + "."
+        )
+        study.set_defaults(command=late, study=name)
+        study.add_argument(
+            "--out", type=Path, default=Path("evidence"), help="folder for results (default: %(default)s)"
+        )
+        study.add_argument("--methods", type=Path, help="TOML file of methods (default: the shipped one)")
+        study.add_argument("--only", default="", metavar="A,B,C", help="of its methods, only these")
+        study.add_argument(
+            "--workers", type=int, default=os.cpu_count() or 1, help="jobs at a time, one core each"
+        )
+        study.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+        study.add_argument(
+            "--quick", action="store_true", help="a few minutes: to see that it works, not for evidence"
+        )
+        if name == "learn":
+            study.add_argument(
+                "--evaluations", type=int, default=15_000, help="budget (default: %(default)s)"
+            )
+            study.add_argument(
+                "--seconds", type=float, default=0, help="train at least as long (default: %(default)s)"
+            )
+            study.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Carry a study out and print its table."""
+    methods = _methods(options)
+    from rlr_core.bench import study
+    from rlr_core.bench.learn import Budget
+
+    desk, quick = study.Desk(options.out, options.workers, options.device), options.quick
+    match options.study:
+        case "learn":
+            budget = Budget(options.evaluations, options.seconds, points=5, pictures=64)
+            budget = Budget(200, 0.0, points=2, pictures=8) if quick else budget
+            table = study.study_learn(methods, budget, 2 if quick else options.seeds, desk)
+        case "variance":
+            table = study.study_variance(methods, 3 if quick else 32, 0.02, options.out / "cache", desk)
+        case "memory":
+            steps, lengths = ((5, 10), (1, 2)) if quick else ((10, 20, 50), (1, 2, 4, 8))
+            table = study.study_memory(methods, steps, lengths, desk)
+        case _:
+            table = study.study_breakdown(methods, 1 if quick else 10, desk)
+    print(f"\n{table}\nResults and plots are in {options.out}.")
+
+
+def _methods(options: argparse.Namespace) -> dict[str, Any]:
+    """The chosen methods. Raises `ConfigError`."""
+    from rlr_core.bench.methods import SHIPPED, read_methods
+
+    methods = read_methods(options.methods or SHIPPED)
+    chosen = [name.strip() for name in options.only.split(",") if name.strip()] or list(methods)
+    unknown = [name for name in chosen if name not in methods]
+    if unknown:
+        raise ConfigError(f"--only {','.join(unknown)}", f"methods among {', '.join(methods)}", "correct it")
+    return {name: methods[name] for name in chosen}
