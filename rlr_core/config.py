@@ -98,7 +98,7 @@ class EstimatorConfig:
     first_order_steps: int = setting(
         4, "K, last steps differentiated together with the reward; 0 for none", low=0
     )
-    sub_chain_length: int = setting(4, "h, steps of a half-order sub-chain", low=1)
+    sub_chain_length: int = setting(4, "h, steps of a sub-chain; 0 only for lookahead", low=0)
     sub_chain_end: str = setting(
         "antithetic",
         "what is made of the reward at a sub-chain's end",

@@ -39,7 +39,19 @@ from rlr_core.estimators.sub_chains import partition
 from rlr_core.estimators.zeroth_order import PerturbedChain, direction, perturbed
 
 FITTING = {"first_order_steps": 1, "sub_chain_length": 2, "chunk": 2}
-NEEDS_GRADIENT = {"rlr", "published", "v1", "v2", "v3", "draft", "draft_lv", "refl", "alignprop", "full_bp"}
+NEEDS_GRADIENT = {
+    "rlr",
+    "published",
+    "v1",
+    "v2",
+    "v3",
+    "draft",
+    "draft_lv",
+    "refl",
+    "lookahead",
+    "alignprop",
+    "full_bp",
+}
 NEEDS_NOISE = {"rlr", "published", "v2", "half", "reinforce", "ddpo"}
 
 
@@ -119,6 +131,42 @@ def test_a_sub_chain_that_is_too_long(name: str) -> None:
     assert f"sub-chains of {STEPS} steps" in message and f"at most {STEPS - 1}" in message
     make(name, sub_chain_length=STEPS - 1).check(toy_problem(), 8)
     make("half", sub_chain_length=STEPS).check(toy_problem(), 8)
+
+
+def test_a_lookahead_that_reaches_beyond_the_chain() -> None:
+    message = refusal(make("lookahead", sub_chain_length=STEPS), toy_problem())
+    assert f"of {STEPS} steps" in message and f"at most {STEPS - 1}" in message
+    make("lookahead", sub_chain_length=STEPS - 1).check(toy_problem(), 8)
+
+
+@pytest.mark.parametrize("name", ["rlr", "published", "v2", "half"])
+def test_sub_chains_of_no_steps(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"sub_chain_length = 0(.|\n)*1 or more"):
+        make(name, sub_chain_length=0)
+
+
+@pytest.mark.parametrize("window", [0, STEPS + 1])
+def test_a_refl_window_that_does_not_fit_the_chain(window: int) -> None:
+    message = refusal(make("refl", first_order_steps=window), toy_problem())
+    assert f"last {window} steps" in message and f"1 to {STEPS}" in message
+
+
+def test_a_lookahead_needs_a_step_to_look_ahead_from() -> None:
+    """Where there is no first-order part, the last sub-chain ends at the finished picture."""
+    message = refusal(make("half", sub_chain_end="lookahead_baseline"), toy_problem())
+    assert "finished picture" in message and "antithetic" in message
+
+
+def test_a_lookahead_alone_needs_no_noise() -> None:
+    estimator, problem = make("rlr", sub_chain_end="lookahead"), toy_problem(eta=0.0)
+    estimator.check(problem, 8)
+    assert estimator(problem, toy_batch(8, 0)).finite
+
+
+def test_the_slope_of_a_lookahead_needs_a_reward_with_a_gradient() -> None:
+    problem = toy_problem(differentiable=False)
+    for end in ("control_variate", "lookahead"):
+        assert "lookahead" in refusal(make("half", sub_chain_end=end), problem)
 
 
 @pytest.mark.parametrize("steps", [0, STEPS + 1])
@@ -301,6 +349,7 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 MEMORIES = [
     ("rlr", {"sub_chains": "learned", "sub_chain_length": 1}),
     ("rlr", {"baseline": "running_mean", "sub_chain_end": "plain"}),
+    ("rlr", {"sub_chain_end": "control_variate", "sub_chain_length": 1}),
     ("published", {"baseline": "running_mean"}), ("ddpo", {"baseline": "running_mean"}), ("full_bp", {}),
 ]  # fmt: skip
 
@@ -485,7 +534,7 @@ def test_a_partition_covers_every_step_once(steps: int, length: int) -> None:
 def test_coverage_says_which_estimators_are_unbiased(name: str) -> None:
     covered = make(name).coverage(toy_problem())
     unbiased = torch.allclose(covered, torch.ones(STEPS))
-    assert unbiased == (name not in {"v1", "v2", "draft", "draft_lv", "refl", "alignprop"})
+    assert unbiased == (name not in {"v1", "v2", "draft", "draft_lv", "refl", "lookahead", "alignprop"})
     if name == "alignprop":
         assert covered.tolist() == pytest.approx([0.25, 0.5, 0.75, 1.0])
 

@@ -28,7 +28,7 @@ class Stopwatch:
     device: torch.device
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _open: list[str] = field(default_factory=list)
-    _since: float = field(default_factory=time.perf_counter)
+    _since: float = field(default_factory=lambda: time.perf_counter())
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:

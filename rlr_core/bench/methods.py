@@ -38,11 +38,16 @@ class Method:
 
     def config(self, base: dict[str, dict[str, Any]], *changes: dict[str, dict[str, Any]]) -> RunConfig:
         """The base config with the method's settings, then with `changes`."""
-        merged = {section: dict(table) for section, table in base.items()}
-        for layer in (self.settings, *changes):
-            for section, table in layer.items():
-                merged[section] = {**merged.get(section, {}), **table}
-        return from_dict(merged, f"method '{self.name}'")
+        return from_dict(merged(base, self.settings, *changes), f"method '{self.name}'")
+
+
+def merged(*layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sections of settings on top of each other, the last one uppermost."""
+    together: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for section, table in layer.items():
+            together[section] = {**together.get(section, {}), **table}
+    return together
 
 
 def base_settings() -> dict[str, dict[str, Any]]:
@@ -59,12 +64,22 @@ def read_methods(path: Path = SHIPPED) -> dict[str, Method]:
             f"the methods file {path} cannot be read: {error}", "a TOML file", f"compare it with {SHIPPED}"
         ) from None
     shared = table.pop("all", {})
-    return {name: _method(name, shared, dict(entry)) for name, entry in table.items()}
+    return {name: _method(name, shared, entry) for name, entry in table.items()}
 
 
-def _method(name: str, shared: dict[str, Any], entry: dict[str, Any]) -> Method:
-    label = entry.pop("label", name)
-    rates = tuple(entry.pop("learning_rates", shared.get("learning_rates", (2e-3,))))
-    method = Method(name, label, entry, rates)
+def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
+    if not isinstance(entry, dict) or not all(isinstance(value, dict) for value in _sections(entry).values()):
+        raise ConfigError(
+            f"the method '{name}' is {entry!r}",
+            "a table with sections of settings, and label and learning_rates",
+            f"compare it with {SHIPPED}",
+        )
+    rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
+    settings = merged(_sections(shared), _sections(entry))
+    method = Method(name, entry.get("label", name), settings, rates)
     method.config(base_settings())  # refuses what is unknown
     return method
+
+
+def _sections(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in ("label", "learning_rates")}

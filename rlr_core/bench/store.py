@@ -5,15 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rlr_core.config import from_dict, to_dict
+from rlr_core.errors import ConfigError
 from rlr_core.storage import storing
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
-    """16 hexadecimal digits of the settings, whatever their order."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """16 hexadecimal digits of the settings, whatever their order.
+
+    A config counts with every setting that there is today: those that it does not name have their default. Names that begin
+    with "_" do not count.
+    """
+    counted = {name: value for name, value in settings.items() if not name.startswith("_")}
+    if "config" in counted:
+        counted["config"] = to_dict(from_dict(counted["config"]))
+    text = json.dumps(counted, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -30,7 +40,8 @@ class Store:
                 os.truncate(path, len(whole) + bool(whole))
         for line in whole.splitlines():
             row = json.loads(line)
-            self._results[row["key"]] = row["result"]
+            with suppress(ConfigError):  # of settings that there are no more
+                self._results[fingerprint(row["settings"])] = row["result"]
 
     def get(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The result for these settings."""
@@ -38,10 +49,10 @@ class Store:
 
     def put(self, settings: dict[str, Any], result: dict[str, Any]) -> None:
         """Append a result and push it to the disk."""
-        row = {"key": fingerprint(settings), "settings": settings, "result": result}
+        row = {"settings": settings, "result": result}
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         with storing(self.path), self.path.open("ab") as file:
             file.write(line.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
-        self._results[row["key"]] = result
+        self._results[fingerprint(settings)] = result

@@ -39,7 +39,7 @@ def variance_settings(
     """
     config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
     config["estimator"]["batch_reuse"] = 1
-    return {"study": "variance", "config": config, "batches": batches, "spread": spread, "cache": str(cache)}
+    return {"study": "variance", "config": config, "batches": batches, "spread": spread, "_cache": str(cache)}
 
 
 def variance(settings: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def reference(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reference_file(settings: dict[str, Any]) -> Path:
-    return Path(settings["cache"]) / f"reference-{fingerprint(settings)}.npy"
+    return Path(settings["_cache"]) / f"reference-{fingerprint(settings)}.npy"
 
 
 def _references(settings: dict[str, Any]) -> np.ndarray:

@@ -39,9 +39,7 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
             "--quick", action="store_true", help="a few minutes: to see that it works, not for evidence"
         )
         if name == "learn":
-            study.add_argument(
-                "--evaluations", type=int, default=15_000, help="budget (default: %(default)s)"
-            )
+            study.add_argument("--evaluations", type=int, default=4_000, help="budget (default: %(default)s)")
             study.add_argument(
                 "--seconds", type=float, default=0, help="train at least as long (default: %(default)s)"
             )
@@ -57,7 +55,7 @@ def bench(options: argparse.Namespace) -> None:
     desk, quick = study.Desk(options.out, options.workers, options.device), options.quick
     match options.study:
         case "learn":
-            budget = Budget(options.evaluations, options.seconds, points=5, pictures=64)
+            budget = Budget(options.evaluations, options.seconds, points=4, pictures=40)
             budget = Budget(200, 0.0, points=2, pictures=8) if quick else budget
             table = study.study_learn(methods, budget, 2 if quick else options.seeds, desk)
         case "variance":

@@ -16,6 +16,7 @@ from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, Runn
 from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.first_order import FirstOrder
 from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
+from rlr_core.estimators.local_lookahead import LocalLookahead
 from rlr_core.estimators.lookahead import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
 from rlr_core.estimators.refl import RewardFeedback
@@ -123,6 +124,10 @@ def _refl(config: EstimatorConfig, steps: int) -> Estimator:
     return RewardFeedback(config.first_order_steps, config.chunk)
 
 
+def _lookahead(config: EstimatorConfig, steps: int) -> Estimator:
+    return LocalLookahead(config.sub_chain_length, config.chunk)
+
+
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
     return _composed(config, first=FirstOrder.last(steps, rerun=True))
 
@@ -182,6 +187,11 @@ ESTIMATORS: dict[str, Recipe] = {
         ("first_order_steps",),
         _refl,
     ),
+    "lookahead": Recipe(
+        "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
+        ("sub_chain_length",),
+        _lookahead,
+    ),
     "alignprop": Recipe(
         "AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop
     ),
@@ -198,7 +208,14 @@ def build(config: EstimatorConfig, steps: int) -> Estimator:
         raise ConfigError(
             f"estimator.name = '{config.name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?"
         )
-    return ESTIMATORS[config.name].build(config, steps)
+    recipe = ESTIMATORS[config.name]
+    if config.sub_chain_length == 0 and "sub_chain_length" in recipe.uses and config.name != "lookahead":
+        raise ConfigError(
+            f"estimator.sub_chain_length = 0 with the estimator '{config.name}'",
+            "1 or more",
+            "correct it; without sub-chains the estimator is called draft",
+        )
+    return recipe.build(config, steps)
 
 
 def ignored_settings(config: EstimatorConfig) -> list[str]:

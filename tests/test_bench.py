@@ -1,0 +1,267 @@
+"""The studies: their statistics against exact values, their bookkeeping, and each of them once in small."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlr_core.bench import study
+from rlr_core.bench.breakdown import Stopwatch
+from rlr_core.bench.figures import on_grid
+from rlr_core.bench.jobs import complete
+from rlr_core.bench.memory import LiveTensors
+from rlr_core.bench.methods import base_settings, read_methods
+from rlr_core.bench.statistics import (
+    Measured,
+    jackknife,
+    mean_over_seeds,
+    ratio,
+    squared_mean,
+    student,
+    total_variance,
+)
+from rlr_core.bench.store import Store, fingerprint
+from rlr_core.cli.main import main
+from rlr_core.errors import ConfigError
+
+# Statistics
+
+
+def draws(count: int, seed: int) -> np.ndarray:
+    """Vectors with mean (2, 0, 0) and variances 1, 4, 9."""
+    return np.random.default_rng(seed).normal([2.0, 0.0, 0.0], [1.0, 2.0, 3.0], (count, 3))
+
+
+def test_u_statistics_are_unbiased_and_their_intervals_hold() -> None:
+    """|mean|² = 4 and tr Cov = 14 over 400 repetitions; of their 95% intervals 90 to 99% hold the truth."""
+    squares, variances = [], []
+    for seed in range(400):
+        rows = draws(24, seed)
+        gram = rows @ rows.T
+        squares.append(jackknife(squared_mean(gram), 24))
+        variances.append(jackknife(total_variance(gram), 24))
+    for found, truth in ((squares, 4.0), (variances, 14.0)):
+        values = np.array([m.value for m in found])
+        assert abs(values.mean() - truth) < 4.5 * values.std() / math.sqrt(400)
+        assert 0.88 < np.mean([m.low <= truth <= m.high for m in found]) < 0.99
+
+
+def test_the_variance_is_that_of_numpy() -> None:
+    rows = draws(10, 0)
+    gram, everyone = rows @ rows.T, np.arange(10)
+    assert total_variance(gram)(everyone) == pytest.approx(rows.var(0, ddof=1).sum())
+    double = ratio(total_variance(4 * gram), total_variance(gram))
+    assert double(everyone) == pytest.approx(4)
+
+
+def test_means_over_seeds_have_students_interval() -> None:
+    measured = mean_over_seeds([1.0, 2.0, 3.0])
+    assert measured.value == 2 and measured.half_width == pytest.approx(4.303 / math.sqrt(3))
+    assert measured.low == pytest.approx(2 - measured.half_width)
+    assert measured.high == pytest.approx(2 + measured.half_width)
+    assert math.isnan(mean_over_seeds([1.0]).half_width)
+    assert student(1000) == pytest.approx(1.962, abs=2e-3)
+
+
+def test_curves_are_read_between_their_points() -> None:
+    points = [{"seconds": 0.0, "held_out": 0.2}, {"seconds": 10.0, "held_out": 0.4}]
+    assert on_grid(points, "seconds", [0, 5, 10, 20]) == pytest.approx([0.2, 0.3, 0.4, 0.4])
+
+
+# Bookkeeping
+
+
+def test_the_fingerprint_is_that_of_the_settings_whatever_their_order() -> None:
+    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_store_survives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    Store(path).put({"a": 1}, {"x": 10})
+    with path.open("ab") as file:
+        file.write(b'{"key": "torn')
+    store = Store(path)
+    assert store.get({"a": 1}) == {"x": 10} and store.get({"a": 2}) is None
+    store.put({"a": 2}, {"x": 20})
+    assert Store(path).get({"a": 2}) == {"x": 20} and len(path.read_text().splitlines()) == 2
+
+
+def square(settings: dict[str, Any]) -> dict[str, Any]:
+    """A job that leaves a trace each time it is done."""
+    with Path(settings["trace"]).open("a") as file:
+        file.write(f"{settings['value']}\n")
+    return {"square": settings["value"] ** 2}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_jobs_that_are_done_are_not_done_again(tmp_path: Path, workers: int) -> None:
+    store, trace = Store(tmp_path / "results.jsonl"), tmp_path / "trace"
+    jobs = [{"value": value, "trace": str(trace)} for value in range(4)]
+    first = complete(square, jobs[:2], store, workers=workers, what="jobs")
+    both = complete(square, jobs, Store(tmp_path / "results.jsonl"), workers=workers, what="jobs")
+    assert first == [{"square": 0}, {"square": 1}]
+    assert both == [{"square": value**2} for value in range(4)]
+    assert sorted(trace.read_text().split()) == ["0", "1", "2", "3"]
+
+
+def test_a_failing_job_keeps_what_the_others_found(tmp_path: Path) -> None:
+    store, trace = Store(tmp_path / "results.jsonl"), str(tmp_path / "trace")
+    jobs = [{"value": 1, "trace": trace}, {"value": "a", "trace": trace}]
+    with pytest.raises(TypeError):
+        complete(square, jobs, store, workers=0, what="jobs")
+    assert Store(tmp_path / "results.jsonl").get(jobs[0]) == {"square": 1}
+
+
+def test_the_shipped_methods_are_valid_and_differ() -> None:
+    methods = read_methods()
+    assert next(iter(methods)) == "default" and "published" in methods
+    configs = [method.config(base_settings()) for method in methods.values()]
+    assert len({repr(config) for config in configs}) == len(configs)
+    assert len({method.learning_rates for method in methods.values()}) == 1, "all are tuned alike"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[a]\nestimator = { nam = 'v1' }", "'nam'"),
+        ("[a]\nestimator = { name = ", "cannot be read"),
+        ("[a]\nspeed = 3", "'a' is"),
+        ("a = 3", "'a' is 3"),
+        ("[a]\nspeed = { x = 1 }", "'speed'"),
+    ],
+)
+def test_a_bad_methods_file(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "methods.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_methods(path)
+
+
+def test_a_table_is_aligned_markdown() -> None:
+    assert study.table(["a", "bcd"], [["ef", "g"]]) == "| a  | bcd |\n| -- | --- |\n| ef | g   |\n"
+
+
+# Time and memory
+
+
+def test_live_tensors_count_what_lives_and_no_more() -> None:
+    with LiveTensors() as live:
+        a = torch.zeros(1000)
+        view = a[:10]
+        assert live.now == live.peak == 4000
+        b = a + 1
+        assert live.peak == 8000
+        del a
+        assert live.now == 8000, "a view keeps its storage"
+        del view
+        assert live.now == 4000 and live.peak == 8000
+        del b
+    assert live.now == 0
+
+
+def test_live_tensors_see_what_autograd_keeps() -> None:
+    weight = torch.ones(1000, requires_grad=True)
+
+    def peak(length: int) -> int:
+        with LiveTensors() as live:
+            x = weight
+            for _ in range(length):
+                x = x.exp()
+            torch.autograd.grad(x.sum(), weight)
+        return live.peak
+
+    assert peak(8) - peak(4) == 4 * 4000
+
+
+def test_a_stopwatch_adds_up_and_counts_nested_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.span("outer"), watch.span("inner"):
+        pass
+    watch.timed("outer", lambda: None)()
+    assert watch.seconds == {"everything else": 2, "outer": 3, "outer: inner": 1}
+
+
+# The studies in small
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evidence")
+
+
+def rows(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))}
+
+
+def run(folder: Path, name: str, *methods: str) -> None:
+    code = main(
+        ["bench", name, "--quick", "--workers", "0", "--out", str(folder), "--only", ",".join(methods)]
+    )
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_learning_curves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "learn", "refl", "v1")
+    found = rows(folder, "learn")
+    assert set(found) == {"refl", "v1"} and found["v1"]["seeds"] == 2
+    assert found["refl"]["iterations"] > found["v1"]["iterations"], "ReFL is cheaper"
+    assert found["refl"]["start"] == found["v1"]["start"], "the same pictures"
+    assert (folder / "learn-evaluations.png").stat().st_size > 10_000
+    before = (folder / "learn.jsonl").read_bytes()
+    assert "ReFL" in capsys.readouterr().out
+    run(folder, "learn", "refl", "v1")
+    assert (folder / "learn.jsonl").read_bytes() == before, "nothing is done twice"
+
+
+@pytest.mark.slow
+def test_variance(folder: Path) -> None:
+    run(folder, "variance", "full_bp", "v1", "default")
+    found = rows(folder, "variance")
+    exact = found["full_bp"]
+    assert abs(exact["bias"]["value"]) < 1e-9 and exact["evaluations"] == 40
+    assert (
+        found["v1"]["bias"]["value"] > 0.3 and found["v1"]["variance"]["value"] < exact["variance"]["value"]
+    )
+    assert (folder / "variance.png").exists() and found["v1"]["megabytes"] > 0
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_chain(folder: Path) -> None:
+    run(folder, "memory", "default", "v1")
+    sizes = {
+        (row["method"], row["steps"], row["length"]): row["megabytes"]
+        for row in json.loads((folder / "memory.json").read_text(encoding="utf-8"))
+    }
+    assert sizes["default", 10, 1] < 1.1 * sizes["default", 5, 1]
+
+
+@pytest.mark.slow
+def test_the_time_of_an_iteration_is_explained(folder: Path) -> None:
+    run(folder, "time", "default")
+    row = rows(folder, "breakdown")["default"]
+    assert sum(row["spans"].values()) == pytest.approx(row["seconds"], rel=0.01)
+    assert row["spans"]["everything else"] < 0.1 * row["seconds"]
+
+
+def test_an_unknown_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "learn", "--out", str(tmp_path), "--only", "v9"]) == 2
+    assert "v9" in capsys.readouterr().err
+
+
+def test_collapse_is_told_from_noise() -> None:
+    def result(end: float, failure: str = "") -> dict[str, Any]:
+        return {"points": [{"held_out": 0.4}, {"held_out": end, "error": 0.05}], "failure": failure}
+
+    assert study.collapsed(result(0.29)) and study.collapsed(result(0.5, "NaN"))
+    assert not study.collapsed(result(0.31)) and not study.collapsed(result(0.6))
+    assert Measured(1.0, 0.5).high == 1.5
