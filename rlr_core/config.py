@@ -94,11 +94,11 @@ class RewardConfig:
 class EstimatorConfig:
     """How the gradient of the expected reward is estimated."""
 
-    name: str = setting("rlr", "see `rlr estimators`")
+    name: str = setting("lookahead", "see `rlr estimators`")
     first_order_steps: int = setting(
         4, "K, last steps differentiated together with the reward; 0 for none", low=0
     )
-    sub_chain_length: int = setting(4, "h, steps of a sub-chain; 0 only for lookahead", low=0)
+    sub_chain_length: int = setting(1, "h, network evaluations of a sub-chain that are differentiated", low=1)
     sub_chain_end: str = setting(
         "antithetic",
         "what is made of the reward at a sub-chain's end",
@@ -132,12 +132,12 @@ class TrainingConfig:
     """The optimisation."""
 
     iterations: int = setting(40, "", low=1)
-    batch_size: int = setting(8, "pictures per iteration", low=1)
-    learning_rate: float = setting(1e-3, "of Adam", low=0, high=1)
+    batch_size: int = setting(4, "pictures per iteration", low=1)
+    learning_rate: float = setting(2e-3, "of Adam", low=0, high=1)
     schedule: str = setting(
         "constant", "of the learning rate; cosine falls to 0", choices=("constant", "cosine")
     )
-    prompts_per_batch: int = setting(8, "different prompts in a batch; divides batch_size", low=1)
+    prompts_per_batch: int = setting(4, "different prompts in a batch; divides batch_size", low=1)
     weighing: str = setting(
         "signal",
         "of the gradient's parts: by measured signal against noise, or all alike (unbiased)",
@@ -193,14 +193,27 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
-    """Read a TOML file (none: the defaults) and apply `section.key=value` overrides."""
-    values = _read_toml(path) if path else {}
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Sections of settings on top of each other, the last one uppermost. What is not a table replaces what it is put on."""
+    together: dict[str, Any] = {}
+    for layer in layers:
+        for section, table in layer.items():
+            below = together.get(section)
+            if isinstance(table, dict) and isinstance(below, dict):
+                table = {**below, **table}
+            together[section] = table
+    return together
+
+
+def load(
+    path: Path | None, overrides: list[str] | None = None, base: dict[str, dict[str, Any]] | None = None
+) -> RunConfig:
+    """Read a TOML file (none: the defaults) on top of the settings `base`, and apply `section.key=value` overrides."""
+    values = merged(base or {}, _read_toml(path) if path else {})
     for override in overrides or []:
         section, key, value = _parse_override(override)
-        table = values.setdefault(section, {})
-        if isinstance(table, dict):  # else `from_dict` refuses it
-            table[key] = value
+        if isinstance(values.get(section, {}), dict):  # else `from_dict` refuses it
+            values = merged(values, {section: {key: value}})
     return from_dict(values, str(path or "--set"))
 
 

@@ -412,21 +412,19 @@ def lookahead_target() -> Tensor:
 
 
 def local_lookahead_target(length: int) -> Tensor:
-    """The mean over a of ∂θ E[R(x̂_θ(x_{a+h}))] through the h steps before it and the prediction itself."""
+    """The mean over a of ∂θ E[R(x̂_θ(x_{a+h-1}))] through the h - 1 steps before it and the prediction itself."""
     gradients = []
-    for a in range(T - length):
-        theta, parameters = theta_of_steps(a + length), THETA[None].clone().requires_grad_()
-        value = both_sides(
-            lambda s, n=theta, p=parameters: walk(s, n, steps=T).predicted(p).reward(), 1
-        ).sum()
-        own = torch.autograd.grad(value, parameters, retain_graph=True)[0][0]
-        steps = torch.autograd.grad(value, theta)[0][a:].sum((0, 1)) if length else 0
-        gradients.append(own + steps)
+    for a in range(T - length + 1):
+        theta, own = theta_of_steps(a + length - 1), THETA[None].clone().requires_grad_()
+        value = both_sides(lambda s, n=theta, p=own: walk(s, n, steps=T).predicted(p).reward(), 1).sum()
+        of_prediction = torch.autograd.grad(value, own, retain_graph=True)[0][0]
+        of_steps = torch.autograd.grad(value, theta)[0][a:].sum((0, 1)) if length > 1 else 0
+        gradients.append(of_prediction + of_steps)
     return torch.stack(gradients).mean(0)
 
 
 BIASED = {
-    "lookahead": ({"sub_chain_length": 0}, lambda: local_lookahead_target(0)),
+    "lookahead": (SINGLE, lambda: local_lookahead_target(1)),
     "lookahead ": (SHORT, lambda: local_lookahead_target(2)),
     "refl": ({"first_order_steps": 3}, refl_target),
     "draft_lv": ({"draws": 2}, draft_lv_target),

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlr_core.config import RunConfig, from_dict
+from rlr_core.config import RunConfig, from_dict, merged, to_dict
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError
+from rlr_core.estimators import unread_settings
+from rlr_core.presets import preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,6 +20,8 @@ else:
 
 SHIPPED = Path(__file__).with_name("methods.toml")
 """Ours, the paper's ablations and the rivals."""
+OWN = ("label", "learning_rates", "preset")
+"""Keys of a method that are not sections of a config."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,15 @@ class Method:
         return from_dict(merged(base, self.settings, *changes), f"method '{self.name}'")
 
 
-def merged(*layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Sections of settings on top of each other, the last one uppermost."""
-    together: dict[str, dict[str, Any]] = {}
-    for layer in layers:
-        for section, table in layer.items():
-            together[section] = {**together.get(section, {}), **table}
-    return together
+def relevant(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The settings that a job's result depends on: not what a run writes, nor what its estimator does not read."""
+    settings = to_dict(config)
+    del settings["output"]
+    if config.training.schedule == "constant":
+        del settings["training"]["iterations"]  # a job ends with its budget
+    for name in unread_settings(config.estimator):
+        del settings["estimator"][name]
+    return settings
 
 
 def base_settings() -> dict[str, dict[str, Any]]:
@@ -71,15 +77,15 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
     if not isinstance(entry, dict) or not all(isinstance(value, dict) for value in _sections(entry).values()):
         raise ConfigError(
             f"the method '{name}' is {entry!r}",
-            "a table with sections of settings, and label and learning_rates",
+            f"a table with sections of settings, and perhaps {', '.join(OWN)}",
             f"compare it with {SHIPPED}",
         )
     rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
-    settings = merged(_sections(shared), _sections(entry))
+    settings = merged(_sections(shared), preset(entry.get("preset", "default")).settings, _sections(entry))
     method = Method(name, entry.get("label", name), settings, rates)
     method.config(base_settings())  # refuses what is unknown
     return method
 
 
 def _sections(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ("label", "learning_rates")}
+    return {key: value for key, value in entry.items() if key not in OWN}

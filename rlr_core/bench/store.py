@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlr_core.config import from_dict, to_dict
+from rlr_core.bench.methods import relevant
+from rlr_core.config import from_dict
 from rlr_core.errors import ConfigError
 from rlr_core.storage import storing
 
@@ -17,12 +18,12 @@ from rlr_core.storage import storing
 def fingerprint(settings: dict[str, Any]) -> str:
     """16 hexadecimal digits of the settings, whatever their order.
 
-    A config counts with every setting that there is today: those that it does not name have their default. Names that begin
-    with "_" do not count.
+    A config counts with every setting there is today that its estimator reads; those that it does not name have their default.
+    Names that begin with "_" do not count.
     """
     counted = {name: value for name, value in settings.items() if not name.startswith("_")}
     if "config" in counted:
-        counted["config"] = to_dict(from_dict(counted["config"]))
+        counted["config"] = relevant(from_dict(counted["config"]))
     text = json.dumps(counted, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -12,6 +12,7 @@ from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
 from rlr_core.errors import CheckpointError, ConfigError, RunError
+from rlr_core.presets import preset
 from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
 from rlr_core.runs.summary import Summary
 
@@ -25,12 +26,17 @@ def demo(options: argparse.Namespace) -> None:
     print(
         "This demo trains a LoRA that mends a weakness of a small embedded checkpoint: it often paints the wrong colour."
     )
-    _start(load(DEMO, options.set), options.run, "demo")
+    _start(_load(DEMO, options), options.run, "demo")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train as a config file says."""
-    _start(load(options.config, options.set), options.run, options.config.stem)
+    _start(_load(options.config, options), options.run, options.config.stem)
+
+
+def _load(path: Path | None, options: argparse.Namespace) -> RunConfig:
+    """Preset, then file, then --set."""
+    return load(path, options.set, preset(options.preset).settings)
 
 
 def _start(config: RunConfig, folder: Path | None, name: str) -> None:
@@ -177,7 +183,7 @@ def score(options: argparse.Namespace) -> None:
 
 def config(options: argparse.Namespace) -> None:
     """Print the default config."""
-    print(to_toml(load(None, options.set)), end="")
+    print(to_toml(_load(None, options)), end="")
 
 
 def estimators(options: argparse.Namespace) -> None:

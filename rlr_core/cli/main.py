@@ -14,6 +14,7 @@ from typing import Any
 from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
 from rlr_core.errors import RLRError
+from rlr_core.presets import PRESETS
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="(default: %(default)s)")
 
     config = _command(commands, "config", "print a config file with every setting, its default and a comment")
+    _add_preset(config)
     _add_settings(config)
     _command(commands, "estimators", "list the gradient estimators")
     add_bench(_command(commands, "bench", "measure the estimators against each other"), _late("bench"))
@@ -127,7 +129,13 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--run", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)"
     )
+    _add_preset(command)
     _add_settings(command)
+
+
+def _add_preset(command: argparse.ArgumentParser) -> None:
+    text = "settings to start from: " + "; ".join(f"{name}, {p.summary}" for name, p in PRESETS.items())
+    command.add_argument("--preset", default="default", metavar="NAME", help=text)
 
 
 def _add_settings(command: argparse.ArgumentParser, *sections: str) -> None:

@@ -6,7 +6,7 @@ from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.estimate import Estimate, Part
 from rlr_core.estimators.first_order import FirstOrder
 from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
-from rlr_core.estimators.library import ESTIMATORS, build, ignored_settings
+from rlr_core.estimators.library import ESTIMATORS, build, ignored_settings, unread_settings
 from rlr_core.estimators.lookahead import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
 from rlr_core.estimators.problem import Batch, Problem, RewardFunction
@@ -20,4 +20,5 @@ __all__ = [
     "Estimator", "FirstOrder", "HalfOrder", "LeaveOneOut", "LookaheadAlone", "LookaheadBaseline", "LowVarianceDraft",
     "NoBaseline", "OneSubChain", "Part", "Plain", "Problem", "RandomStart", "RecursiveLikelihoodRatio", "RewardFeedback",
     "RewardFunction", "RunningMean", "SubChainEnd", "ZerothOrder", "build", "ignored_settings",
+    "unread_settings",
 ]  # fmt: skip

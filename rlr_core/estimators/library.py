@@ -208,22 +208,16 @@ def build(config: EstimatorConfig, steps: int) -> Estimator:
         raise ConfigError(
             f"estimator.name = '{config.name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?"
         )
-    recipe = ESTIMATORS[config.name]
-    if config.sub_chain_length == 0 and "sub_chain_length" in recipe.uses and config.name != "lookahead":
-        raise ConfigError(
-            f"estimator.sub_chain_length = 0 with the estimator '{config.name}'",
-            "1 or more",
-            "correct it; without sub-chains the estimator is called draft",
-        )
-    return recipe.build(config, steps)
+    return ESTIMATORS[config.name].build(config, steps)
+
+
+def unread_settings(config: EstimatorConfig) -> list[str]:
+    """Settings that the named estimator does not read."""
+    read = {"name", "chunk", *ESTIMATORS[config.name].uses}
+    return [f.name for f in fields(config) if f.name not in read]
 
 
 def ignored_settings(config: EstimatorConfig) -> list[str]:
-    """Settings that were changed from their default although the named estimator does not read them."""
-    read = {"name", "chunk", *ESTIMATORS[config.name].uses}
+    """Of those, the ones that were changed from their default."""
     default = EstimatorConfig()
-    return [
-        f.name
-        for f in fields(config)
-        if f.name not in read and getattr(config, f.name) != getattr(default, f.name)
-    ]
+    return [name for name in unread_settings(config) if getattr(config, name) != getattr(default, name)]

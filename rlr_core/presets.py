@@ -1,0 +1,42 @@
+"""Named settings that a user starts from; a config file and `--set` go on top."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from rlr_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A starting point.
+
+    Attributes:
+        summary: for people.
+        settings: sections of a config, as `config.from_dict` reads them; what is absent has its default.
+    """
+
+    summary: str
+    settings: dict[str, dict[str, Any]]
+
+
+PRESETS = {
+    "default": Preset("the best that was found: see docs/evidence.md", {}),
+    "published": Preset(
+        "Recursive Likelihood Ratio to the letter of arXiv 2502.00639, eq. 11: unbiased, and very noisy",
+        {
+            "estimator": {"name": "published", "sub_chain_length": 2, "chunk": 1},
+            "training": {"weighing": "equal"},
+        },
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises `ConfigError` naming the nearest."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"preset '{name}'", f"one of {', '.join(PRESETS)}", f"did you mean '{near}'?")
+    return PRESETS[name]
