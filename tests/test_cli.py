@@ -189,6 +189,13 @@ def test_config_prints_a_file_that_says_the_same(tmp_path, capsys):
     assert text.count("#") > 30
 
 
+def test_a_preset_is_what_a_config_starts_from(capsys):
+    assert rlr("config", "--preset", "published") == 0
+    assert 'name = "published"' in capsys.readouterr().out
+    assert rlr("config", "--preset", "pulished") == 2
+    assert "did you mean 'published'" in capsys.readouterr().err
+
+
 def test_estimators_are_listed(capsys):
     assert rlr("estimators") == 0
     out = capsys.readouterr().out

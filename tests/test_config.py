@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from rlr_core.config import EstimatorConfig, PromptConfig, RunConfig, from_dict, load, to_dict, to_toml
+from rlr_core.config import (
+    EstimatorConfig,
+    PromptConfig,
+    RunConfig,
+    from_dict,
+    load,
+    merged,
+    to_dict,
+    to_toml,
+)
 from rlr_core.errors import ConfigError
+from rlr_core.presets import PRESETS, preset
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -117,6 +127,26 @@ def test_overrides_win_over_the_file_and_are_read_as_toml(tmp_path: Path) -> Non
     assert config.estimator.antithetic is False and config.estimator.name == "published"
     assert config.reward.name == "file.py:score" and config.output.name == "my = lora"
     assert load(None, ["training.iterations=1", "training.iterations=2"]).training.iterations == 2
+
+
+def test_a_preset_lies_below_the_file_and_the_overrides(tmp_path: Path) -> None:
+    path = written(tmp_path, "[estimator]\nsigma = 0.5\n")
+    config = load(path, ["estimator.chunk=4"], preset("published").settings)
+    assert (config.estimator.name, config.training.weighing) == ("published", "equal")
+    assert (config.estimator.sigma, config.estimator.chunk) == (0.5, 4)
+    assert load(None, [], preset("default").settings) == RunConfig()
+    assert PRESETS["published"].settings["estimator"]["chunk"] == 1, "what was read on top did not change it"
+
+
+def test_an_unknown_preset() -> None:
+    with pytest.raises(ConfigError, match=r"'publish'(.|\n)*'published'"):
+        preset("publish")
+
+
+def test_layers_are_merged_by_section() -> None:
+    below, above = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}, "b": {"z": 5}, "c": {"w": 6}}
+    assert merged(below, above) == {"a": {"x": 1, "y": 4}, "b": {"z": 5}, "c": {"w": 6}}
+    assert below == {"a": {"x": 1, "y": 2}, "b": 3}
 
 
 @pytest.mark.parametrize("override", ["training.iterations", "iterations=3", "=3", ""])

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rlr_core.bench.store import Store
+from rlr_core.bench.store import Store, fingerprint
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -28,9 +28,11 @@ def complete(
         workers: jobs at a time; 0 does them one by one in this process.
         what: they are, for the progress bar.
     """
-    missing = [mine for mine in settings if store.get(mine) is None]
-    done = len(settings) - len(missing)
-    with tqdm(total=len(settings), initial=done, unit="job", desc=what, file=sys.stderr) as bar:
+    distinct = {fingerprint(mine): mine for mine in settings}
+    missing = [mine for mine in distinct.values() if store.get(mine) is None]
+    with tqdm(
+        total=len(distinct), initial=len(distinct) - len(missing), unit="job", desc=what, file=sys.stderr
+    ) as bar:
         for mine, result in _run(job, missing, workers):
             store.put(mine, result)
             bar.update()

@@ -55,7 +55,7 @@ def memory_settings(method: Method, steps: int, length: int, **model: Any) -> di
         "training": {"batch_size": 4, "prompts_per_batch": 4},
         "estimator": {"chunk": 4},
     }
-    if "sub_chain_length" in method.settings.get("estimator", {}) or method.name == "default":
+    if "sub_chain_length" in method.settings.get("estimator", {}):
         changes["estimator"]["sub_chain_length"] = length
     return {"study": "memory", "config": to_dict(method.config(base_settings(), changes))}
 
