@@ -35,7 +35,7 @@ def learn_settings(method: Method, rate: float, seed: int, budget: Budget, **mod
     """What defines a job of `learn`."""
     changes = {"training": {"learning_rate": rate, "seed": seed}, "model": {"threads": 1, **model}}
     config = to_dict(method.config(base_settings(), changes))
-    return {"study": "learn", "config": config, "budget": vars(budget)}
+    return {"study": "learn", "config": config, "budget": {**vars(budget), "seconds": float(budget.seconds)}}
 
 
 def learn(settings: dict[str, Any]) -> dict[str, Any]:

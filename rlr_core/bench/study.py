@@ -58,19 +58,10 @@ class Desk:
 
 def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk: Desk) -> str:
     """Learning curves: every method's grid of learning rates at one tuning seed, then its best one at `seeds` seeds."""
-    grid = [(method, rate) for method in methods.values() for rate in method.learning_rates]
-    settings = [
-        learn_settings(method, rate, TUNING_SEED, budget, device=desk.device) for method, rate in grid
-    ]
-    best: dict[str, tuple[float, float]] = {}
-    for (method, rate), result in zip(
-        grid, desk.complete(learn, settings, "learn", "learning rates"), strict=True
-    ):
-        best[method.name] = max(best.get(method.name, (-1.0, 0.0)), (_final(result, budget), rate))
+    best = _best_rates(methods, budget, desk)
     jobs = [(method, seed) for seed in range(seeds) for method in methods.values()]
     settings = [
-        learn_settings(method, best[method.name][1], seed, budget, device=desk.device)
-        for method, seed in jobs
+        learn_settings(method, best[method.name], seed, budget, device=desk.device) for method, seed in jobs
     ]
     results = desk.complete(learn, settings, "learn", "learning curves")
     curves = {
@@ -84,7 +75,7 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk:
     for axis, limit in limits.items():
         drawn = {methods[name].label: [result["points"] for result in mine] for name, mine in curves.items()}
         figures.learning_curves(drawn, axis, limit, desk.folder / f"learn-{axis}.png")
-    rows = [_learn_row(methods[name], best[name][1], mine, limits) for name, mine in curves.items()]
+    rows = [_learn_row(methods[name], best[name], mine, limits) for name, mine in curves.items()]
     rows.sort(key=lambda row: -row["evaluations"]["value"])
     titles = [
         "method",
@@ -100,6 +91,24 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk:
         for row in rows
     ]  # fmt: skip
     return desk.write("learn", rows, table(titles, cells))
+
+
+def _best_rates(methods: Mapping[str, Method], budget: Budget, desk: Desk) -> dict[str, float]:
+    """Method → its best learning rate at the tuning seed; where it has but one, nothing is run."""
+    grid = [
+        (method, rate)
+        for method in methods.values()
+        for rate in method.learning_rates
+        if len(method.learning_rates) > 1
+    ]
+    settings = [
+        learn_settings(method, rate, TUNING_SEED, budget, device=desk.device) for method, rate in grid
+    ]
+    results = desk.complete(learn, settings, "learn", "learning rates") if grid else []
+    best = {name: (-1.0, method.learning_rates[0]) for name, method in methods.items()}
+    for (method, rate), result in zip(grid, results, strict=True):
+        best[method.name] = max(best[method.name], (_final(result, budget), rate))
+    return {name: rate for name, (_, rate) in best.items()}
 
 
 def _final(result: Mapping[str, Any], budget: Budget) -> float:

@@ -41,7 +41,13 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
         if name == "learn":
             study.add_argument("--evaluations", type=int, default=4_000, help="budget (default: %(default)s)")
             study.add_argument(
-                "--seconds", type=float, default=0, help="train at least as long (default: %(default)s)"
+                "--seconds", type=float, default=0.0, help="train at least as long (default: %(default)s)"
+            )
+            study.add_argument(
+                "--pictures",
+                type=int,
+                default=40,
+                help="painted at each point of a curve (default: %(default)s)",
             )
             study.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
 
@@ -55,7 +61,7 @@ def bench(options: argparse.Namespace) -> None:
     desk, quick = study.Desk(options.out, options.workers, options.device), options.quick
     match options.study:
         case "learn":
-            budget = Budget(options.evaluations, options.seconds, points=4, pictures=40)
+            budget = Budget(options.evaluations, options.seconds, points=4, pictures=options.pictures)
             budget = Budget(200, 0.0, points=2, pictures=8) if quick else budget
             table = study.study_learn(methods, budget, 2 if quick else options.seeds, desk)
         case "variance":

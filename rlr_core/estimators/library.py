@@ -201,19 +201,24 @@ ESTIMATORS: dict[str, Recipe] = {
 }
 
 
+def recipe(name: str) -> Recipe:
+    """The estimator of that name. Raises `ConfigError` naming the nearest."""
+    if name not in ESTIMATORS:
+        near = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"estimator.name = '{name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?"
+        )
+    return ESTIMATORS[name]
+
+
 def build(config: EstimatorConfig, steps: int) -> Estimator:
     """The estimator `config` names, for chains of `steps` steps. Raises `ConfigError` for an unknown name."""
-    if config.name not in ESTIMATORS:
-        near = difflib.get_close_matches(config.name, ESTIMATORS, n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"estimator.name = '{config.name}'", f"one of {', '.join(ESTIMATORS)}", f"did you mean '{near}'?"
-        )
-    return ESTIMATORS[config.name].build(config, steps)
+    return recipe(config.name).build(config, steps)
 
 
 def unread_settings(config: EstimatorConfig) -> list[str]:
-    """Settings that the named estimator does not read."""
-    read = {"name", "chunk", *ESTIMATORS[config.name].uses}
+    """Settings that the named estimator does not read. Raises `ConfigError` for an unknown name."""
+    read = {"name", "chunk", *recipe(config.name).uses}
     return [f.name for f in fields(config) if f.name not in read]
 
 
