@@ -60,18 +60,19 @@ def on_grid(points: Sequence[Mapping[str, float]], axis: str, grid: Sequence[flo
 
 
 def bars(rows: Mapping[str, Measured], title: str, path: Path) -> None:
-    """Values on a logarithmic axis with their intervals."""
+    """Values on a logarithmic axis with their intervals; what is not positive, being all noise, is left out."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.36 * len(rows) + 1.1), dpi=130, layout="constrained")
     axes = figure.add_subplot()
+    rows = {label: value for label, value in rows.items() if value.value > 0}
     labels, values = list(rows), list(rows.values())
     widths = [[min(v.half_width, 0.95 * v.value) for v in values], [v.half_width for v in values]]
     axes.barh(
         labels, [v.value for v in values], xerr=widths, color=OURS, alpha=0.75, error_kw={"ecolor": "#333333"}
     )
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel=title)
+    axes.set(xscale="log" if rows else "linear", xlabel=title)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

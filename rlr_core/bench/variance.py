@@ -43,7 +43,7 @@ def variance_settings(
 
 
 def variance(settings: dict[str, Any]) -> dict[str, Any]:
-    """Relative bias² and variance of one method, its cost and its time per picture, each as {"value", "half_width"}."""
+    """|∇J|² ("signal"), relative bias² and variance, as {"value", "half_width"}; cost, time and peak memory."""
     config, n = from_dict(settings["config"]), settings["batches"]
     exact = _references(settings)
     trainer, gradients, evaluations, seconds = _trainer(settings), [], 0.0, 0.0
@@ -60,6 +60,7 @@ def variance(settings: dict[str, Any]) -> dict[str, Any]:
     bias, spread, signal = (_gram(rows) for rows in (drawn - exact, drawn, exact))
     truth = squared_mean(signal)
     measured = {
+        "signal": jackknife(truth, n),
         "bias": jackknife(ratio(squared_mean(bias), truth), n),
         "variance": jackknife(ratio(lambda chosen: size * total_variance(spread)(chosen), truth), n),
     }
