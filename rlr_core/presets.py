@@ -23,7 +23,7 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset("the quickest to learn of what was measured here: see docs/evidence.md", {}),
+    "default": Preset("what learned best in the first measurements: see docs/evidence.md", {}),
     "published": Preset(
         "Recursive Likelihood Ratio to the letter of arXiv 2502.00639, eq. 11: unbiased, and very noisy",
         {

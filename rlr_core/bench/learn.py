@@ -41,7 +41,8 @@ def learn_settings(method: Method, rate: float, seed: int, budget: Budget, **mod
 def learn(settings: dict[str, Any]) -> dict[str, Any]:
     """Train, and look at held-out pictures on the way.
 
-    Returns {"points": [{"evaluations", "seconds", "iteration", "held_out", "error", "reward", "saturation", …}], "collapsed"}.
+    Returns {"points": [{"evaluations", "seconds", "iteration", "held_out", "error", "reward", "contrast", "diversity"}],
+    "failure": why training ended early, or ""}; "error" is the standard error of "held_out".
     """
     from rlr_core.errors import RunError
     from rlr_core.trainer import Trainer, prepare

@@ -70,7 +70,7 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk:
     }
     limits = {
         "evaluations": float(budget.evaluations),
-        "seconds": min(result["points"][-1]["seconds"] for result in results if not result["failure"]),
+        "seconds": min(result["points"][-1]["seconds"] for result in results),
     }
     for axis, limit in limits.items():
         drawn = {methods[name].label: [result["points"] for result in mine] for name, mine in curves.items()}
@@ -171,7 +171,7 @@ def study_variance(
 def study_memory(
     methods: Mapping[str, Method], steps: Sequence[int], lengths: Sequence[int], desk: Desk
 ) -> str:
-    """Peak memory of every method at all T with the shortest sub-chain, and at all h with the shortest chain that fits them."""
+    """Peak memory of every method at all T with the shortest sub-chain, and at all h with the longest chain."""
     points = [(T, lengths[0]) for T in steps] + [(steps[-1], h) for h in lengths[1:]]
     jobs = [(method, T, h) for method in methods.values() for T, h in points]
     settings = [memory_settings(method, T, h, device=desk.device) for method, T, h in jobs]
