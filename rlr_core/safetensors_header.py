@@ -1,0 +1,180 @@
+"""What a safetensors file says that it holds, read from its header alone: no tensor is touched.
+
+The format (huggingface/safetensors, "Format"): 8 bytes, the header's length N, little-endian; N bytes of JSON, tensor name →
+`dtype`, `shape` and `data_offsets`, with `__metadata__` for texts; then the tensors, without holes. The file may come from
+anywhere, so that nothing in it is believed before it is checked, and what is read is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlr_core.errors import CheckpointError
+
+LONGEST = 4 * 2**20
+"""Bytes of the longest header that is read. Those of real files, thumbnails and tag lists included, stay far below."""
+MOST = 20_000
+"""Tensors that a file may have; the largest checkpoints that are supported have 4,000."""
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+"""The format's number types → bits of one number."""
+ENTRY = {"dtype", "shape", "data_offsets"}
+EXPECTED = "a whole safetensors file"
+COPY_AGAIN = "download or copy the file again"
+IMPOSTORS = {
+    b"GGUF": "is a GGUF file (quantised weights)",
+    b"PK\x03\x04": "is a pickled file (.ckpt, .pt) or an archive",
+    b"\x80": "is a pickled file (.ckpt, .pt)",
+    b"version ": "is a Git LFS pointer: a note of where the file lies, not the file",
+    b"<": "is a web page, not a file of weights",
+}
+"""First bytes → what a file that is not safetensors is instead."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the file.
+
+    Attributes:
+        dtype: one of `BITS`, as "F16".
+        shape: () for a single number.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked header.
+
+    Attributes:
+        tensors: name → what it is.
+        metadata: texts.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+
+class _Damaged(ValueError):
+    """What is wrong with a header."""
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of the file at `path`, in bounded memory, in well under a second.
+
+    Raises `CheckpointError`, naming the file, where it is missing, not safetensors, damaged, cut off or too long.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file at {path}", EXPECTED, "check the path for a typing error")
+    try:
+        with path.open("rb") as file:
+            return _read(file, path.stat().st_size)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", EXPECTED, COPY_AGAIN) from None
+    except _Damaged as error:
+        raise CheckpointError(f"{path} {error}", EXPECTED, COPY_AGAIN) from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path} is damaged: its header is no JSON", EXPECTED, COPY_AGAIN) from None
+
+
+def shown(text: object, length: int = 80) -> str:
+    """Text out of a file, fit for a message: on one line, without control characters, and short."""
+    plain = "".join(c if c.isprintable() else "�" for c in str(text)[: length + 1])
+    return plain if len(plain) <= length else plain[: length - 1] + "…"
+
+
+def _read(file: Any, size: int) -> Header:
+    start = file.read(8)
+    for first, what in IMPOSTORS.items():
+        if start.startswith(first):
+            raise _Damaged(what)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > size - 8:
+        raise _Damaged(f"is damaged or incomplete: it has {size} bytes, and its header should have {length}")
+    if length > LONGEST:
+        raise _Damaged(f"has a header of {length} bytes; more than {LONGEST} are not read")
+    return _parse(file.read(length), size - 8 - length)
+
+
+def _parse(text: bytes, size: int) -> Header:
+    """The header in `text`; `size` bytes of tensors follow it."""
+    if not text.startswith(b"{"):
+        raise _Damaged("is damaged: its header is no JSON object")
+    if text.count(b'"dtype"') > MOST:
+        raise _Damaged(f"has more tensors than the {MOST} that are read")
+    entries = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
+    metadata = entries.pop("__metadata__", {})
+    if not _is_texts(metadata):
+        raise _Damaged("is damaged: its metadata are no texts")
+    tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
+    _check_extents(entries, size)
+    "".join(entries).encode("utf-8")  # refuses halves of surrogate pairs
+    "".join((*metadata, *metadata.values())).encode("utf-8")
+    return Header(tensors, metadata)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, which must not name anything twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _Damaged(f"is damaged: its header names '{shown(twice)}' twice")
+    return values
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise _Damaged("is damaged: a number in its header is beyond 64 bits")
+    return int(digits)
+
+
+def _is_texts(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
+
+
+def _tensor(name: str, entry: Any) -> TensorInfo:
+    """One entry, checked by itself."""
+    if not isinstance(entry, dict) or entry.keys() != ENTRY:
+        raise _Damaged(f"is damaged: '{shown(name)}' is no tensor")
+    dtype, shape, extent = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise _Damaged(f"has a tensor '{shown(name)}' of the unknown type '{shown(dtype)}'")
+    if not _is_naturals(shape, 16) or not _is_naturals(extent, 2) or len(extent) != 2:
+        raise _Damaged(f"is damaged: '{shown(name)}' has an impossible shape or place")
+    if math.prod(shape) * BITS[dtype] != (extent[1] - extent[0]) * 8:
+        raise _Damaged(f"is damaged: '{shown(name)}' has not the size of its shape")
+    return TensorInfo(dtype, tuple(shape))
+
+
+def _is_naturals(values: Any, most: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(type(value) is int and value >= 0 for value in values)
+    )
+
+
+def _check_extents(entries: dict[str, Any], size: int) -> None:
+    """The tensors must fill the rest of the file, one after the other."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        start, stop = entry["data_offsets"]
+        if start != end:
+            raise _Damaged(f"is damaged: '{shown(name)}' does not begin where the tensor before it ends")
+        end = stop
+    if end != size:
+        raise _Damaged(f"is damaged or incomplete: its tensors should have {end} bytes, and {size} are there")
