@@ -61,8 +61,8 @@ HOSTILE = {
     "no JSON": (b"{,}", None, 0, "no JSON"),
     "no UTF-8": (b'{"\xff":1}', None, 0, "no JSON"),
     "a list": (b"[]", None, 0, "no JSON object"),
-    "deep": (b'{"a":' * 100_000, None, 0, "no JSON"),
-    "deep lists": (b'{"a":' + b"[" * 100_000, None, 0, "no JSON"),
+    "deep": (b'{"a":' * 50_000, None, 0, "no JSON"),
+    "deep lists": (b'{"a":' + b"[" * 50_000, None, 0, "no JSON"),
     "NaN": (b'{"a":NaN}', None, 0, "'a' is no tensor"),
     "many digits": (b'{"a":' + b"9" * 1_000_000 + b"}", None, 0, "beyond 64 bits"),
     "twice": (b'{"a":1,"b":2,"a":1}', None, 0, "names 'a' twice"),
@@ -88,7 +88,7 @@ HOSTILE = {
     "cut off": ({"a": entry(), "b": entry(place=(4, 8))}, None, 7, "should have 8 bytes, and 7 are there"),
     "too long": ({"a": entry()}, None, 5, "should have 4 bytes, and 5 are there"),
     "long name": ({"n" * 1_000_000: 1}, None, 0, "nnn…' is no tensor"),
-    "many tensors": ({str(k): entry(place=(4 * k, 4 * k + 4)) for k in range(30_000)}, None, 0, "more tensors than"),
+    "many tensors": ({str(k): entry(place=(4 * k, 4 * k + 4)) for k in range(30_000)}, None, 0, "more than 20000 tensors"),
     "GGUF": (b"", int.from_bytes(b"GGUF\3\0\0\0", "little"), 0, "GGUF"),
     "zip": (b"", int.from_bytes(b"PK\3\4\0\0\0\0", "little"), 0, "pickled file"),
     "pickle": (b"", int.from_bytes(b"\x80\2\x8a\n\0\0\0\0", "little"), 0, "pickled file"),
@@ -116,6 +116,8 @@ def test_a_header_of_ten_thousand_tensors_is_read_at_once(file):
 
 
 FILLINGS = {
+    "numbers": (b'{"a":[', b"1,", b"1]}"),
+    "names": (b"{", b'"a":1,', b'"a":1}'),
     "lists": (b'{"a":[', b"[],", b"1]}"),
     "objects": (b'{"a":[', b'{"a":1},', b"1]}"),
     "escapes": (b'{"a":"', b"\\u00e9", b'"}'),
@@ -130,7 +132,7 @@ def test_the_longest_header_costs_bounded_time_and_memory(file, name):
     write(file, first + filling * count + last)
     assert is_refused(file) == (name != "spaces")
     assert seconds(file) < 1
-    assert peak_memory(file) < 150 * 2**20
+    assert peak_memory(file) < 100 * 2**20
 
 
 def is_refused(file: Path) -> bool:
