@@ -85,9 +85,19 @@ class RewardConfig:
     """What the LoRA is trained towards, and what only watches."""
 
     name: str = setting(
-        "embedded", '"embedded", or "file.py:function" with function(images, prompts) -> scores'
+        "embedded",
+        '"embedded", a published reward (see `rlr rewards`), or "file.py:function" with function(images, prompts) -> scores',
     )
     held_out: str = setting("embedded-held-out", "scores previews and the report; never trained on")
+    folder: str = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
+    download: bool = setting(True, "a published reward's missing weights are fetched when a run starts")
+    precision: str = setting(
+        "auto",
+        "of a published reward's network; auto is bfloat16 on a GPU that has it, float32 on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    chunk: int = setting(8, "pictures that a published reward scores together", low=1)
+    rerun: bool = setting(False, "less memory for a published reward's gradient, one more forward pass")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,8 @@ from torch.nn import functional
 
 from rlr_core.embedded import REWARD, SCORER
 from rlr_core.errors import RewardError
+from rlr_core.rewards.preprocessing import CLIP_MEAN, CLIP_STD
 from rlr_core.rewards.reward import Reward
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def clip_reward(device: torch.device) -> Reward:

@@ -38,6 +38,10 @@ class Reward:
         but one real number for each picture.
         """
         assert images.dim() == 4 and len(images) == len(prompts)
+        if not len(images):
+            raise RewardError(
+                f"the reward '{self.name}' got no pictures", "at least one", "give it a picture"
+            )
         if self.differentiable:
             scores = self._run(images.float().clone(), prompts)
         else:

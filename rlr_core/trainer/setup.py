@@ -73,7 +73,9 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
     device = choose_device(config.model.device)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    reward, watcher = load_reward(config.reward.name, device), load_reward(config.reward.held_out, device)
+    reward, watcher = (
+        load_reward(name, device, config.reward) for name in (config.reward.name, config.reward.held_out)
+    )
     model = load_model(config.model.checkpoint, device=device, dtype=getattr(torch, config.model.precision))
     lora = inject(model.unet, config.lora, training.seed)
     problem = Problem(
