@@ -53,8 +53,18 @@ class LoraConfig:
     rank: int = setting(8, "", low=1)
     alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6)
     targets: str = setting(
-        "attention", "layers that get a LoRA", choices=("attention", "attention+feedforward", "all")
+        "attention", "UNet layers that get a LoRA", choices=("attention", "attention+feedforward", "all")
     )
+    text_encoder: bool = setting(
+        False, "a LoRA in the text encoder, too: prompts are then encoded at every step"
+    )
+    rslora: bool = setting(
+        False, "scale by alpha / sqrt(rank) instead: high ranks then learn as fast as low ones"
+    )
+    dora: bool = setting(
+        False, "learn each output's norm, too (DoRA); A1111 and Forge compute it another way"
+    )
+    start: str = setting("", "a LoRA file to go on from; its layers, ranks and alphas replace those above")
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,19 @@ class SamplingConfig:
     )
     guidance_scale: float = setting(3.0, "classifier-free guidance; 1 turns it off", low=0)
     size: int = setting(0, "width and height in pixels; 0 is the checkpoint's own", low=0)
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How previews, evaluations and samples are painted; training always uses the chain of [sampling]."""
+
+    sampler: str = setting(
+        "chain",
+        "chain: as in training; the others are those of diffusers and of hosts",
+        choices=("chain", "ddim", "euler", "euler_a", "dpmpp_2m"),
+    )
+    steps: int = setting(0, "0: as in training", low=0)
+    guidance_scale: float = setting(0.0, "0: as in training; 1 turns it off", low=0)
 
 
 @dataclass(frozen=True)
@@ -155,6 +178,12 @@ class TrainingConfig:
     )
     max_grad_norm: float = setting(1.0, "the gradient is scaled down to this norm; 0 for never", low=0)
     seed: int = setting(0, "", low=0)
+    ema: float = setting(
+        0.0,
+        "previews, evaluations and the file use the LoRA's running mean with this decay, such as 0.95; 0: the latest",
+        low=0,
+        high=0.9999,
+    )
     max_skipped: int = setting(
         5, "iterations in a row that may be skipped for NaN or inf before the run stops", low=1
     )
@@ -165,6 +194,12 @@ class OutputConfig:
     """What a run leaves behind, and how often."""
 
     name: str = setting("rlr-lora", "name of the LoRA file")
+    format: str = setting(
+        "kohya",
+        "of its keys: A1111, Forge, ComfyUI and diffusers read kohya's",
+        choices=("kohya", "diffusers", "comfyui"),
+    )
+    precision: str = setting("float32", "of its weights", choices=("float32", "float16", "bfloat16"))
     preview_every: int = setting(10, "iterations between previews; 0 for only the first and the last", low=0)
     previews: int = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1)
     evaluation: int = setting(64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0)
@@ -180,6 +215,7 @@ class RunConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

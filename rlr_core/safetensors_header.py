@@ -98,16 +98,16 @@ def shown(text: object, length: int = 80) -> str:
 
 
 def _read(file: Any, size: int) -> Header:
-    start = file.read(8)
+    start, brace = file.read(8), file.read(1)
     for first, what in IMPOSTORS.items():
-        if start.startswith(first):
+        if start.startswith(first) and brace != b"{":  # a length may begin with the same byte, such as 128
             raise _Damaged(what)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
         raise _Damaged(f"is damaged or incomplete: it has {size} bytes, and its header should have {length}")
     if length > LONGEST:
         raise _Damaged(f"has a header of {length} bytes; more than {LONGEST} are not read")
-    return _parse(file.read(length), size - 8 - length)
+    return _parse(brace + file.read(length - 1) if length else b"", size - 8 - length)
 
 
 def _parse(text: bytes, size: int) -> Header:

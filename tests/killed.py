@@ -98,7 +98,7 @@ def while_the_lora_is_written() -> None:
     def write_some(path: Path, *_: Any, **__: Any) -> None:
         path.with_name(f".{path.name}.{os.getpid()}.tmp").write_bytes(b"half")
 
-    runner.save_lora = die_at_call(1, runner.save_lora, write_some)
+    runner.export = die_at_call(1, runner.export, write_some)
 
 
 def while_the_report_is_written() -> None:

@@ -279,7 +279,7 @@ def test_bad_input(spoil, settings, message, desk, capsys):
         (["train", "."], "cannot be read"),
         (["resume", "nowhere"], "no run in nowhere"),
         (["stop", "nowhere"], "no run in nowhere"),
-        (["sample", "a", "--lora", "nowhere.safetensors"], "no LoRA file at nowhere.safetensors"),
+        (["sample", "a", "--lora", "nowhere.safetensors"], "no file at nowhere.safetensors"),
         (["sample", "a", "--count", "0"], "--count 0"),
         (
             ["score", "nowhere.png", "--prompt", "a", "--reward", "reward.py:bright"],

@@ -15,7 +15,7 @@ from tiny import build_checkpoint
 from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
 from rlr_core.config import LoraConfig
 from rlr_core.errors import CheckpointError, ConfigError, StorageError
-from rlr_core.lora import InjectedLora, inject, load_lora, save_lora
+from rlr_core.lora import InjectedLora, inject, load_lora, write_lora
 from rlr_core.models import StableDiffusion, load_model
 
 TARGETS = ["attention", "attention+feedforward", "all"]
@@ -33,7 +33,7 @@ def model(folder) -> StableDiffusion:
 
 @pytest.fixture
 def lora(model) -> InjectedLora:
-    return trained(inject(model.unet, LoraConfig(rank=4, alpha=2.7), 5))
+    return trained(inject(model.networks, LoraConfig(rank=4, alpha=2.7), 5))
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusion:
@@ -72,7 +72,7 @@ def test_eject_leaves_the_unet_as_it_was(model, targets):
     unet = model.unet
     before, modules, attributes = predict(unet), structure(unet), set(vars(unet))
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
-    lora = inject(unet, LoraConfig(targets=targets), 0)
+    lora = inject(model.networks, LoraConfig(targets=targets), 0)
     assert torch.equal(predict(unet), before), "a new LoRA has no effect"
     trained(lora)
     assert not torch.equal(predict(unet), before)
@@ -83,11 +83,11 @@ def test_eject_leaves_the_unet_as_it_was(model, targets):
     assert all(torch.equal(after[name], value) for name, value in weights.items())
     assert torch.equal(predict(unet), before)
     assert not any(p.requires_grad for p in unet.parameters())
-    inject(unet, LoraConfig(targets=targets), 0).eject()
+    inject(model.networks, LoraConfig(targets=targets), 0).eject()
 
 
 def test_parameters_are_leaves_in_a_fixed_order(model):
-    lora = inject(model.unet, LoraConfig(rank=3, targets="all"), 0)
+    lora = inject(model.networks, LoraConfig(rank=3, targets="all"), 0)
     assert len(lora.parameters) == 2 * len(lora.sizes)
     assert all(p.is_leaf and p.requires_grad and p.dtype == torch.float32 for p in lora.parameters)
     trainable = [p for p in model.unet.parameters() if p.requires_grad]
@@ -95,7 +95,7 @@ def test_parameters_are_leaves_in_a_fixed_order(model):
     first = [tuple(p.shape) for p in lora.parameters]
     lora.eject()
     assert [
-        tuple(p.shape) for p in inject(model.unet, LoraConfig(rank=3, targets="all"), 0).parameters
+        tuple(p.shape) for p in inject(model.networks, LoraConfig(rank=3, targets="all"), 0).parameters
     ] == first
 
 
@@ -103,7 +103,7 @@ def test_the_start_depends_on_the_seed_alone(model):
     def start(seed: int, noise: int) -> list[torch.Tensor]:
         torch.manual_seed(noise)
         state = torch.get_rng_state()
-        lora = inject(model.unet, LoraConfig(), seed)
+        lora = inject(model.networks, LoraConfig(), seed)
         assert torch.equal(torch.get_rng_state(), state), "the global random numbers are not used"
         lora.eject()
         return [p.detach().clone() for p in lora.parameters]
@@ -119,8 +119,8 @@ def test_the_start_depends_on_the_seed_alone(model):
 def test_targets_grow(model):
     layers = []
     for targets in TARGETS:
-        lora = inject(model.unet, LoraConfig(targets=targets), 0)
-        layers.append(set(lora.sizes))
+        lora = inject(model.networks, LoraConfig(targets=targets), 0)
+        layers.append({place.path for place in lora.sizes})
         lora.eject()
     attention, feedforward, everything = layers
     assert attention < feedforward < everything
@@ -141,7 +141,7 @@ def test_targets_grow(model):
 
 def test_a_unet_without_the_targets():
     with pytest.raises(ConfigError, match=r"lora\.targets = 'attention'"):
-        inject(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(), 0)
+        inject({"unet": torch.nn.Sequential(torch.nn.Linear(2, 2))}, LoraConfig(), 0)
 
 
 def test_disabled_and_scaled(model, lora):
@@ -172,7 +172,7 @@ def test_disabled_and_scaled_end_with_an_exception(model, lora):
 def test_a_float32_lora_in_a_half_precision_base(folder, dtype):
     model = load(folder, dtype)
     before = predict(model.unet)
-    lora = inject(model.unet, LoraConfig(), 0)
+    lora = inject(model.networks, LoraConfig(), 0)
     assert torch.equal(predict(model.unet), before)
     assert all(p.dtype == torch.float32 for p in lora.parameters)
     level = model.schedule(10).level(torch.tensor([2]))
@@ -219,14 +219,14 @@ def test_a_state_that_does_not_fit_changes_nothing(model, lora, change, message)
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_saved_and_loaded_gives_bit_identical_pictures(folder, model, tmp_path, targets):
-    lora = trained(inject(model.unet, LoraConfig(rank=3, alpha=0.7, targets=targets), 5))
+    lora = trained(inject(model.networks, LoraConfig(rank=3, alpha=0.7, targets=targets), 5))
     start = torch.randn(2, *model.latent_shape(0))
     expected = paint(model, start)
     file = tmp_path / "ein Größe 猫 .safetensors"
-    save_lora(file, lora, {})
+    write_lora(file, lora.weights(), {})
     fresh = load(folder)
     assert not torch.equal(paint(fresh, start), expected)
-    loaded = load_lora(file, fresh.unet)
+    loaded = load_lora(file, fresh.networks)
     assert loaded.rank == 3 and loaded.alpha == pytest.approx(0.7) and loaded.sizes == lora.sizes
     assert torch.equal(paint(fresh, start), expected)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
@@ -237,7 +237,8 @@ def test_diffusers_reads_the_file_to_the_same_pictures(folder, model, tmp_path, 
     from diffusers import StableDiffusionPipeline
 
     file = tmp_path / "lora.safetensors"
-    save_lora(file, trained(inject(model.unet, LoraConfig(rank=4, alpha=2.0, targets=targets), 5)), {})
+    lora = trained(inject(model.networks, LoraConfig(rank=4, alpha=2.0, targets=targets), 5))
+    write_lora(file, lora.weights(), {})
     start = torch.randn(2, *model.latent_shape(0))
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -257,7 +258,9 @@ def test_metadata_and_hashes(model, lora, tmp_path):
     from safetensors import safe_open
 
     file = tmp_path / "my lora.safetensors"
-    save_lora(file, lora, {"rlr.reward": "härte", "ss_output_name": "given", **model.lora_metadata()})
+    write_lora(
+        file, lora.weights(), {"rlr.reward": "härte", "ss_output_name": "given", **model.lora_metadata()}
+    )
     with safe_open(file, "pt") as tensors:
         facts = tensors.metadata()
         assert tensors.get_tensor(next(iter(tensors.keys()))).dtype == torch.float32
@@ -288,13 +291,16 @@ def test_convolutions_are_named_in_the_metadata_and_half_files_can_be_written(mo
     from safetensors import safe_open
 
     file = tmp_path / "all.safetensors"
-    lora = trained(inject(model.unet, LoraConfig(rank=2, alpha=1.0, targets="all"), 0))
-    save_lora(file, lora, {}, dtype=torch.float16)
+    lora = trained(inject(model.networks, LoraConfig(rank=2, alpha=1.0, targets="all"), 0))
+    write_lora(file, lora.weights(), {}, dtype=torch.float16)
     with safe_open(file, "pt") as tensors:
         assert json.loads(tensors.metadata()["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "1"}
-        assert all(tensors.get_tensor(name).dtype == torch.float16 for name in tensors.keys())  # noqa: SIM118
+        assert all(
+            tensors.get_tensor(name).dtype == (torch.float32 if name.endswith("alpha") else torch.float16)
+            for name in tensors.keys()  # noqa: SIM118
+        )
     lora.eject()
-    assert load_lora(file, model.unet).sizes == lora.sizes
+    assert load_lora(file, model.networks).sizes == lora.sizes
 
 
 def test_layers_of_different_rank_and_a_file_without_alpha(model, lora, tmp_path):
@@ -309,12 +315,12 @@ def test_layers_of_different_rank_and_a_file_without_alpha(model, lora, tmp_path
     file = tmp_path / "mixed.safetensors"
     save_file(state, file)
     lora.eject()
-    loaded = load_lora(file, model.unet)
+    loaded = load_lora(file, model.networks)
     sizes = list(loaded.sizes.values())
     assert (sizes[0].rank, sizes[0].alpha) == (2, 2.0)
     assert {(size.rank, size.alpha) for size in sizes[1:]} == {(4, 4.0)}
-    name = next(iter(loaded.sizes))
-    module = model.unet.get_submodule(name)
+    place = next(iter(loaded.sizes))
+    module = model.unet.get_submodule(place.path)
     x = torch.randn(1, module.in_features)
     with torch.no_grad():
         effect = module(x) - module.base_layer(x)
@@ -323,13 +329,13 @@ def test_layers_of_different_rank_and_a_file_without_alpha(model, lora, tmp_path
 
 def test_useless_loras_are_not_saved(model, tmp_path):
     file = tmp_path / "lora.safetensors"
-    lora = inject(model.unet, LoraConfig(), 0)
+    lora = inject(model.networks, LoraConfig(), 0)
     with pytest.raises(CheckpointError, match="0 everywhere"):
-        save_lora(file, lora, {})
+        write_lora(file, lora.weights(), {})
     with torch.no_grad():
         trained(lora).parameters[3][0, 0] = float("inf")
-    with pytest.raises(CheckpointError, match="NaN or infinity in 1 tensors, such as lora_unet_"):
-        save_lora(file, lora, {})
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in 1 layers, such as unet\."):
+        write_lora(file, lora.weights(), {})
     assert not list(tmp_path.iterdir())
 
 
@@ -347,7 +353,7 @@ def test_a_full_disk_leaves_no_partial_file(lora, tmp_path, monkeypatch, code, a
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match=advice):
-        save_lora(file, lora, {})
+        write_lora(file, lora.weights(), {})
     assert [p.name for p in tmp_path.iterdir()] == ([file.name] if existing else [])
     assert not existing or file.read_bytes() == b"the old one"
 
@@ -357,41 +363,47 @@ def test_a_really_full_device(lora, tmp_path):
     temporary = tmp_path / f".lora.safetensors.{os.getpid()}.tmp"
     temporary.symlink_to("/dev/full")
     with pytest.raises(StorageError, match="No space left"):
-        save_lora(tmp_path / "lora.safetensors", lora, {})
+        write_lora(tmp_path / "lora.safetensors", lora.weights(), {})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be(lora, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="cannot be written"):
-        save_lora(tmp_path / "file" / "lora.safetensors", lora, {})
+        write_lora(tmp_path / "file" / "lora.safetensors", lora.weights(), {})
 
 
 def test_files_that_are_no_lora(model, lora, tmp_path):
     from safetensors.torch import save_file
 
     file, state = tmp_path / "lora.safetensors", lora.state_dict()
-    save_lora(file, lora, {})
+    write_lora(file, lora.weights(), {})
     whole = file.read_bytes()
     lora.eject()
     before = structure(model.unet)
 
     def refuse(message: str) -> None:
         with pytest.raises(CheckpointError, match=message) as caught:
-            load_lora(file, model.unet)
+            load_lora(file, model.networks)
         assert str(file) in str(caught.value)
         assert structure(model.unet) == before and not hasattr(model.unet, "peft_config")
 
     file.write_bytes(whole[:-10])
-    refuse("damaged, incomplete or no safetensors file")
+    refuse("damaged or incomplete")
     file.write_bytes(b"not a LoRA at all")
-    refuse("damaged, incomplete or no safetensors file")
+    refuse("damaged or incomplete")
     save_file({"weight": torch.ones(2)}, file)
-    refuse("0 of 1 tensors fit this UNet, 1 do not, such as weight")
-    save_file({**state, "lora_te_text_model_x.lora_down.weight": torch.ones(2, 2)}, file)
-    refuse(f"{len(state)} of {len(state) + 1} tensors fit this UNet, 1 do not, such as lora_te_")
+    refuse("0 of its 1 tensors are those of a LoRA for Stable Diffusion; 1 are not, such as weight")
+    extra = {
+        f"lora_te_text_model_encoder_layers_9_mlp_fc1{end}": torch.ones(2, 2)
+        for end in (".lora_down.weight", ".lora_up.weight")
+    }
+    save_file({**state, **extra}, file)
+    refuse(
+        r"\d+ of its \d+ layers are in this checkpoint; 1 are not, such as text_encoder\.text_model\.encoder\.layers\.9"
+    )
     save_file({name: value for name, value in state.items() if not name.endswith("lora_up.weight")}, file)
-    refuse(r"0 of \d+ tensors fit")
+    refuse("is incomplete: it has only")
     wrong = dict(state)
     name = next(name for name in wrong if name.endswith("lora_up.weight"))
     save_file({**wrong, name: torch.ones(5, 4)}, file)
@@ -399,4 +411,4 @@ def test_files_that_are_no_lora(model, lora, tmp_path):
     save_file({**wrong, name: wrong[name] * float("nan")}, file)
     refuse("does not fit: .* NaN")
     file.unlink()
-    refuse("there is no LoRA file at")
+    refuse("there is no file at")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,8 +20,8 @@ import runs
 from PIL import Image
 
 from rlr_core import storage
-from rlr_core.config import load
-from rlr_core.errors import ConfigError, RLRError, RunError, StorageError
+from rlr_core.config import load, to_toml
+from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, StorageError
 from rlr_core.runs import log, report, runner
 from rlr_core.runs.directory import RunDirectory, free_folder, list_runs
 from rlr_core.runs.pictures import read_picture
@@ -52,7 +53,7 @@ def start(workshop: Path, folder: Path, **overrides) -> Path:
 def test_a_finished_run_has_everything(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "after.png", "before.png", "before_after.png", "checkpoints", "config.toml", "events.jsonl",
-        "previews", "report.html", "reward.png", "rlr-lora.safetensors", "run.lock",
+        "previews", "report.html", "reward.png", "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock",
     ]  # fmt: skip
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000004.pt", "000006.pt"]
     assert len(list((finished / "previews").iterdir())) == 4
@@ -72,6 +73,29 @@ def test_the_lora_says_what_it_is(finished):
     expected = {"rlr.estimator": "rlr", "rlr.iterations": "6", "ss_sd_model_name": "checkpoint"}
     assert expected.items() <= metadata.items()
     assert metadata["ss_network_module"] == "networks.lora"
+    assert json.loads(metadata["rlr.prompts"]) == ["a b", "c d", "e f"]
+    text = to_toml(RunDirectory(finished).config, comments=False)
+    assert metadata["rlr.config_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    scores = Summary.read(finished / "events.jsonl")
+    for name, comparison in (("reward", scores.trained), ("held_out", scores.held_out)):
+        for when in ("before", "after"):
+            assert float(metadata[f"rlr.{name}_{when}"]) == pytest.approx(getattr(comparison, when), rel=1e-4)
+
+
+def test_the_lora_has_a_card_for_hosts(finished):
+    card = json.loads((finished / "rlr-lora.json").read_text(encoding="utf-8"))
+    assert card["sd version"] == "SD1" and card["preferred weight"] == 1
+    assert "Trained towards the reward" in card["description"] and "held-out score" in card["description"]
+    assert read_picture(finished / "rlr-lora.preview.png").shape == (3, 512, 512)
+
+
+def test_a_lora_without_effect_is_not_exported_and_nothing_is_lost(workshop, tmp_path):
+    with pytest.raises(CheckpointError, match="0 everywhere"):
+        start(workshop, tmp_path / "run", training__learning_rate=0.0, training__iterations=2)
+    state = RunDirectory(tmp_path / "run").state()
+    assert state.state == "failed" and "train for an iteration or more" in state.message
+    assert (tmp_path / "run" / "report.html").is_file() and not list((tmp_path / "run").glob("*.safetensors"))
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_the_config_in_the_folder_needs_nothing_else(workshop, tmp_path, monkeypatch):

@@ -236,3 +236,11 @@ def test_missing_files_and_folders(tmp_path):
 def test_shown_texts_are_short_and_plain():
     assert shown("a\x1b[31m\nb") == "a�[31m�b"
     assert shown("x" * 100, 10) == "x" * 9 + "…" and shown("x" * 10, 10) == "x" * 10
+
+
+@pytest.mark.parametrize("length", [128, 640, 60])
+def test_a_length_may_begin_as_other_files_do(length, tmp_path):
+    """128 is the first byte of a pickle, 60 that of a web page."""
+    file = tmp_path / "file.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + b"{}".ljust(length))
+    assert read_header(file).tensors == {}

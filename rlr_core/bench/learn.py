@@ -67,13 +67,14 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
 def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds: float) -> dict[str, Any]:
     """Paint held-out prompts at seeds of this job's seed number, the same for every method, and score them."""
     from rlr_core.chain.noise import derive_seed
-    from rlr_core.trainer import generate, score
+    from rlr_core.trainer import score
     from rlr_core.trainer.prompts import deal
 
     setup, seed = trainer.setup, config.training.seed
     prompts = deal(setup.held_out_prompts, budget.pictures, 0, seed)
     seeds = [derive_seed("bench", seed, j) >> 32 for j in range(budget.pictures)]
-    images = generate(setup.model, config.sampling, prompts, seeds)
+    with trainer.average.applied():
+        images = setup.painter(prompts, seeds)
     held_out, rewards = score(setup.held_out, images, prompts), score(setup.reward, images, prompts)
     return {
         "evaluations": round(spent),

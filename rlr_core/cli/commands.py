@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from rlr_core.cli.bench import bench
+from rlr_core.cli.lora import lora
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
+from rlr_core.cli.sample import sample
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
-from rlr_core.errors import CheckpointError, ConfigError, RunError
+from rlr_core.errors import RunError
 from rlr_core.presets import preset
 from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
 from rlr_core.runs.summary import Summary
 
-__all__ = ["bench", "config", "demo", "estimators", "resume", "runs", "sample", "score", "stop", "train"]
+__all__ = [
+    "bench", "config", "demo", "estimators", "lora", "resume", "runs", "sample", "score", "stop", "train",
+]  # fmt: skip
 
 RUNS = Path("runs")
 
@@ -121,46 +124,6 @@ def _run_line(state: RunState) -> str:
     )
     reason = state.message.splitlines()[0] if state.message else ""
     return f"{state.folder!s:32} {state.state:12} {state.iteration:>5}/{state.iterations:<5} {reward} {reason}".rstrip()
-
-
-def sample(options: argparse.Namespace) -> None:
-    """Paint pictures into files, and a sheet of them all."""
-    from rlr_core.runs.pictures import save_png, strip, to_picture
-
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}", "1 or more", "correct it")
-    config = load(None, options.set)
-    prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
-    seeds = [options.seed + j % options.count for j in range(len(prompts))]
-    images = _paint(config, options, prompts, seeds)
-    for number, image in enumerate(images):
-        save_png(to_picture(image, 0), options.out / f"{number:03d}.png")
-    save_png(strip(images[:8], 256), options.out / "sheet.png")
-    print(
-        f"{len(images)} pictures in {options.out}{', the first 8 side by side in sheet.png' if len(images) > 1 else ''}"
-    )
-
-
-def _paint(config: RunConfig, options: argparse.Namespace, prompts: list[str], seeds: list[int]) -> Any:
-    import torch
-
-    from rlr_core.lora import load_lora
-    from rlr_core.models import load_model
-    from rlr_core.trainer import generate
-    from rlr_core.trainer.setup import choose_device
-
-    if config.model.threads:
-        torch.set_num_threads(config.model.threads)
-    device, dtype = choose_device(config.model.device), getattr(torch, config.model.precision)
-    if options.lora and not options.lora.is_file():
-        raise CheckpointError(
-            f"there is no LoRA file at {options.lora}", "a .safetensors file", "check the path"
-        )
-    model = load_model(config.model.checkpoint, device=device, dtype=dtype)
-    if options.lora is None:
-        return generate(model, config.sampling, prompts, seeds, negative=config.prompts.negative)
-    with load_lora(options.lora, model.unet).scaled(options.strength):
-        return generate(model, config.sampling, prompts, seeds, negative=config.prompts.negative)
 
 
 def score(options: argparse.Namespace) -> None:

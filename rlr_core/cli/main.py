@@ -13,6 +13,8 @@ from typing import Any
 
 from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
+from rlr_core.cli.lora import add_lora
+from rlr_core.cli.sample import add_sample
 from rlr_core.errors import RLRError
 from rlr_core.presets import PRESETS
 
@@ -74,17 +76,10 @@ def parser() -> argparse.ArgumentParser:
     stop.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
 
     sample = _command(commands, "sample", "paint pictures, with or without a LoRA")
-    sample.add_argument("prompts", nargs="+", metavar="PROMPT")
-    sample.add_argument("--lora", type=Path, help="LoRA file (.safetensors)")
-    sample.add_argument("--strength", type=float, default=1.0, help="of the LoRA (default: %(default)s)")
-    sample.add_argument(
-        "--seed", type=int, default=0, help="of the first picture; the others count up (default: %(default)s)"
-    )
-    sample.add_argument("--count", type=int, default=1, help="pictures of each prompt (default: %(default)s)")
-    sample.add_argument(
-        "--out", type=Path, default=Path("sample"), help="folder for the pictures (default: %(default)s)"
-    )
-    _add_settings(sample, "model", "sampling", "prompts")
+    add_sample(sample)
+    _add_settings(sample, "model", "sampling", "inference", "prompts")
+
+    add_lora(_command(commands, "lora", "look into LoRA files, convert them, merge them"), _late("lora"))
 
     score = _command(commands, "score", "score picture files with a reward")
     score.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")

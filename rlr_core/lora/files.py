@@ -1,31 +1,95 @@
-"""LoRA files: safetensors with kohya's keys, and metadata for hosts (sd-scripts, ModelSpec 1.0.1)."""
+"""LoRA files: read whatever trainers write, write what hosts read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.lora.injection import ALPHA, DOWN, UP, InjectedLora, LayerSize
-from rlr_core.lora.targets import PREFIX, kohya_name, loadable_layers
+from rlr_core.lora.formats import DOWN, decode, encode, refuse_strange, role_of
+from rlr_core.lora.metadata import about_training, hashes, standard_metadata
+from rlr_core.lora.weights import LoraWeights, family_of, finite, useless
+from rlr_core.safetensors_header import Header, read_header
 from rlr_core.storage import write_atomically
 
+LARGEST_RANK = 4096
 
-def save_lora(
-    path: Path, lora: InjectedLora, metadata: Mapping[str, str], *, dtype: torch.dtype = torch.float32
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA that was read.
+
+    Attributes:
+        kind: "kohya", "diffusers", "comfyui", "peft" or "mixed".
+        family: "sd1", "sd2" or "sdxl"; None where nothing tells.
+        metadata: texts, as they are in the file.
+    """
+
+    kind: str
+    family: str | None
+    weights: LoraWeights
+    metadata: Mapping[str, str]
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a LoRA of any format, on the CPU. Its header is checked before a tensor is touched.
+
+    Raises `CheckpointError`, naming the file, if it is missing, damaged, or no LoRA for Stable Diffusion.
+    """
+    path = Path(path)
+    header = read_header(path)
+    refuse_strange(header.tensors, str(path))
+    _refuse_oversized(header, path)
+    kind, weights = decode(_tensors(path), header.metadata, str(path))
+    return LoraFile(kind, family_of(weights, dict(header.metadata)), weights, header.metadata)
+
+
+def _refuse_oversized(header: Header, path: Path) -> None:
+    for key, tensor in header.tensors.items():
+        role = role_of(key)
+        if role and role[1] == DOWN and tensor.shape and tensor.shape[0] > LARGEST_RANK:
+            raise CheckpointError(
+                f"{path} has a rank of {tensor.shape[0]}",
+                f"a rank of at most {LARGEST_RANK}",
+                "choose another file",
+            )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or incomplete ({error})",
+            "a whole safetensors file",
+            "copy or download it again",
+        ) from None
+
+
+def write_lora(
+    path: Path,
+    weights: LoraWeights,
+    metadata: Mapping[str, str],
+    *,
+    kind: str = "kohya",
+    family: str = "sd1",
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a LoRA for A1111, Forge, ComfyUI and diffusers; the file is whole or not there.
+    """Write a LoRA; the file is whole or not there.
 
     Args:
-        path: ends in .safetensors.
-        lora: its weights are written in `dtype`.
+        path: ends in .safetensors; its stem becomes the LoRA's name in hosts.
         metadata: beside what is filled in here; what it says goes first.
+        kind: "kohya" (A1111, Forge, ComfyUI and diffusers read it), "diffusers" or "comfyui".
+        family: "sd1", "sd2" or "sdxl".
+        dtype: of the weights (alpha stays float32); None leaves each as it is.
 
     Raises:
         CheckpointError: the LoRA is not finite, or has no effect.
@@ -33,122 +97,28 @@ def save_lora(
     """
     from safetensors.torch import save
 
-    state = {name: value.to(dtype).contiguous() for name, value in lora.state_dict().items()}
-    _refuse_useless(state, path)
-    facts = {**_standard_metadata(path, lora), **metadata}
-    digest = _payload_hash(save(state))
-    hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": "0x" + digest}
-    data = save(state, metadata={**facts, **hashes})
+    if dtype:
+        weights = {place: layer.to(dtype) for place, layer in weights.items()}
+    refuse_useless(weights, path)
+    state, facts = encode(weights, kind, family)
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    facts = {**standard_metadata(weights, path.stem, family), **about_training(metadata), **facts}
+    data = save(state, metadata={**facts, **hashes(save(state))})
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
-def load_lora(path: Path, unet: Any) -> InjectedLora:
-    """Inject the LoRA of a file in kohya's format; rank, alpha and layers are the file's.
-
-    Tensors for other parts than the UNet (text encoders) are an error, since they would be lost silently.
-    Raises `CheckpointError`, naming the file, if it is missing, damaged, or does not fit.
-    """
-    path = Path(path)
-    state = _read(path)
-    lora = InjectedLora(unet, _match(state, unet, path))
-    complete = {
-        kohya_name(layer) + ALPHA: torch.tensor(size.alpha) for layer, size in lora.sizes.items()
-    } | state
-    try:
-        lora.load_state_dict(complete)
-    except CheckpointError as error:
-        lora.eject()
-        raise CheckpointError(
-            f"{path} does not fit: {error}", "a LoRA for this checkpoint", "choose another file"
-        ) from None
-    return lora
-
-
-def _refuse_useless(state: Mapping[str, Tensor], path: Path) -> None:
-    broken = [name for name, value in state.items() if not value.isfinite().all()]
+def refuse_useless(weights: LoraWeights, path: Path) -> None:
+    """Raise `CheckpointError` for a LoRA that holds NaN or infinity, or has no effect."""
+    broken = [place for place, layer in weights.items() if not finite(layer)]
     if broken:
         raise CheckpointError(
-            f"the LoRA for {path} holds NaN or infinity in {len(broken)} tensors, such as {broken[0]}",
+            f"the LoRA for {path} holds NaN or infinity in {len(broken)} layers, such as {'.'.join(broken[0])}",
             "finite numbers",
-            "go back to an earlier checkpoint, or lower training.learning_rate",
+            "go back to an earlier checkpoint, lower training.learning_rate, or write float32 instead of float16",
         )
-    if not any(value.any() for name, value in state.items() if name.endswith(UP)):
+    if useless(weights):
         raise CheckpointError(
             f"the LoRA for {path} is 0 everywhere: it would have no effect",
             "a trained LoRA",
             "train for an iteration or more",
         )
-
-
-def _standard_metadata(path: Path, lora: InjectedLora) -> dict[str, str]:
-    """All values are texts. What only the checkpoint knows is guessed from its UNet."""
-    second = lora.unet.config.cross_attention_dim == 1024
-    convolutions = [
-        lora.sizes[layer] for layer, down, _ in lora.layers() if down.dim() == 4 and down.shape[-1] > 1
-    ]
-    arguments = (
-        {"conv_dim": str(convolutions[0].rank), "conv_alpha": f"{convolutions[0].alpha:g}"}
-        if convolutions
-        else {}
-    )
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(lora.rank),
-        "ss_network_alpha": f"{lora.alpha:g}",
-        "ss_network_args": json.dumps(arguments),
-        "ss_output_name": path.stem,
-        "ss_base_model_version": "sd_v2" if second else "sd_v1",
-        "ss_v2": str(second),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"stable-diffusion-{'v2-512' if second else 'v1'}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": path.stem,
-    }
-
-
-def _payload_hash(data: bytes) -> str:
-    """SHA-256 of what follows the header, as A1111 computes it."""
-    header = int.from_bytes(data[:8], "little")
-    return hashlib.sha256(data[8 + header :]).hexdigest()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    expected = "a LoRA as a whole safetensors file"
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no LoRA file at {path}", expected, "check the path for a typing error"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged, incomplete or no safetensors file ({error})",
-            expected,
-            "copy or download it again",
-        ) from None
-
-
-def _match(state: Mapping[str, Tensor], unet: Any, path: Path) -> dict[str, LayerSize]:
-    """Layer path → size, from a file's tensors. Raises `CheckpointError` counting what fits."""
-    layers = {kohya_name(layer): layer for layer in loadable_layers(unet)}
-    stems = {name: name[: -len(DOWN)] for name in state if name.endswith(DOWN)}
-    sizes = {stem: _size(state, stem) for stem in stems.values() if stem in layers and stem + UP in state}
-    known = {stem + suffix for stem in sizes for suffix in (DOWN, UP, ALPHA)}
-    strange = sorted(state.keys() - known)
-    if strange or not sizes:
-        raise CheckpointError(
-            f"{path}: {len(state) - len(strange)} of {len(state)} tensors fit this UNet"
-            + (f", {len(strange)} do not, such as {strange[0]}" if strange else ""),
-            f"kohya's keys for this UNet: {PREFIX}…{DOWN}, {UP}, {ALPHA}",
-            "choose a LoRA that was made for this kind of checkpoint, without a text encoder part",
-        )
-    return {layer: sizes[stem] for stem, layer in layers.items() if stem in sizes}
-
-
-def _size(state: Mapping[str, Tensor], stem: str) -> LayerSize:
-    """Without an alpha, alpha is the rank (as in kohya)."""
-    rank = state[stem + DOWN].shape[0]
-    return LayerSize(rank, float(state[stem + ALPHA]) if stem + ALPHA in state else float(rank))

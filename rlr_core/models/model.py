@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +21,17 @@ class Model(Protocol):
 
     @property
     def unet(self) -> Any:
-        """The network that a LoRA is injected into."""
+        """The denoising network."""
+        ...
+
+    @property
+    def networks(self) -> Mapping[str, Any]:
+        """What a LoRA can be injected into: "unet", "text_encoder" and, where there is a second one, "text_encoder_2"."""
+        ...
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """Of diffusers' scheduler: the noise schedule that the network was trained with."""
         ...
 
     @property
@@ -39,6 +49,14 @@ class Model(Protocol):
 
     def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
         """The denoiser's conditioning, each tensor with B rows."""
+        ...
+
+    def tokenize(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+        """What `embed` makes `encode`'s tensors of: token numbers under the same kind of names, each with B rows."""
+        ...
+
+    def embed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The denoiser's conditioning; differentiable in the text encoder's parameters."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -32,20 +32,30 @@ class PromptEncoder:
                 self._known[text] = self._encode(text).cpu()
         return torch.stack([self._known[text] for text in texts]).to(self._text_encoder.device)
 
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """(B, 2, L) whole numbers on the text model's device: tokens, and where there are any."""
+        for text in dict.fromkeys(texts):
+            self._warn_if_truncated(text)
+        tokens = self._tokenizer(
+            list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        )
+        return torch.stack([tokens.input_ids, tokens.attention_mask], 1).to(self._text_encoder.device)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B, 2, L) → (B, L, D), differentiable; equal rows are encoded once."""
+        distinct, rows = tokens.unique(dim=0, return_inverse=True)
+        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
+        mask = distinct[:, 1] if masked else None
+        return self._text_encoder(distinct[:, 0], attention_mask=mask)[0][rows]
+
     @torch.no_grad()
     def _encode(self, text: str) -> Tensor:
         """(L, D)."""
-        tokens = self._tokenizer(
-            text, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
-        ).to(self._text_encoder.device)
-        self._warn_if_truncated(text)
-        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask if masked else None
-        return self._text_encoder(tokens.input_ids, attention_mask=mask)[0][0]
+        return self.embed(self.tokenize([text]))[0]
 
     def _warn_if_truncated(self, text: str) -> None:
         tokens = self._tokenizer(text, verbose=False).input_ids
         if len(tokens) > self.length:
             lost = self._tokenizer.decode(tokens[self.length - 1 : -1]).strip()
             message = f"a prompt is longer than {self.length - 2} tokens: '{lost}' is lost of '{text}'"
-            warnings.warn(message, stacklevel=6)
+            warnings.warn(message, stacklevel=7)

@@ -54,7 +54,18 @@ class StableDiffusion:
         self.unet = unet
         self._vae = vae
         self._scheduler = scheduler
+        self._text_encoder = text_encoder
         self._encoder = PromptEncoder(tokenizer, text_encoder)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """What a LoRA can be injected into."""
+        return {"unet": self.unet, "text_encoder": self._text_encoder}
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """Of diffusers' scheduler."""
+        return self._scheduler.config
 
     @property
     def device(self) -> torch.device:
@@ -103,6 +114,17 @@ class StableDiffusion:
         A text is encoded once and remembered. Warns where one is too long, naming the words that are lost.
         """
         return {"text": self._encoder(prompts), "negative_text": self._encoder([negative] * len(prompts))}
+
+    def tokenize(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+        """ "text" and "negative_text", each (B, 2, L) whole numbers, for `embed`."""
+        return {
+            "text": self._encoder.tokenize(prompts),
+            "negative_text": self._encoder.tokenize([negative] * len(prompts)),
+        }
+
+    def embed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `encode` gives, with a gradient."""
+        return {name: self._encoder.embed(value) for name, value in tokens.items()}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, range [0, 1]; differentiable.

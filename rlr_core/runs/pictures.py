@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +53,23 @@ def strip(images: Tensor, side: int = 128) -> Image.Image:
 
 
 def before_after(before: Image.Image, after: Image.Image, prompts: Sequence[str]) -> Image.Image:
-    """Two strips of equal size, one above the other, with their names on the left and the prompts below."""
+    """Two strips of equal size, one above the other."""
+    return grid({"before": before, "after": after}, prompts)
+
+
+def grid(strips: Mapping[str, Image.Image], prompts: Sequence[str]) -> Image.Image:
+    """Strips of equal size, one above the other, with their names on the left and the prompts below."""
     font, label, line = ImageFont.load_default(13), 64, 16
-    column, rows = (before.width + MARGIN) // len(prompts), 2 * (before.height + MARGIN) + MARGIN
+    width, tall = next(iter(strips.values())).size
+    column, rows = (width + MARGIN) // len(prompts), len(strips) * (tall + MARGIN) + MARGIN
     captions = [_wrap(prompt, column - MARGIN, font)[:LINES] for prompt in prompts]
     height = rows + line * max(map(len, captions)) + MARGIN
-    sheet = Image.new("RGB", (label + before.width + MARGIN, height), PAPER)
+    sheet = Image.new("RGB", (label + width + MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for row, (name, picture) in enumerate((("before", before), ("after", after))):
-        top = MARGIN + row * (before.height + MARGIN)
+    for row, (name, picture) in enumerate(strips.items()):
+        top = MARGIN + row * (tall + MARGIN)
         sheet.paste(picture, (label, top))
-        draw.text((MARGIN, top + before.height // 2 - MARGIN), name, INK, font)
+        draw.text((MARGIN, top + tall // 2 - MARGIN), name, INK, font)
     for number, caption in enumerate(captions):
         draw.multiline_text((label + number * column, rows), "\n".join(caption), INK, font, spacing=2)
     return sheet

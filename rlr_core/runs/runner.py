@@ -14,11 +14,12 @@ from PIL import Image
 
 from rlr_core.config import RunConfig
 from rlr_core.errors import RLRError, RunError
-from rlr_core.lora import save_lora
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.pictures import before_after, save_png, strip
+from rlr_core.runs.export import export
+from rlr_core.runs.pictures import before_after, save_png, strip, to_picture
 from rlr_core.runs.report import write_report
+from rlr_core.runs.summary import Summary
 from rlr_core.storage import write_text
 from rlr_core.trainer import (
     CheckpointDue,
@@ -93,7 +94,9 @@ def self_contained(config: RunConfig) -> RunConfig:
     model = dataclasses.replace(config.model, checkpoint=checkpoint)
     names = {key: _absolute_reward(getattr(config.reward, key)) for key in ("name", "held_out")}
     reward = dataclasses.replace(config.reward, **names)
-    return dataclasses.replace(config, prompts=prompts, model=model, reward=reward)
+    start = _absolute(config.lora.start) if config.lora.start else ""
+    lora = dataclasses.replace(config.lora, start=start)
+    return dataclasses.replace(config, prompts=prompts, model=model, lora=lora, reward=reward)
 
 
 def _absolute_reward(name: str) -> str:
@@ -127,8 +130,8 @@ class _Recorder:
             for event in self.trainer.run():
                 self._record(event)
                 listen(event)
-            self._export()
             write_report(self.directory)
+            export(self._lora_file, self.trainer, Summary.read(self.directory.events_file))
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._checkpoint()
@@ -154,6 +157,7 @@ class _Recorder:
             case Preview():
                 file = self.directory.previews / f"{event.iteration:06d}.png"
                 save_png(strip(event.images), file)
+                save_png(to_picture(event.images[0], 512), self._lora_file.with_suffix(".preview.png"))
                 facts = {
                     "iteration": event.iteration,
                     "file": f"previews/{file.name}",
@@ -195,14 +199,3 @@ class _Recorder:
     @property
     def _lora_file(self) -> Path:
         return self.directory.folder / f"{self.setup.config.output.name}.safetensors"
-
-    def _export(self) -> None:
-        config = self.setup.config
-        facts = {
-            "ss_output_name": config.output.name,
-            **self.setup.model.lora_metadata(),
-            "rlr.estimator": config.estimator.name,
-            "rlr.reward": self.setup.reward.name,
-            "rlr.iterations": str(self.trainer.iteration),
-        }
-        save_lora(self._lora_file, self.setup.lora, facts)

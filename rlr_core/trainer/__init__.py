@@ -8,11 +8,11 @@ from rlr_core.trainer.events import (
     Preview,
     Skipped,
 )
-from rlr_core.trainer.sampling import generate, score
+from rlr_core.trainer.sampling import Painter, painter, score
 from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "CheckpointDue", "Evaluation", "Event", "Iteration", "Preview", "Setup", "Skipped", "StopRequested", "Trainer",
-    "generate", "prepare", "score",
+    "CheckpointDue", "Evaluation", "Event", "Iteration", "Painter", "Preview", "Setup", "Skipped", "StopRequested", "Trainer",
+    "painter", "prepare", "score",
 ]  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from rlr_core.chain import Denoiser, Level, Prediction
 from rlr_core.config import RunConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Problem, build, ignored_settings
-from rlr_core.lora import InjectedLora, inject
-from rlr_core.models import Model, load_model
+from rlr_core.lora import InjectedLora, inject, load_lora
+from rlr_core.models import Model, load_model, prompted
 from rlr_core.rewards import Reward, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
+from rlr_core.trainer.sampling import Painter, painter
 
 
 class StopRequested(Exception):
@@ -38,7 +40,12 @@ class Interruptible:
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that a run is made of."""
+    """Everything that a run is made of.
+
+    Attributes:
+        encode: prompts and the negative prompt → the conditioning of the problem's denoiser.
+        painter: for previews and evaluations.
+    """
 
     config: RunConfig
     model: Model
@@ -49,6 +56,8 @@ class Setup:
     estimator: Estimator
     prompts: list[str]
     held_out_prompts: list[str]
+    encode: Callable[[Sequence[str], str], dict[str, Tensor]]
+    painter: Painter
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -77,9 +86,10 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
         load_reward(name, device, config.reward) for name in (config.reward.name, config.reward.held_out)
     )
     model = load_model(config.model.checkpoint, device=device, dtype=getattr(torch, config.model.precision))
-    lora = inject(model.unet, config.lora, training.seed)
+    lora = _lora(config, model)
+    view = prompted(model, config.sampling.guidance_scale, encode_anew=lora.in_text_encoder)
     problem = Problem(
-        denoiser=Interruptible(model.denoiser(config.sampling.guidance_scale), should_stop),
+        denoiser=Interruptible(view.denoiser, should_stop),
         schedule=model.schedule(config.sampling.steps),
         decode=model.decode,
         reward=reward,
@@ -87,7 +97,34 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
         eta=config.sampling.eta,
     )
     estimator.check(problem, training.batch_size)
-    return Setup(config, model, lora, reward, watcher, problem, estimator, prompts, held_out)
+    brush = painter(
+        model,
+        config.sampling,
+        config.inference,
+        negative=config.prompts.negative,
+        encode_anew=lora.in_text_encoder,
+    )
+    brush = replace(
+        brush, prompted=brush.prompted._replace(denoiser=Interruptible(brush.prompted.denoiser, should_stop))
+    )
+    return Setup(
+        config, model, lora, reward, watcher, problem, estimator, prompts, held_out, view.encode, brush
+    )
+
+
+def _lora(config: RunConfig, model: Model) -> InjectedLora:
+    """A new one, or that of a file."""
+    settings = config.lora
+    if not settings.start:
+        return inject(model.networks, settings, config.training.seed)
+    lora = load_lora(Path(settings.start).expanduser(), model.networks)
+    networks = " and ".join(lora.networks)
+    warnings.warn(
+        f"going on from {settings.start}: rank {lora.rank}, alpha {lora.alpha:g}, {len(lora.sizes)} layers of {networks},"
+        " whatever [lora] says",
+        stacklevel=3,
+    )
+    return lora
 
 
 def choose_device(name: str) -> torch.device:

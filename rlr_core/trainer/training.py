@@ -20,9 +20,10 @@ from rlr_core.chain import Conditioning, SampleNoise
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import RunError
 from rlr_core.estimators import Batch, Estimate
+from rlr_core.trainer.averaging import Average
 from rlr_core.trainer.events import CheckpointDue, Evaluation, Event, Iteration, PartReport, Preview, Skipped
 from rlr_core.trainer.prompts import deal
-from rlr_core.trainer.sampling import generate, score
+from rlr_core.trainer.sampling import score
 from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.weighing import Weighing
 
@@ -38,6 +39,7 @@ class Trainer:
         self.evaluated = False
         self.previewed = self.saved = -1
         self.optimizer = torch.optim.Adam(setup.lora.parameters, lr=training.learning_rate)
+        self.average = Average(setup.lora.parameters, training.ema)
         self.weighing = Weighing(by_signal=training.weighing == "signal")
 
     def run(self) -> Iterator[Event]:
@@ -76,6 +78,7 @@ class Trainer:
         )
         if not self._step(gradient):
             return self._skip("the step would have made a weight of the LoRA NaN or infinite", began)
+        self.average.update()
         self.skipped_in_a_row = 0
         rewards, n = estimate.rewards, len(batch)
         return Iteration(
@@ -106,7 +109,7 @@ class Trainer:
         repeats = training.batch_size // training.prompts_per_batch
         dealt = deal(setup.prompts, training.prompts_per_batch, turn, training.seed)
         prompts = [prompt for prompt in dealt for _ in range(repeats)]
-        encoded = setup.model.encode(prompts, setup.config.prompts.negative)
+        encoded = setup.encode(prompts, setup.config.prompts.negative)
         seeds = [derive_seed(training.seed, "picture", turn, j) for j in range(training.batch_size)]
         return Batch(
             prompts=prompts,
@@ -159,9 +162,8 @@ class Trainer:
         setup = self.setup
         prompts = deal(setup.held_out_prompts, count, 0, 0)
         seeds = [derive_seed(purpose, j) >> 32 for j in range(count)]
-        options = {"negative": setup.config.prompts.negative, "denoiser": setup.problem.denoiser}
-        images = generate(setup.model, setup.config.sampling, prompts, seeds, **options)
-        return prompts, seeds, images
+        with self.average.applied():
+            return prompts, seeds, setup.painter(prompts, seeds)
 
     def _preview(self) -> Preview:
         prompts, seeds, images = self._paint(self.setup.config.output.previews, "preview")
@@ -187,6 +189,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "estimator": self.setup.estimator.state_dict(),
             "weighing": self.weighing.state_dict(),
+            "average": self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,6 +200,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.setup.estimator.load_state_dict(state["estimator"])
         self.weighing.load_state_dict(state["weighing"])
+        self.average.load_state_dict(state["average"])
 
 
 def _what_is_not_finite(estimate: Estimate) -> str:

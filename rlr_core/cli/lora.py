@@ -1,0 +1,95 @@
+"""`rlr lora`: look into LoRA files, convert them, merge them into checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlr_core.errors import CheckpointError
+
+FORMATS = "kohya", "diffusers", "comfyui"
+DTYPES = "float32", "float16", "bfloat16"
+FAMILIES = "sd1", "sd2", "sdxl"
+
+
+def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None:
+    """The arguments of `rlr lora`."""
+    actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    info = _action(actions, "info", "say what is in a LoRA file", late)
+    info.add_argument("file", type=Path, metavar="FILE")
+
+    convert = _action(actions, "convert", "write a LoRA file in another format or precision", late)
+    convert.add_argument("file", type=Path, metavar="IN")
+    convert.add_argument("out", type=Path, metavar="OUT", help="a .safetensors file")
+    convert.add_argument("--to", choices=FORMATS, default="kohya", help="(default: %(default)s)")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
+    convert.add_argument("--family", choices=FAMILIES, help="where the file does not tell")
+    convert.add_argument(
+        "--fold",
+        action="store_true",
+        help="multiply alpha / rank into the weights, for programs that read no alpha",
+    )
+
+    merge = _action(actions, "merge", "add a LoRA to a checkpoint's weights", late)
+    merge.add_argument("file", type=Path, metavar="LORA")
+    merge.add_argument("checkpoint", type=Path, help="a .safetensors file, or a folder in diffusers' layout")
+    merge.add_argument("out", type=Path, metavar="OUT", help="a new file or folder of the same kind")
+    merge.add_argument("--strength", type=float, default=1.0, help="(default: %(default)s)")
+
+
+def _action(actions: Any, name: str, summary: str, late: Callable[..., Any]) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = actions.add_parser(
+        name, help=summary, description=summary.capitalize() + "."
+    )
+    added.set_defaults(command=late, action=name)
+    return added
+
+
+def lora(options: argparse.Namespace) -> None:
+    """Carry the action out."""
+    {"info": _info, "convert": _convert, "merge": _merge}[options.action](options)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from rlr_core.lora.info import describe
+
+    print(describe(options.file))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    import torch
+
+    from rlr_core.lora import read_lora, write_lora
+
+    _refuse_name(options.out)
+    file = read_lora(options.file)
+    family = options.family or file.family
+    if family is None:
+        raise CheckpointError(
+            f"{options.file} does not tell which family it is for", "--family sd1, sd2 or sdxl", "give it"
+        )
+    weights = (
+        {place: layer.folded() for place, layer in file.weights.items()} if options.fold else file.weights
+    )
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    write_lora(options.out, weights, file.metadata, kind=options.to, family=family, dtype=dtype)
+    print(f"{len(weights)} layers: {file.kind} → {options.to}, in {options.out}")
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from rlr_core.lora.merge import merge
+
+    if options.checkpoint.is_file():
+        _refuse_name(options.out)
+    changed = merge(options.file, options.checkpoint, options.out, options.strength)
+    print(
+        f"{changed} tensors of {options.checkpoint} changed, at strength {options.strength:g}, in {options.out}"
+    )
+
+
+def _refuse_name(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"the file name {path}", "a name that ends in .safetensors", "change it")

@@ -1,0 +1,248 @@
+"""Tensors under a format's names ↔ `LoraWeights`, without changing a bit of them.
+
+Alpha is a tensor of its own in kohya's and ComfyUI's files. Diffusers' have none: there it is in the metadata
+(`lora_adapter_metadata`, read by diffusers 0.35 and later), together with the ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlr_core.errors import CheckpointError
+from rlr_core.lora.names import STEMS, UNET, Place, read_stem
+from rlr_core.lora.weights import LayerWeights, LoraWeights
+from rlr_core.safetensors_header import shown
+
+DOWN, UP, ALPHA, MAGNITUDE = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"
+PEFT = {DOWN: ".lora_A.weight", UP: ".lora_B.weight", MAGNITUDE: ".lora_magnitude_vector"}
+ROLES = {
+    DOWN: (DOWN, PEFT[DOWN], ".lora_A.default.weight", "_lora.down.weight", ".lora.down.weight"),
+    UP: (UP, PEFT[UP], ".lora_B.default.weight", "_lora.up.weight", ".lora.up.weight"),
+    MAGNITUDE: (MAGNITUDE, PEFT[MAGNITUDE] + ".weight", PEFT[MAGNITUDE]),
+    ALPHA: (ALPHA,),
+}
+"""Role → how a key may end, the usual one first."""
+ADAPTER_METADATA = "lora_adapter_metadata"
+OTHER_KINDS = {
+    ".hada_w1_a": "a LoHa", ".lokr_w1": "a LoKr", ".lokr_w1_a": "a LoKr", ".oft_blocks": "an OFT", ".on_input": "an IA3",
+    ".lora_mid.weight": "a LoRA with a Tucker core", ".diff": "a set of whole weights", ".a1.weight": "a GLoRA",
+}  # fmt: skip
+"""Ending of a key → the adapter that it is of, which is none that is read here."""
+OTHER_FAMILIES = {
+    "double_blocks": "FLUX", "single_blocks": "FLUX", "single_transformer_blocks": "FLUX", "joint_blocks": "Stable Diffusion 3",
+    "transformer.transformer_blocks": "Stable Diffusion 3 or FLUX", "motion_modules": "AnimateDiff", "cross_attn_": "Wan",
+}  # fmt: skip
+"""Part of a key → a family whose LoRAs are not read here."""
+
+
+def role_of(key: str) -> tuple[str, str] | None:
+    """Stem and role (`DOWN`, `UP`, `ALPHA` or `MAGNITUDE`) of a key; None where it is of no LoRA."""
+    for role, endings in ROLES.items():
+        for ending in endings:
+            if key.endswith(ending):
+                return key[: -len(ending)], role
+    return None
+
+
+def decode(state: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> tuple[str, LoraWeights]:
+    """Format ("kohya", "diffusers", "comfyui" or "peft") and weights. Raises `CheckpointError` naming `source`."""
+    kinds, parts = _sort(state, source)
+    kind = kinds.pop() if len(kinds) == 1 else "mixed"
+    alphas = _alphas(metadata, source)
+    return kind, {place: _layer(place, part, alphas, source) for place, part in parts.items()}
+
+
+def _sort(state: Mapping[str, Tensor], source: str) -> tuple[set[str], dict[Place, dict[str, Tensor]]]:
+    """The formats that occur, and the tensors of each place by role."""
+    refuse_strange(state, source)
+    kinds: set[str] = set()
+    parts: dict[Place, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        stem, role = role_of(key) or ("", "")
+        kind, place = read_stem(stem) or ("", Place("", ""))
+        if role in parts.setdefault(place, {}):
+            raise CheckpointError(
+                f"{source} has two tensors for {place.path}, such as {shown(key)}",
+                "one of each",
+                "choose another file",
+            )
+        parts[place][role] = value
+        kinds.add(kind)
+    return kinds, parts
+
+
+def refuse_strange(keys: Iterable[str], source: str) -> None:
+    """Raise `CheckpointError` if a key is not one of a LoRA for Stable Diffusion, saying what it is where that is known."""
+    names = list(keys)
+    understood = {key: role_of(key) for key in names}
+    strange = [key for key, found in understood.items() if found is None or read_stem(found[0]) is None]
+    if not strange and names:
+        return
+    what = next((word for key in names for end, word in OTHER_KINDS.items() if key.endswith(end)), "")
+    family = next((word for key in names for part, word in OTHER_FAMILIES.items() if part in key), "")
+    told = f"{source} is {what}" if what else f"{source} is a LoRA for {family}" if family else ""
+    counted = (
+        f"{len(names) - len(strange)} of its {len(names)} tensors are those of a LoRA for Stable Diffusion"
+    )
+    example = f"; {len(strange)} are not, such as {shown(strange[0])}" if strange else ""
+    raise CheckpointError(
+        told or f"{source}: {counted}{example}",
+        "a LoRA for Stable Diffusion 1.x, 2.x or XL, with the keys of kohya, diffusers or ComfyUI",
+        "choose another file",
+    )
+
+
+def _layer(place: Place, part: dict[str, Tensor], alphas: dict[str, Any], source: str) -> LayerWeights:
+    """One layer, checked."""
+    where = f"{source}: {place.network}.{place.path}"
+    if DOWN not in part or UP not in part:
+        raise CheckpointError(
+            f"{where} is incomplete: it has only {', '.join(part)}",
+            "down and up",
+            "download or copy it again",
+        )
+    down, up, magnitude = part[DOWN], part[UP], part.get(MAGNITUDE)
+    fits = (
+        down.dim() in (2, 4)
+        and up.dim() in (2, 4)
+        and down.shape[0] == up.shape[1]
+        and down.numel()
+        and up.numel()
+    )
+    if not fits or up.shape[2:].numel() != 1 or not (down.is_floating_point() and up.is_floating_point()):
+        shapes = f"{_described(down)} and {_described(up)}"
+        raise CheckpointError(
+            f"{where} has tensors {shapes}",
+            "floating-point down (rank, in, …) and up (out, rank)",
+            "choose another file",
+        )
+    if magnitude is not None:
+        magnitude = _rows(magnitude, up, where)
+    alpha = _alpha(part, place, down.shape[0], alphas, where)
+    return LayerWeights(down, up.reshape(*up.shape[:2], *[1] * (down.dim() - 2)), alpha, magnitude)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _rows(magnitude: Tensor, up: Tensor, where: str) -> Tensor:
+    """DoRA's norms, one for each output. LyCORIS can write one for each input, which peft does not know."""
+    by_input = (
+        magnitude.dim() > 1
+        and magnitude.shape[0] == 1
+        and up.shape[0] > 1
+        and magnitude.shape[1] != up.shape[0]
+    )
+    if by_input or magnitude.numel() != up.shape[0] or not magnitude.is_floating_point():
+        raise CheckpointError(
+            f"{where} has DoRA norms {_described(magnitude)}",
+            f"one for each of its {up.shape[0]} outputs",
+            "choose another file",
+        )
+    return magnitude.reshape(-1, *[1] * (up.dim() - 1))
+
+
+def _alpha(part: dict[str, Tensor], place: Place, rank: int, alphas: dict[str, Any], where: str) -> float:
+    """From its tensor or the metadata; without either it is the rank, as all readers have it."""
+    if ALPHA in part:
+        value = part[ALPHA]
+        alpha = float(value.reshape(-1)[0]) if value.numel() == 1 else math.nan
+    else:
+        alpha = _told_alpha(alphas, place, rank)
+    if not math.isfinite(alpha):
+        raise CheckpointError(f"{where} has no usable alpha", "one finite number", "choose another file")
+    return alpha
+
+
+def _alphas(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """What peft's configs say, under keys such as "unet.lora_alpha"."""
+    text = metadata.get(ADAPTER_METADATA)
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+        return values if isinstance(values, dict) else {}
+    except (ValueError, RecursionError):
+        raise CheckpointError(
+            f"{source} has damaged metadata: {ADAPTER_METADATA} is no JSON", "JSON", "choose another file"
+        ) from None
+
+
+def _told_alpha(alphas: dict[str, Any], place: Place, rank: int) -> float:
+    """peft: `alpha_pattern` names layers by their path or its end; rsLoRA divides by the root of the rank."""
+    patterns = alphas.get(f"{place.network}.alpha_pattern")
+    patterns = patterns if isinstance(patterns, dict) else {}
+    named = {name: value for name, value in patterns.items() if f".{place.path}".endswith(f".{name}")}
+    value = next(iter(named.values()), alphas.get(f"{place.network}.lora_alpha", rank))
+    alpha = float(value) if isinstance(value, int | float) else math.nan
+    return alpha * math.sqrt(rank) if alphas.get(f"{place.network}.use_rslora") is True else alpha
+
+
+def encode(weights: LoraWeights, kind: str, family: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors under the names of a format, and the metadata that belong to them.
+
+    Args:
+        kind: a key of `STEMS`.
+        family: "sd1", "sd2" or "sdxl"; some names depend on it.
+
+    Raises `CheckpointError` for a layer that the format has no name for.
+    """
+    state: dict[str, Tensor] = {}
+    for place, layer in weights.items():
+        stem = _stem(place, kind, family)
+        names = PEFT if kind == "diffusers" else {role: role for role in ROLES}
+        state[stem + names[DOWN]], state[stem + names[UP]] = layer.down, layer.up
+        if layer.magnitude is not None:
+            state[stem + names[MAGNITUDE]] = (
+                _peft_magnitude(layer) if kind == "diffusers" else layer.magnitude
+            )
+        if kind != "diffusers":
+            state[stem + ALPHA] = torch.tensor(layer.alpha, dtype=torch.float32)
+    return state, _adapter_metadata(weights) if kind == "diffusers" else {}
+
+
+def _stem(place: Place, kind: str, family: str) -> str:
+    try:
+        return STEMS[kind](place, family)
+    except KeyError:
+        raise CheckpointError(
+            f"{place.network}.{place.path} has no name in {kind}'s format for this family ({family})",
+            "a layer of a Stable Diffusion checkpoint",
+            "choose another format",
+        ) from None
+
+
+def _peft_magnitude(layer: LayerWeights) -> Tensor:
+    """(out,), of a convolution (1, out, 1, 1)."""
+    assert layer.magnitude is not None
+    flat = layer.magnitude.flatten()
+    return flat if layer.down.dim() == 2 else flat.reshape(1, -1, 1, 1)
+
+
+def _adapter_metadata(weights: LoraWeights) -> dict[str, str]:
+    """What diffusers gives to `peft.LoraConfig`, for each network."""
+    facts: dict[str, Any] = {}
+    for network in dict.fromkeys(place.network for place in weights):
+        layers = {place.path: layer for place, layer in weights.items() if place.network == network}
+        first = next(iter(layers.values()))
+        # transformers' newer text models have no part "text_model": the pattern must fit with it and without
+        names = {path: path if network == UNET else path.removeprefix("text_model.") for path in layers}
+        config = {
+            "r": first.rank,
+            "lora_alpha": first.alpha,
+            "rank_pattern": {names[p]: layer.rank for p, layer in layers.items() if layer.rank != first.rank},
+            "alpha_pattern": {
+                names[p]: layer.alpha for p, layer in layers.items() if layer.alpha != first.alpha
+            },
+            "target_modules": list(names.values()),
+            "use_dora": any(layer.magnitude is not None for layer in layers.values()),
+        }
+        facts |= {f"{network}.{key}": value for key, value in config.items()}
+    return {ADAPTER_METADATA: json.dumps(facts, sort_keys=True)}

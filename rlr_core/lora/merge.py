@@ -1,0 +1,218 @@
+"""A LoRA added to a checkpoint's weights: a single file in the original layout, or a folder in diffusers'.
+
+Each tensor is computed in float32 and stored as it was before; one at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlr_core.errors import CheckpointError
+from rlr_core.lora.files import read_lora, refuse_useless
+from rlr_core.lora.ldm import to_ldm
+from rlr_core.lora.names import TEXT, UNET, Place
+from rlr_core.lora.weights import LayerWeights, LoraWeights
+from rlr_core.safetensors_header import BITS, Header, read_header
+from rlr_core.storage import storing, write_atomically
+
+CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+"""Family → where its CLIP-L text encoder is in a single file."""
+OPEN_CLIP = {
+    "sd2": "cond_stage_model.model.transformer.",
+    "sdxl": "conditioner.embedders.1.model.transformer.",
+}
+"""Family → where its OpenCLIP text encoder is in a single file."""
+OPEN_CLIP_LAYERS = {
+    "self_attn.q_proj": ("attn.in_proj_weight", 0),
+    "self_attn.k_proj": ("attn.in_proj_weight", 1),
+    "self_attn.v_proj": ("attn.in_proj_weight", 2),
+    "self_attn.out_proj": ("attn.out_proj.weight", None),
+    "mlp.fc1": ("mlp.c_fc.weight", None),
+    "mlp.fc2": ("mlp.c_proj.weight", None),
+}
+"""Layer → tensor, and which third of its rows (None: all)."""
+
+
+class Target(NamedTuple):
+    """Where a layer's weight is in a file: the tensor, and which third of its rows, None for all."""
+
+    key: str
+    third: int | None = None
+
+
+Changes = Mapping[str, list[tuple[int | None, LayerWeights]]]
+"""Tensor → what is added to it, and to which third of its rows."""
+
+
+def merge(lora: Path, checkpoint: Path, out: Path, strength: float) -> int:
+    """Write `checkpoint` with `lora` at `strength` to `out`; returns the number of tensors that changed.
+
+    Raises:
+        CheckpointError: something is missing, damaged or does not fit, or `out` exists; nothing is written.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    if not math.isfinite(strength) or strength == 0:
+        raise CheckpointError(
+            f"a strength of {strength:g}", "a number other than 0, such as 0.8", "change it"
+        )
+    if out.exists():
+        raise CheckpointError(f"{out} is there already", "a new name", "choose another, or remove it")
+    file = read_lora(lora)
+    refuse_useless(file.weights, lora)
+    note = f"{lora.stem} at {strength:g}"
+    if checkpoint.is_dir():
+        return _merge_folder(file.weights, checkpoint, out, strength, note)
+    header = read_header(checkpoint)
+    changes = _changes(file.weights, header, _family_of_single_file(header.tensors), str(checkpoint))
+    write_atomically(out, lambda path: _copy(checkpoint, header, path, changes, strength, note))
+    return len(changes)
+
+
+def _merge_folder(weights: LoraWeights, folder: Path, out: Path, strength: float, note: str) -> int:
+    plans: dict[Path, tuple[Header, Changes]] = {}
+    for network in dict.fromkeys(place.network for place in weights):
+        plans |= _plan(folder, network, {p: layer for p, layer in weights.items() if p.network == network})
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    changed = {str(file.resolve()) for file in plans}
+
+    def skip(where: str, names: list[str]) -> list[str]:
+        return [name for name in names if str((Path(where) / name).resolve()) in changed]
+
+    try:
+        with storing(out):
+            shutil.copytree(folder, temporary, ignore=skip)
+            for file, (header, changes) in plans.items():
+                _copy(file, header, temporary / file.relative_to(folder), changes, strength, note)
+            os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sum(len(changes) for _, changes in plans.values())
+
+
+def _plan(folder: Path, network: str, weights: LoraWeights) -> dict[Path, tuple[Header, Changes]]:
+    """The network's files (shards, and variants beside each other) with what changes in them."""
+    headers = {file: read_header(file) for file in sorted((folder / network).glob("*.safetensors"))}
+    keys = {key for header in headers.values() for key in header.tensors}
+    targets = {place: _in_folder(place, keys) for place in weights}
+    _refuse_absent(
+        [place for place, target in targets.items() if target.key not in keys], weights, f"{folder}/{network}"
+    )
+    plans = {}
+    for file, header in headers.items():
+        mine = {place: target for place, target in targets.items() if target.key in header.tensors}
+        if mine:
+            plans[file] = header, _by_tensor(mine, weights, header, str(file))
+    return plans
+
+
+def _in_folder(place: Place, keys: Iterable[str]) -> Target:
+    key = f"{place.path}.weight"
+    return Target(key if key in keys else key.removeprefix("text_model."))
+
+
+def _family_of_single_file(keys: Iterable[str]) -> str:
+    if any(key.startswith("conditioner.") for key in keys):
+        return "sdxl"
+    return "sd2" if any(key.startswith("cond_stage_model.model.") for key in keys) else "sd1"
+
+
+def _changes(weights: LoraWeights, header: Header, family: str, source: str) -> Changes:
+    targets = {place: _in_single_file(place, family) for place in weights}
+    _refuse_absent([p for p, target in targets.items() if target.key not in header.tensors], weights, source)
+    return _by_tensor(targets, weights, header, source)
+
+
+def _in_single_file(place: Place, family: str) -> Target:
+    """The tensor in the original layout; an impossible name where there is none."""
+    if place.network == UNET:
+        try:
+            path = to_ldm(place.path, attention_in_first_up_block=family == "sdxl")
+        except KeyError:
+            return Target("")
+        return Target(f"model.diffusion_model.{path}.weight")
+    if place.network == TEXT and family in CLIP:
+        return Target(f"{CLIP[family]}{place.path}.weight")
+    found = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)", place.path)
+    if not found or family not in OPEN_CLIP or found[2] not in OPEN_CLIP_LAYERS:
+        return Target("")
+    name, third = OPEN_CLIP_LAYERS[found[2]]
+    return Target(f"{OPEN_CLIP[family]}resblocks.{found[1]}.{name}", third)
+
+
+def _refuse_absent(absent: list[Place], weights: LoraWeights, source: str) -> None:
+    if absent:
+        raise CheckpointError(
+            f"{source} lacks {len(absent)} of the LoRA's {len(weights)} layers, such as {'.'.join(absent[0])}",
+            "a checkpoint of the family that the LoRA was made for, with safetensors weights",
+            "choose another",
+        )
+
+
+def _by_tensor(targets: Mapping[Place, Target], weights: LoraWeights, header: Header, source: str) -> Changes:
+    """Checked against the tensors' shapes."""
+    changes: dict[str, list[tuple[int | None, LayerWeights]]] = {}
+    for place, (key, third) in targets.items():
+        layer, shape = weights[place], header.tensors[key].shape
+        rows = shape[0] if third is None else shape[0] // 3
+        columns, wanted = math.prod(shape[1:]), (layer.up.shape[0], math.prod(layer.down.shape[1:]))
+        if (rows, columns) != wanted:
+            raise CheckpointError(
+                f"{key} of {source} has the shape {tuple(shape)}",
+                f"{wanted[0]} × {wanted[1]}, as in the LoRA",
+                "choose another",
+            )
+        changes.setdefault(key, []).append((third, layer))
+    return changes
+
+
+def _copy(source: Path, header: Header, target: Path, changes: Changes, strength: float, note: str) -> None:
+    """The file, changed; tensors ordered as safetensors does, the widest type first."""
+    from safetensors import safe_open
+
+    order = sorted(header.tensors, key=lambda name: (-BITS[header.tensors[name].dtype], name))
+    with safe_open(source, framework="pt") as tensors, target.open("wb") as out:
+        out.write(_header_bytes(header, order, note))
+        for name in order:
+            value = tensors.get_tensor(name)
+            if name in changes:
+                value = _changed(value, changes[name], strength, f"{source}: {name}")
+            out.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _header_bytes(header: Header, order: list[str], note: str) -> bytes:
+    """Length and JSON. Hashes of the old contents are left out."""
+    old = {key: text for key, text in header.metadata.items() if "hash" not in key}
+    entries: dict[str, Any] = {
+        "__metadata__": {**old, "rlr.merged": "; ".join(filter(None, (old.get("rlr.merged"), note)))}
+    }
+    end = 0
+    for name in order:
+        tensor = header.tensors[name]
+        start, end = end, end + math.prod(tensor.shape) * BITS[tensor.dtype] // 8
+        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _changed(
+    value: Tensor, layers: list[tuple[int | None, LayerWeights]], strength: float, where: str
+) -> Tensor:
+    """In the dtype of `value`. Raises `CheckpointError` where a number does not fit into it."""
+    new = value.clone()
+    for third, layer in layers:
+        rows = slice(None) if third is None else slice(third * len(value) // 3, (third + 1) * len(value) // 3)
+        new[rows] = layer.applied(value[rows], strength).to(value.dtype)
+    if not new.float().isfinite().all():
+        raise CheckpointError(f"{where} would hold NaN or infinity", "finite weights", "use a lower strength")
+    return new

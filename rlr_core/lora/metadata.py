@@ -1,0 +1,71 @@
+"""What a LoRA file says of itself: sd-scripts' `ss_…` and ModelSpec 1.0.1, as hosts show and filter by them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+from rlr_core.lora.weights import LayerWeights, LoraWeights
+
+ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1/lora",
+    "sd2": "stable-diffusion-v2-512/lora",
+    "sdxl": "stable-diffusion-xl-v1-base/lora",
+}
+VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+HASHES = "sshs_model_hash", "modelspec.hash_sha256"
+
+
+def standard_metadata(weights: LoraWeights, name: str, family: str) -> dict[str, str]:
+    """All values are texts. What only the checkpoint knows (its name, v-prediction) goes on top.
+
+    Args:
+        name: stem of the file; A1111 calls the LoRA so.
+        family: "sd1", "sd2" or "sdxl".
+    """
+    rank, alpha = _commonest(weights)
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
+        "ss_network_args": json.dumps(_network_arguments(weights)),
+        "ss_output_name": name,
+        "ss_base_model_version": VERSIONS[family],
+        "ss_v2": str(family == "sd2"),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": ARCHITECTURES[family],
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": name,
+    }
+
+
+def _commonest(weights: LoraWeights) -> tuple[int, float]:
+    """Rank and alpha that most layers have."""
+    return Counter((layer.rank, layer.alpha) for layer in weights.values()).most_common(1)[0][0]
+
+
+def _network_arguments(weights: LoraWeights) -> dict[str, str]:
+    spatial = [layer for layer in weights.values() if _is_spatial(layer)]
+    arguments = {"conv_dim": str(spatial[0].rank), "conv_alpha": f"{spatial[0].alpha:g}"} if spatial else {}
+    if any(layer.magnitude is not None for layer in weights.values()):
+        arguments["dora_wd"] = "True"
+    return arguments
+
+
+def _is_spatial(layer: LayerWeights) -> bool:
+    return layer.down.dim() == 4 and layer.down.shape[-1] > 1
+
+
+def hashes(data: bytes) -> dict[str, str]:
+    """SHA-256 of what follows the header of a safetensors file, as A1111 and ModelSpec write it."""
+    header = int.from_bytes(data[:8], "little")
+    digest = hashlib.sha256(memoryview(data)[8 + header :]).hexdigest()
+    return {"sshs_model_hash": digest, "modelspec.hash_sha256": "0x" + digest}
+
+
+def about_training(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of a file's metadata is still true when it is written in another format or dtype."""
+    made_anew = (*HASHES, "lora_adapter_metadata", "format")
+    return {key: value for key, value in metadata.items() if key not in made_anew}
