@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,8 @@ def setting(
 ) -> Any:
     """A config field with its comment, its allowed values, or its least and greatest value."""
     metadata = {"comment": comment, "choices": choices, "low": low, "high": high}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -109,9 +110,18 @@ class RewardConfig:
 
     name: str = setting(
         "embedded",
-        '"embedded", a published reward (see `rlr rewards`), or "file.py:function" with function(images, prompts) -> scores',
+        '"embedded", "mix", a published reward (see `rlr rewards`), or "file.py:function" with function(images, prompts) -> scores',
     )
+    mix: dict[str, float] = setting({}, 'of "mix": parts and weights, as { embedded = 0.7, sharpness = 0.3 }')
+    mix_scale: str = setting(
+        "running",
+        "a part's spread, by which it is divided: of all pictures so far, or of some at the start",
+        choices=("running", "start"),
+    )
+    mix_mean: dict[str, float] = setting({}, "of parts whose mean is not to be measured")
+    mix_spread: dict[str, float] = setting({}, "of the same parts: their standard deviation")
     held_out: str = setting("embedded-held-out", "scores previews and the report; never trained on")
+    watch: list[str] = setting([], "more rewards that score them, and are never trained on")
     folder: str = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
     download: bool = setting(True, "a published reward's missing weights are fetched when a run starts")
     precision: str = setting(
@@ -205,6 +215,26 @@ class OutputConfig:
     evaluation: int = setting(64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0)
     checkpoint_every: int = setting(10, "iterations between checkpoints", low=1)
     keep_checkpoints: int = setting(2, "newest checkpoints that stay on disk", low=1)
+    lora: str = setting(
+        "last",
+        "which is evaluated and written at the end: the last one, or the best by held-out score",
+        choices=("last", "best"),
+    )
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """The alarm for reward hacking: the trained reward rises while held-out ones or the diversity fall."""
+
+    action: str = setting(
+        "warn",
+        "go on; save and stop; or end with the best LoRA so far",
+        choices=("warn", "stop", "rollback"),
+    )
+    pictures: int = setting(
+        16, "held-out (prompt, seed) pairs, the first of output.evaluation's, scored at every preview", low=0
+    )
+    false_alarms: float = setting(0.05, "probability of a false alarm in a whole run", low=1e-9, high=1)
 
 
 @dataclass(frozen=True)
@@ -220,6 +250,7 @@ class RunConfig:
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
 
 
 def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
@@ -297,6 +328,10 @@ def _toml_value(value: Any) -> str:
         return f'"{escaped}"'
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return (
+            "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+        )
     return repr(value)
 
 
@@ -354,19 +389,37 @@ def _section(kind: Any, name: str, table: Any, source: str) -> Any:
     )
 
 
-KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+KINDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of texts",
+    dict[str, float]: "a table of names and finite numbers, as { embedded = 0.5 }",
+}
 
 
-def _checked(name: str, value: Any, kind: Any, f: dataclasses.Field[Any]) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    is_list = kind == list[str]
-    fits = (
-        isinstance(value, list) and all(isinstance(v, str) for v in value) if is_list else type(value) is kind
-    )
-    if not fits:
-        wanted = "a list of texts" if is_list else KINDS[kind]
-        raise ConfigError(f"{name} = {value!r}", wanted, f"see `rlr config` for {name}")
+def _as_kind(value: Any, kind: Any) -> Any:
+    """`value`, with whole numbers as fractions where those are wanted; None where it is of another kind."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind == list[str]:
+        return value if isinstance(value, list) and all(type(item) is str for item in value) else None
+    if kind == dict[str, float]:
+        return _as_numbers(value) if isinstance(value, dict) else None
+    return value if type(value) is kind else None
+
+
+def _as_numbers(table: dict[str, Any]) -> dict[str, float] | None:
+    numbers = {name: _as_kind(number, float) for name, number in table.items()}
+    fits = all(number is not None and math.isfinite(number) for number in numbers.values())
+    return numbers if fits else None
+
+
+def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any:
+    value = _as_kind(given, kind)
+    if value is None:
+        raise ConfigError(f"{name} = {given!r}", KINDS[kind], f"see `rlr config` for {name}")
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]

@@ -24,6 +24,10 @@ class Preset:
 
 PRESETS = {
     "default": Preset("what learned best in the first measurements: see docs/evidence.md", {}),
+    "black-box": Preset(
+        "for rewards without a gradient: half order on one sub-chain of each picture",
+        {"estimator": {"name": "rlr", "first_order_steps": 0}},
+    ),
     "published": Preset(
         "Recursive Likelihood Ratio to the letter of arXiv 2502.00639, eq. 11: unbiased, and very noisy",
         {

@@ -80,7 +80,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     assert len(names) >= 6
     for name in names:
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
-    assert_same(lora(folder), lora(reference))
+    assert_same(loras(folder), loras(reference))
     newest = max((reference / "checkpoints").iterdir())
     assert_same(checkpoint(folder / "checkpoints" / newest.name), checkpoint(newest))
 
@@ -89,9 +89,18 @@ def checkpoint(path: Path) -> Any:
     return torch.load(path, weights_only=True)["trainer"]
 
 
+def loras(folder: Path) -> dict[str, Any]:
+    """Every LoRA file of the run, by name."""
+    return {path.name: _lora_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
 def lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of the run's LoRA (whose order in the file is not fixed by safetensors)."""
-    (path,) = folder.glob("*.safetensors")
+    """The run's LoRA."""
+    return loras(folder)["rlr-lora.safetensors"]
+
+
+def _lora_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata (whose order in the file is not fixed by safetensors)."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         return tensors, dict(sorted(file.metadata().items()))

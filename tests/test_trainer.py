@@ -17,7 +17,7 @@ from rlr_core.embedded import world
 from rlr_core.errors import ConfigError, EstimatorError, PromptError, RewardError, RunError
 from rlr_core.estimators import Part
 from rlr_core.rewards import Reward
-from rlr_core.trainer import Evaluation, Iteration, Preview, Skipped, Trainer, prepare
+from rlr_core.trainer import Evaluation, Iteration, NewBest, Preview, Skipped, Trainer, prepare
 from rlr_core.trainer.prompts import deal, held_out_prompts, read_prompts, training_prompts
 from rlr_core.trainer.setup import choose_device
 from rlr_core.trainer.weighing import Weighing
@@ -119,13 +119,13 @@ def test_weights_follow_running_means():
 
 def test_events_come_in_order_and_as_often_as_asked(workshop):
     told = list(trainer(workshop, output__evaluation=3, training__iterations=3).run())
-    names = [f"{type(event).__name__} {getattr(event, 'iteration', '')}".strip() for event in told]
+    names = [f"{type(event).__name__} {event.iteration}" for event in told if not isinstance(event, NewBest)]
     assert names == [
-        "Evaluation", "Preview 0", "CheckpointDue 0", "Iteration 1", "Iteration 2", "Preview 2",
-        "CheckpointDue 2", "Iteration 3", "Preview 3", "CheckpointDue 3", "Evaluation",
+        "Evaluation 0", "Preview 0", "CheckpointDue 0", "Iteration 1", "Iteration 2", "Preview 2", "Evaluation 2",
+        "CheckpointDue 2", "Iteration 3", "Preview 3", "Evaluation 3", "CheckpointDue 3", "Evaluation 3",
     ]  # fmt: skip
-    before, after = (event for event in told if isinstance(event, Evaluation))
-    assert (before.when, after.when) == ("before", "after")
+    before, *during, after = (event for event in told if isinstance(event, Evaluation))
+    assert (before.when, {event.when for event in during}, after.when) == ("before", {"during"}, "after")
     assert before.prompts == after.prompts and before.seeds == after.seeds
     assert before.images.shape == (3, 3, 16, 16) and not torch.equal(before.images, after.images)
     step = next(event for event in told if isinstance(event, Iteration))
@@ -144,7 +144,7 @@ def test_training_raises_the_reward(name, workshop):
     """The mean over the same 16 (prompt, seed) pairs, before and after."""
     settings = {"training__iterations": 12, "training__learning_rate": 0.03, "output__evaluation": 16}
     told = trainer(workshop, estimator__name=name, output__preview_every=0, **settings).run()
-    before, after = (event.rewards.mean() for event in told if isinstance(event, Evaluation))
+    before, *_, after = (event.rewards.mean() for event in told if isinstance(event, Evaluation))
     assert after > before + 0.01
 
 

@@ -21,6 +21,8 @@ class Estimator(ABC):
 
     batch_reuse: int = 1
     """How many calls in a row want the same batch."""
+    scores_predictions: bool = False
+    """Whether its rewards are of pictures that the denoiser predicts half-way, and not of finished ones."""
 
     @abstractmethod
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
@@ -64,6 +66,6 @@ def check_differentiable(problem: Problem, part: str = "the first-order part") -
         raise EstimatorError(
             f"{part} with the reward '{problem.reward.name}', which has no gradient",
             "a differentiable reward, or an estimator that needs no gradient of it",
-            "use estimator.name = half, reinforce or zeroth, or rlr with estimator.first_order_steps = 0 and "
-            "estimator.sub_chain_end = antithetic (they work with any reward), or choose another reward",
+            "start from the preset for such rewards, --preset black-box; or use estimator.name = half, reinforce, ddpo or "
+            "zeroth, or rlr with estimator.first_order_steps = 0 and estimator.sub_chain_end = antithetic",
         )

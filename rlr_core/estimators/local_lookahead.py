@@ -35,6 +35,7 @@ class LocalLookahead(Estimator):
 
     length: int
     chunk: int = 1
+    scores_predictions = True
 
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost, mean, scores = Cost(), GradientMean(), []

@@ -31,6 +31,7 @@ class RewardFeedback(Estimator):
 
     window: int
     chunk: int = 1
+    scores_predictions = True
 
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost, mean, scores = Cost(), GradientMean(), []

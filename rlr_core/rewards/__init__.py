@@ -1,10 +1,13 @@
 """Rewards: pictures and prompts → scores. Each says whether gradients flow through it.
 
 `load_reward` takes "embedded" (differentiable), "embedded-held-out" (only watches), the name of a published reward
-(differentiable) or "file.py:function" (any Python function).
+(differentiable) or of a black box, or "file.py:function" (any Python function). `load_mix` makes one of several; `statistics`
+tells what pictures are like.
 """
 
 from rlr_core.rewards.library import PUBLISHED, REWARDS, load_reward
+from rlr_core.rewards.mix import Mix, load_mix
 from rlr_core.rewards.reward import Reward
+from rlr_core.rewards.statistics import statistics
 
-__all__ = ["PUBLISHED", "REWARDS", "Reward", "load_reward"]
+__all__ = ["PUBLISHED", "REWARDS", "Mix", "Reward", "load_mix", "load_reward", "statistics"]

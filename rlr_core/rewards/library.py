@@ -10,6 +10,7 @@ import torch
 from rlr_core.config import RewardConfig
 from rlr_core.errors import RewardError
 from rlr_core.rewards.aesthetic import AESTHETIC
+from rlr_core.rewards.black_box import jpeg_compressibility, jpeg_incompressibility, sharpness
 from rlr_core.rewards.clipscore import CLIPSCORE
 from rlr_core.rewards.embedded import clip_reward, held_out_scorer
 from rlr_core.rewards.from_file import from_file
@@ -22,6 +23,9 @@ from rlr_core.rewards.reward import Reward
 REWARDS: dict[str, Callable[[torch.device], Reward]] = {
     "embedded": clip_reward,
     "embedded-held-out": held_out_scorer,
+    "jpeg-compressibility": jpeg_compressibility,
+    "jpeg-incompressibility": jpeg_incompressibility,
+    "sharpness": sharpness,
 }
 """Name → what makes the reward, given a device."""
 

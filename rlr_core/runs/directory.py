@@ -36,7 +36,7 @@ class RunState:
         state: "running", "finished", "stopped", "failed", "interrupted" (killed, power lost), or "damaged".
         iteration: of `iterations`.
         first, latest: mean reward of the first and the latest iteration, None before there are any.
-        message: why it failed, or what is damaged.
+        message: why it failed, what raised the alarm, or what is damaged.
     """
 
     folder: Path
@@ -168,7 +168,7 @@ class RunDirectory:
             iterations=self.config.training.iterations,
             first=iterations[0]["reward"] if iterations else None,
             latest=iterations[-1]["reward"] if iterations else None,
-            message=events[-1].get("message", "") if events and events[-1]["type"] == "failed" else "",
+            message=_message(events),
         )
 
     def _state_word(self, events: list[dict[str, Any]]) -> str:
@@ -176,6 +176,12 @@ class RunDirectory:
             return "running"
         last = events[-1]["type"] if events else ""
         return last if last in ("finished", "stopped", "failed") else "interrupted"
+
+
+def _message(events: list[dict[str, Any]]) -> str:
+    """Why the run failed, or else what raised the alarm."""
+    told = [event for event in events if event["type"] == "alarm"] + events[-1:]
+    return next((event["message"] for event in reversed(told) if event["type"] in ("alarm", "failed")), "")
 
 
 def list_runs(root: Path) -> list[RunState]:

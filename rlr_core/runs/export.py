@@ -20,8 +20,8 @@ CARDS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 MOST_PROMPTS = 200
 
 
-def export(file: Path, trainer: Trainer, summary: Summary) -> None:
-    """Write the LoRA (its average, where there is one) and its card `<stem>.json`.
+def export(file: Path, trainer: Trainer, iteration: int, summary: Summary) -> None:
+    """Write the LoRA that is now in the model, of `iteration`, and its card `<stem>.json`.
 
     Raises `CheckpointError` for a LoRA that is not finite or has no effect; the run's checkpoints stay.
     """
@@ -30,14 +30,12 @@ def export(file: Path, trainer: Trainer, summary: Summary) -> None:
     facts = {
         **setup.model.lora_metadata(),
         "ss_output_name": file.stem,
-        "rlr.iterations": str(trainer.iteration),
+        "rlr.iterations": str(iteration),
         **_facts(setup.config, setup.reward.name, setup.held_out.name, setup.prompts),
         **_achieved(summary),
     }
-    with trainer.average.applied():
-        weights = lora.weights()
     dtype = getattr(torch, output.precision)
-    write_lora(file, weights, facts, kind=output.format, family=lora.family, dtype=dtype)
+    write_lora(file, lora.weights(), facts, kind=output.format, family=lora.family, dtype=dtype)
     card = {
         "description": describe(setup.reward.name, summary),
         "sd version": CARDS[lora.family],

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
-from rlr_core.config import RunConfig
+from rlr_core.config import RewardConfig, RunConfig
 from rlr_core.errors import RLRError, RunError
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
@@ -22,10 +23,12 @@ from rlr_core.runs.report import write_report
 from rlr_core.runs.summary import Summary
 from rlr_core.storage import write_text
 from rlr_core.trainer import (
+    AlarmRaised,
     CheckpointDue,
     Evaluation,
     Event,
     Iteration,
+    NewBest,
     Preview,
     Setup,
     Skipped,
@@ -92,11 +95,24 @@ def self_contained(config: RunConfig) -> RunConfig:
     if checkpoint != "embedded":
         checkpoint = _absolute(checkpoint)
     model = dataclasses.replace(config.model, checkpoint=checkpoint)
-    names = {key: _absolute_reward(getattr(config.reward, key)) for key in ("name", "held_out")}
-    reward = dataclasses.replace(config.reward, **names)
+    reward = _absolute_rewards(config.reward)
     start = _absolute(config.lora.start) if config.lora.start else ""
     lora = dataclasses.replace(config.lora, start=start)
     return dataclasses.replace(config, prompts=prompts, model=model, lora=lora, reward=reward)
+
+
+def _absolute_rewards(config: RewardConfig) -> RewardConfig:
+    tables = {
+        key: {_absolute_reward(name): number for name, number in getattr(config, key).items()}
+        for key in ("mix", "mix_mean", "mix_spread")
+    }
+    return dataclasses.replace(
+        config,
+        name=_absolute_reward(config.name),
+        held_out=_absolute_reward(config.held_out),
+        watch=[_absolute_reward(name) for name in config.watch],
+        **tables,
+    )
 
 
 def _absolute_reward(name: str) -> str:
@@ -131,7 +147,8 @@ class _Recorder:
                 self._record(event)
                 listen(event)
             write_report(self.directory)
-            export(self._lora_file, self.trainer, Summary.read(self.directory.events_file))
+            with self.trainer.exported():
+                self._export(self._lora_file, self.trainer.exported_iteration)
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._checkpoint()
@@ -158,28 +175,22 @@ class _Recorder:
                 file = self.directory.previews / f"{event.iteration:06d}.png"
                 save_png(strip(event.images), file)
                 save_png(to_picture(event.images[0], 512), self._lora_file.with_suffix(".preview.png"))
-                facts = {
-                    "iteration": event.iteration,
-                    "file": f"previews/{file.name}",
-                    "prompts": event.prompts,
-                }
-                self.log.append("preview", **facts, seeds=event.seeds, scores=event.scores.tolist())
+                self.log.append("preview", file=f"previews/{file.name}", **_facts(event))
             case Evaluation():
                 self._record_evaluation(event)
+            case NewBest():
+                self._export(self._best_file, event.iteration)
+                self.log.append("best", file=self._best_file.name, **dataclasses.asdict(event))
+            case AlarmRaised():
+                self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
             case CheckpointDue():
                 self.log.append("checkpoint", iteration=event.iteration)
                 self._checkpoint()
 
     def _record_evaluation(self, event: Evaluation) -> None:
-        save_png(strip(event.images[:SHOWN]), self.directory.folder / f"{event.when}.png")
-        self.log.append(
-            "evaluation",
-            when=event.when,
-            prompts=event.prompts,
-            seeds=event.seeds,
-            scores=event.scores.tolist(),
-            rewards=event.rewards.tolist(),
-        )
+        if event.when != "during":
+            save_png(strip(event.images[:SHOWN]), self.directory.folder / f"{event.when}.png")
+        self.log.append("evaluation", **_facts(event))
         if event.when == "after":
             before, after = (self._strip(name) for name in ("before", "after"))
             save_png(
@@ -199,3 +210,25 @@ class _Recorder:
     @property
     def _lora_file(self) -> Path:
         return self.directory.folder / f"{self.setup.config.output.name}.safetensors"
+
+    @property
+    def _best_file(self) -> Path:
+        return self._lora_file.with_name(f"{self._lora_file.stem}-best.safetensors")
+
+    def _export(self, file: Path, iteration: int) -> None:
+        """Write the LoRA that is now in the model."""
+        export(file, self.trainer, iteration, Summary.read(self.directory.events_file))
+
+
+def _facts(event: Preview | Evaluation) -> dict[str, Any]:
+    """What is logged of pictures: everything but themselves."""
+    facts = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    del facts["images"]
+    return {name: _as_lists(value) for name, value in facts.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Tensors as lists, in tables too."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return {name: _as_lists(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -1,10 +1,12 @@
 """The trainer: maths without IO. It yields events; whoever calls it logs, draws and saves."""
 
 from rlr_core.trainer.events import (
+    AlarmRaised,
     CheckpointDue,
     Evaluation,
     Event,
     Iteration,
+    NewBest,
     Preview,
     Skipped,
 )
@@ -13,6 +15,6 @@ from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "CheckpointDue", "Evaluation", "Event", "Iteration", "Painter", "Preview", "Setup", "Skipped", "StopRequested", "Trainer",
-    "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "NewBest", "Painter", "Preview", "Setup",
+    "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
 ]  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from rlr_core.trainer.alarm import Fall
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Iteration:
     Attributes:
         iteration: counted from 1.
         reward: mean over the batch; `reward_error` its standard error.
+        measured_on: "finished pictures", or the "predicted pictures" of an estimator that does not run the chain to its end.
+        reward_parts: of a mix: each part's own mean over all pictures that were scored.
         gradient_norm: of the weighed gradient, before it is scaled down.
         evaluations: network evaluations spent, per picture.
         seconds: wall-clock time.
@@ -36,6 +40,8 @@ class Iteration:
     gradient_norm: float
     evaluations: float
     seconds: float
+    measured_on: str = "finished pictures"
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Preview:
-    """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1], and their held-out scores (N,)."""
+    """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1], and their held-out scores (N,).
+
+    `watched` and `statistics` are (N,) each: scores of the rewards that only watch, and what the pictures are like.
+    """
 
     iteration: int
     prompts: list[str]
     seeds: list[int]
     images: Tensor
     scores: Tensor
+    watched: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +74,13 @@ class Evaluation:
     """Pictures of (prompt, seed) pairs that are never trained on.
 
     Attributes:
-        when: "before" or "after" training.
+        when: "before", "during" (of fewer pairs) or "after" training.
+        iteration: that the LoRA is of.
         images: (N, 3, H, W), range [0, 1].
         scores: (N,) by the held-out reward.
-        rewards: (N,) by the reward that is trained on.
+        rewards: (N,) by the reward that is trained on; a mix on the scale of the start.
+        parts: of a mix: each part's own scores, (N,).
+        watched, statistics: as in `Preview`.
     """
 
     when: str
@@ -75,6 +89,48 @@ class Evaluation:
     images: Tensor
     scores: Tensor
     rewards: Tensor
+    iteration: int = 0
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    watched: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewBest:
+    """The LoRA as it is now, trained, has the highest held-out score so far."""
+
+    iteration: int
+    score: float
+
+
+@dataclass(frozen=True)
+class AlarmRaised:
+    """The trained reward rose while others fell.
+
+    Attributes:
+        iteration: of the check that showed it.
+        since: iteration of the check that the surest fall is measured from.
+        falls: what fell, the surest first.
+        trained: the trained reward's mean at the start and now.
+        best: iteration of the best LoRA so far by held-out score.
+    """
+
+    iteration: int
+    since: int
+    falls: list[Fall]
+    trained: tuple[float, float]
+    best: int
+
+    @property
+    def message(self) -> str:
+        """In plain words."""
+        fall = self.falls[0]
+        others = "".join(f", {other.series}" for other in self.falls[1:])
+        return (
+            f"the reward trained on rose ({self.trained[0]:.3f} → {self.trained[1]:.3f}), but since iteration {self.since} "
+            f"the {fall.series} fell: {fall.before:.3f} → {fall.now:.3f} "
+            f"({fall.now - fall.before:+.3f} ± {fall.half_width:.3f}){'; also' + others[1:] if others else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,4 +140,4 @@ class CheckpointDue:
     iteration: int
 
 
-Event = Iteration | Skipped | Preview | Evaluation | CheckpointDue
+Event = Iteration | Skipped | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue

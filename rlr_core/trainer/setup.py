@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Denoiser, Level, Prediction
-from rlr_core.config import RunConfig
+from rlr_core.config import RewardConfig, RunConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Problem, build, ignored_settings
 from rlr_core.lora import InjectedLora, inject, load_lora
 from rlr_core.models import Model, load_model, prompted
-from rlr_core.rewards import Reward, load_reward
+from rlr_core.rewards import Mix, Reward, load_mix, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Painter, painter
 
@@ -50,8 +50,9 @@ class Setup:
     config: RunConfig
     model: Model
     lora: InjectedLora
-    reward: Reward
+    reward: Reward | Mix
     held_out: Reward
+    watched: dict[str, Reward]
     problem: Problem
     estimator: Estimator
     prompts: list[str]
@@ -74,6 +75,7 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
             "a number that divides the batch size",
             f"use a divisor of {training.batch_size}",
         )
+    _check_the_best_is_known(config)
     prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
     held_out = held_out_prompts(config.prompts)
     estimator = build(config.estimator, config.sampling.steps)
@@ -82,9 +84,9 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
     device = choose_device(config.model.device)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    reward, watcher = (
-        load_reward(name, device, config.reward) for name in (config.reward.name, config.reward.held_out)
-    )
+    reward = _reward(config.reward, device)
+    held_out_reward = load_reward(config.reward.held_out, device, config.reward)
+    watched = {name: load_reward(name, device, config.reward) for name in config.reward.watch}
     model = load_model(config.model.checkpoint, device=device, dtype=getattr(torch, config.model.precision))
     lora = _lora(config, model)
     view = prompted(model, config.sampling.guidance_scale, encode_anew=lora.in_text_encoder)
@@ -108,7 +110,18 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
         brush, prompted=brush.prompted._replace(denoiser=Interruptible(brush.prompted.denoiser, should_stop))
     )
     return Setup(
-        config, model, lora, reward, watcher, problem, estimator, prompts, held_out, view.encode, brush
+        config=config,
+        model=model,
+        lora=lora,
+        reward=reward,
+        held_out=held_out_reward,
+        watched=watched,
+        problem=problem,
+        estimator=estimator,
+        prompts=prompts,
+        held_out_prompts=held_out,
+        encode=view.encode,
+        painter=brush,
     )
 
 
@@ -125,6 +138,22 @@ def _lora(config: RunConfig, model: Model) -> InjectedLora:
         stacklevel=3,
     )
     return lora
+
+
+def _reward(config: RewardConfig, device: torch.device) -> Reward | Mix:
+    return load_mix(config, device) if config.name == "mix" else load_reward(config.name, device, config)
+
+
+def _check_the_best_is_known(config: RunConfig) -> None:
+    """What ends with the best LoRA has to look for it."""
+    wanted = {"output.lora = best": config.output.lora, "alarm.action = rollback": config.alarm.action}
+    for setting, value in wanted.items():
+        if value in ("best", "rollback") and not (config.alarm.pictures and config.output.evaluation):
+            raise ConfigError(
+                f"{setting}, where no held-out pictures are scored on the way",
+                "alarm.pictures and output.evaluation above 0",
+                f"raise them, or leave {setting.split(' =')[0]} at its default",
+            )
 
 
 def choose_device(name: str) -> torch.device:

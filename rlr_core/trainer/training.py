@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from rlr_core.chain import Conditioning, SampleNoise
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import RunError
 from rlr_core.estimators import Batch, Estimate
+from rlr_core.rewards import Mix
 from rlr_core.trainer.averaging import Average
-from rlr_core.trainer.events import CheckpointDue, Evaluation, Event, Iteration, PartReport, Preview, Skipped
+from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped
+from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.prompts import deal
-from rlr_core.trainer.sampling import score
 from rlr_core.trainer.setup import Setup, StopRequested
+from rlr_core.trainer.watch import Watch
 from rlr_core.trainer.weighing import Weighing
 
 
@@ -36,39 +39,79 @@ class Trainer:
         self.setup = setup
         self.iteration = 0
         self.skipped_in_a_row = 0
-        self.evaluated = False
-        self.previewed = self.saved = -1
+        self.previewed = self.checked = self.saved = -1
+        self.watch = Watch(setup.config)
         self.optimizer = torch.optim.Adam(setup.lora.parameters, lr=training.learning_rate)
         self.average = Average(setup.lora.parameters, training.ema)
         self.weighing = Weighing(by_signal=training.weighing == "signal")
 
     def run(self) -> Iterator[Event]:
         """Train to the end, from the start or from a loaded state; what is due follows from the state alone."""
-        if not self.evaluated:
-            yield from self._evaluate("before")
-            self.evaluated = True
+        output = self.setup.config.output
+        calibrate(self.setup)
+        if self.checked < 0:
+            yield from self._check()
         while True:
-            if self._due(self.setup.config.output.preview_every) and self.previewed != self.iteration:
-                yield self._preview()
+            if self._due(output.preview_every) and self.previewed != self.iteration:
+                with self.average.applied():
+                    seen = preview(self.setup, self.iteration)
+                yield seen
                 self.previewed = self.iteration
-            if self._due(self.setup.config.output.checkpoint_every) and self.saved != self.iteration:
+            if self._due(output.preview_every) and self.checked < self.iteration:
+                yield from self._check()
+            if self._due(output.checkpoint_every) and self.saved != self.iteration:
                 self.saved = self.iteration
                 yield CheckpointDue(self.iteration)
-            if self.iteration == self.setup.config.training.iterations:
+            if self.finished:
                 break
             yield self.iterate()
-        yield from self._evaluate("after")
+        if output.evaluation:
+            with self.exported():
+                evaluated = evaluation(self.setup, "after", self.exported_iteration, output.evaluation)
+            yield evaluated
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is over."""
+        return self.iteration == self.setup.config.training.iterations or self.rolled_back
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether the alarm has ended training; then the best LoRA is what comes out."""
+        return self.watch.raised and self.setup.config.alarm.action == "rollback"
+
+    @property
+    def exported_iteration(self) -> int:
+        """That the run's LoRA is of."""
+        best = self.rolled_back or self.setup.config.output.lora == "best"
+        return self.watch.best if best and self.watch.best_lora else self.iteration
+
+    @contextmanager
+    def exported(self) -> Iterator[None]:
+        """With the LoRA that is the run's result: its average, or the best; training's own is back afterwards."""
+        if self.exported_iteration == self.iteration:
+            with self.average.applied():
+                yield
+            return
+        own = self.setup.lora.state_dict()
+        self.setup.lora.load_state_dict(self.watch.best_lora)
+        try:
+            yield
+        finally:
+            self.setup.lora.load_state_dict(own)
 
     def _due(self, every: int) -> bool:
         """At the first and the last iteration, and at every `every`-th one."""
-        ends = (0, self.setup.config.training.iterations)
-        return self.iteration in ends or (every > 0 and self.iteration % every == 0)
+        return self.iteration == 0 or self.finished or (every > 0 and self.iteration % every == 0)
 
     def iterate(self) -> Iteration | Skipped:
         """One iteration: an optimizer step, or a skip that leaves everything as it was."""
+        calibrate(self.setup)
         began = time.perf_counter()
         batch = self.batch()
         estimate = self._estimate(batch)
+        reward = self.setup.reward
+        reward_parts = reward.settle() if isinstance(reward, Mix) else {}
         self.iteration += 1
         if not estimate.finite:
             return self._skip(_what_is_not_finite(estimate), began)
@@ -89,6 +132,8 @@ class Trainer:
             gradient_norm=float(gradient.norm()),
             evaluations=estimate.cost.evaluations / n,
             seconds=time.perf_counter() - began,
+            measured_on=f"{'predicted' if self.setup.estimator.scores_predictions else 'finished'} pictures",
+            reward_parts=reward_parts,
         )
 
     def _estimate(self, batch: Batch) -> Estimate:
@@ -157,50 +202,51 @@ class Trainer:
             )
         return Skipped(self.iteration, reason, time.perf_counter() - began)
 
-    def _paint(self, count: int, purpose: str) -> tuple[list[str], list[int], Tensor]:
-        """`count` pictures of held-out prompts at fixed seeds that training never uses."""
-        setup = self.setup
-        prompts = deal(setup.held_out_prompts, count, 0, 0)
-        seeds = [derive_seed(purpose, j) >> 32 for j in range(count)]
+    def _check(self) -> Iterator[Event]:
+        """Paint and score held-out pairs for the best LoRA and the alarm: all before training, fewer on the way."""
+        before = self.iteration == 0
+        count = self.setup.config.output.evaluation if before else self.watch.pictures
+        if not count:
+            return
         with self.average.applied():
-            return prompts, seeds, setup.painter(prompts, seeds)
-
-    def _preview(self) -> Preview:
-        prompts, seeds, images = self._paint(self.setup.config.output.previews, "preview")
-        scores = score(self.setup.held_out, images, prompts)
-        return Preview(self.iteration, prompts, seeds, images, scores)
-
-    def _evaluate(self, when: str) -> Iterator[Evaluation]:
-        count = self.setup.config.output.evaluation
-        if count:
-            prompts, seeds, images = self._paint(count, "evaluation")
-            scores = score(self.setup.held_out, images, prompts)
-            yield Evaluation(when, prompts, seeds, images, scores, score(self.setup.reward, images, prompts))
+            evaluated = evaluation(self.setup, "before" if before else "during", self.iteration, count)
+            told = self.watch.judge(evaluated, self.setup.lora.state_dict)
+            self.checked = self.iteration
+            yield from (evaluated, *told)
+        alarm = any(isinstance(event, AlarmRaised) for event in told)
+        if alarm and self.setup.config.alarm.action == "stop":
+            raise StopRequested
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors, numbers and texts."""
+        reward = self.setup.reward
         return {
             "iteration": self.iteration,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "evaluated": self.evaluated,
             "previewed": self.previewed,
+            "checked": self.checked,
             "saved": self.saved,
             "lora": self.setup.lora.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "estimator": self.setup.estimator.state_dict(),
             "weighing": self.weighing.state_dict(),
             "average": self.average.state_dict(),
+            "watch": self.watch.state_dict(),
+            "mix": reward.state_dict() if isinstance(reward, Mix) else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        for name in ("iteration", "skipped_in_a_row", "evaluated", "previewed", "saved"):
+        for name in ("iteration", "skipped_in_a_row", "previewed", "checked", "saved"):
             setattr(self, name, state[name])
         self.setup.lora.load_state_dict(state["lora"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.setup.estimator.load_state_dict(state["estimator"])
         self.weighing.load_state_dict(state["weighing"])
         self.average.load_state_dict(state["average"])
+        self.watch.load_state_dict(state["watch"])
+        if isinstance(self.setup.reward, Mix):
+            self.setup.reward.load_state_dict(state["mix"])
 
 
 def _what_is_not_finite(estimate: Estimate) -> str:

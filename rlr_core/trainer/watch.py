@@ -1,0 +1,86 @@
+"""What becomes of the checks: the best LoRA so far, and the alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from rlr_core.config import RunConfig
+from rlr_core.rewards.statistics import diversity
+from rlr_core.trainer.alarm import TRAINED, Alarm
+from rlr_core.trainer.events import AlarmRaised, Evaluation, NewBest
+
+
+class Watch:
+    """Takes up evaluations at the start and on the way.
+
+    Attributes:
+        pictures: of an evaluation, the first so many count; 0 for no checks.
+        checks: iterations of the checks so far.
+        best: iteration of the highest held-out score since the start, `best_lora` the LoRA there.
+        raised: whether the alarm has been raised; it is raised once.
+    """
+
+    def __init__(self, config: RunConfig):
+        output = config.output
+        self.pictures = min(config.alarm.pictures, output.evaluation)
+        self.checks: list[int] = []
+        self.best, self.best_score = -1, -math.inf
+        self.best_lora: dict[str, Tensor] = {}
+        self.raised = False
+        iterations = config.training.iterations
+        planned = 1 + math.ceil(iterations / (output.preview_every or iterations))
+        self._alarm = Alarm(planned, config.alarm.false_alarms)
+
+    def judge(
+        self, evaluation: Evaluation, lora: Callable[[], dict[str, Tensor]]
+    ) -> list[NewBest | AlarmRaised]:
+        """Take up an evaluation of the LoRA that `lora` copies, and say what is to be told."""
+        scores = {
+            TRAINED: evaluation.rewards,
+            "held-out score": evaluation.scores,
+            **evaluation.watched,
+        }
+        scores = {name: values[: self.pictures] for name, values in scores.items()}
+        scores["diversity"] = diversity(evaluation.images[: self.pictures])
+        told = [self._compare(evaluation.iteration, scores, lora), self._listen(evaluation.iteration, scores)]
+        return [event for event in told if event]
+
+    def _compare(
+        self, iteration: int, scores: dict[str, Tensor], lora: Callable[[], dict[str, Tensor]]
+    ) -> NewBest | None:
+        score = float(scores["held-out score"].mean())
+        if not iteration or not score > self.best_score:
+            return None
+        self.best, self.best_score, self.best_lora = iteration, score, lora()
+        return NewBest(iteration, score)
+
+    def _listen(self, iteration: int, scores: dict[str, Tensor]) -> AlarmRaised | None:
+        self.checks.append(iteration)
+        falls = self._alarm(scores)
+        if self.raised or not falls:
+            return None
+        self.raised = True
+        start, now = (float(check[TRAINED].mean()) for check in self._alarm.history[:: len(self.checks) - 1])
+        return AlarmRaised(iteration, self.checks[falls[0].check], falls, (start, now), self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {
+            "checks": list(self.checks),
+            "best": self.best,
+            "best_score": self.best_score,
+            "best_lora": self.best_lora,
+            "raised": self.raised,
+            "alarm": self._alarm.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.checks = list(state["checks"])
+        for name in ("best", "best_score", "best_lora", "raised"):
+            setattr(self, name, state[name])
+        self._alarm.load_state_dict(state["alarm"])

@@ -1,0 +1,245 @@
+"""The reward-hacking alarm: how often it is false, how often it is missed, and what comes of it.
+
+The statistical tests simulate whole runs; their limits are stated beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from checks import student_limit
+
+pytest.importorskip("diffusers")
+
+import runs
+
+from rlr_core.errors import ConfigError
+from rlr_core.rewards.statistics import diversity
+from rlr_core.runs import log, runner
+from rlr_core.runs.directory import RunDirectory
+from rlr_core.trainer import AlarmRaised, Evaluation, Iteration, NewBest, Trainer, prepare
+from rlr_core.trainer.alarm import TRAINED, Alarm, probabilities, student_tail
+
+CHECKS, PAIRS = 9, 16
+RUNS = 400
+
+
+# the test that it rests on
+
+
+@pytest.mark.parametrize("freedom", [4, 5, 8, 15, 63])
+@pytest.mark.parametrize("rate", [0.2, 0.05, 0.001])
+def test_the_tail_of_students_t(freedom, rate):
+    assert student_tail(student_limit(rate, freedom), freedom) == pytest.approx(rate / 2, rel=5e-3)
+
+
+def test_the_tail_at_its_ends():
+    assert student_tail(0.0, 5) == 0.5 and student_tail(math.inf, 5) == pytest.approx(0, abs=1e-15)
+    assert student_tail(1.0, 1) == pytest.approx(0.25), "Cauchy"
+
+
+@pytest.mark.parametrize(
+    "differences", [[1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -3.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]]
+)
+def test_what_tells_nothing_is_no_rise(differences):
+    assert probabilities(torch.tensor([differences])) == [1.0]
+
+
+def test_few_pairs_show_nothing_however_alike_they_are():
+    assert probabilities(torch.ones(2, 3)) == [0.125, 0.125]
+    assert probabilities(torch.ones(1, 16)) == [2**-16]
+
+
+# false alarms and missed ones, over whole runs
+
+
+def simulated(generator: torch.Generator, *, kind: str, fall: float = 0.0, watched: int = 3) -> bool:
+    """Whether a run raises the alarm whose trained reward surely rises, while watched series fall by `fall` in the end.
+
+    A score is the pair's own level, the same at every check, and noise of the same size.
+    """
+    alarm = Alarm(CHECKS, 0.05)
+    levels = torch.randn(watched, PAIRS, generator=generator)
+    for check in range(CHECKS):
+        noisy = levels + torch.randn(watched, PAIRS, generator=generator)
+        noisy[0] -= fall if check >= CHECKS - 3 else 0.0
+        scores = {f"series {k}": SHAPES[kind](values) for k, values in enumerate(noisy)}
+        if alarm({TRAINED: torch.randn(PAIRS, generator=generator) + 3.0 * check, **scores}):
+            return True
+    return False
+
+
+SHAPES = {
+    "normal": lambda x: x,
+    "probability": lambda x: torch.sigmoid(4 * x),  # of a classifier that is mostly sure
+    "skewed": lambda x: x.exp(),
+}
+
+
+def raised(kind: str, **settings: float) -> float:
+    generator = torch.Generator().manual_seed(1)
+    return sum(simulated(generator, kind=kind, **settings) for _ in range(RUNS)) / RUNS
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_false_alarms_are_as_rare_as_promised(kind):
+    """At most 5% of runs; 8.5% would be 3.2 standard errors more (the test fails by chance in 1 of 1000 at the worst)."""
+    assert raised(kind) < 0.085
+
+
+def test_a_real_fall_is_found():
+    """One series of three falls by 2.5 standard deviations of its noise at the last three of nine checks."""
+    assert raised("normal", fall=2.5) > 0.9
+
+
+def test_a_level_that_is_too_lax_would_be_noticed(monkeypatch):
+    """Power of the first test: without the union bound, far more than 5% of runs raise a false alarm."""
+    monkeypatch.setattr(math, "comb", lambda n, k: 1)
+    assert raised("normal") > 0.3
+
+
+def test_diversity_has_an_honest_standard_error():
+    """The jackknife's standard error against the spread of 400 means; a naive one, of mean distances, has half of it."""
+    samples = [torch.rand(12, 3, 32, 32) * torch.rand(12, 1, 1, 1) for _ in range(400)]
+    values = torch.stack([diversity(images) for images in samples])
+    spread, claimed = values.mean(1).std(), (values.var(1) / 12).mean().sqrt()
+    assert 0.8 < float(claimed / spread) < 1.25
+
+
+# when it is raised
+
+
+def series(trained: float, held_out: float, spread: float = 0.01) -> dict[str, torch.Tensor]:
+    noise = torch.linspace(-spread, spread, PAIRS)
+    return {TRAINED: trained + noise, "held-out score": held_out + noise.flip(0) ** 3}
+
+
+@pytest.mark.parametrize(
+    ("checks", "expected"),
+    [
+        ([(0.5, 0.5), (0.6, 0.6), (0.7, 0.7)], None),
+        ([(0.5, 0.5), (0.6, 0.4)], 0),
+        ([(0.5, 0.5), (0.6, 0.9), (0.7, 0.6)], 1),  # fallen from the best, though above the start
+        ([(0.5, 0.5), (0.7, 0.9), (0.7, 0.6)], 1),  # the trained reward has risen before
+        ([(0.5, 0.5), (0.4, 0.3)], None),  # both fall: training does harm, but no reward is hacked
+        ([(0.5, 0.5), (0.7, 0.9), (0.6, 0.6)], None),
+    ],
+)
+def test_when_it_is_raised(checks, expected):
+    alarm = Alarm(len(checks), 0.05)
+    *quiet, last = [alarm(series(*check)) for check in checks]
+    assert not any(quiet)
+    assert (last[0].check if last else None) == expected
+
+
+def test_the_surest_fall_comes_first():
+    alarm = Alarm(2, 0.05)
+    alarm({**series(0.5, 0.5), "sharpness": torch.randn(PAIRS), "steady": torch.ones(PAIRS)})
+    falls = alarm({**series(0.6, 0.3), "sharpness": torch.randn(PAIRS) - 3, "steady": torch.ones(PAIRS)})
+    assert [fall.series for fall in falls] == ["held-out score", "sharpness"]
+    assert falls[0].before == pytest.approx(0.5) and falls[0].now == pytest.approx(0.3)
+
+
+# in a run: the tiny checkpoint, where "held out" is the very opposite of what is trained on
+
+
+HACKED = """
+from reward import red
+
+def less_red(images, prompts):
+    return -red(images, prompts)
+"""
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    folder = runs.workshop(tmp_path_factory.mktemp("workshop"))
+    (folder / "hacked.py").write_text(HACKED, encoding="utf-8")
+    return folder
+
+
+def hacked(workshop: Path, action: str, **overrides):
+    settings = {
+        "alarm__action": action,
+        "reward__held_out": f"{workshop / 'hacked.py'}:less_red",
+        "output__evaluation": 12,
+        "alarm__pictures": 12,
+        "training__learning_rate": 0.03,
+        "training__iterations": 8,
+        "output__preview_every": 1,
+    }
+    return runs.config(workshop, **{**settings, **overrides})
+
+
+@pytest.fixture(scope="module")
+def rolled_back(workshop, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rolled") / "run"
+    return runner.start(hacked(workshop, "rollback"), folder, lambda event: None).folder
+
+
+def test_rollback_ends_with_the_best(rolled_back):
+    events = log.read(rolled_back / "events.jsonl")
+    (alarm,) = (event for event in events if event["type"] == "alarm")
+    after = [event for event in events if event["type"] == "evaluation"][-1]
+    assert 0 < alarm["best"] < alarm["iteration"] < 8 and alarm["falls"][0]["series"] == "held-out score"
+    assert max(event["iteration"] for event in events if event["type"] == "iteration") == alarm["iteration"]
+    assert (after["when"], after["iteration"]) == ("after", alarm["best"])
+    assert runs.lora(rolled_back)[1]["rlr.iterations"] == str(alarm["best"])
+    best = next(e for e in events if e["type"] == "evaluation" and e["iteration"] == alarm["best"])
+    assert after["scores"] == best["scores"], "the same pictures, from the same weights"
+    state = RunDirectory(rolled_back).state()
+    assert state.state == "finished" and "fell" in state.message
+
+
+@pytest.mark.parametrize("kind", [AlarmRaised, NewBest, Evaluation])
+def test_a_rollback_survives_a_crash_anywhere(kind, workshop, rolled_back, tmp_path):
+    """The process dies after the last event of each kind, and at the last line of the log."""
+    last = sum(event["type"] == LOGGED[kind] for event in log._lines(rolled_back / "events.jsonl"))
+    seen = [0]
+
+    def crash(event) -> None:
+        seen[0] += isinstance(event, kind)
+        if seen[0] == last and isinstance(event, kind):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        runner.start(hacked(workshop, "rollback"), tmp_path / "run", crash)
+    runner.resume(tmp_path / "run", lambda event: None)
+    runs.assert_same_run(tmp_path / "run", rolled_back)
+
+
+LOGGED = {AlarmRaised: "alarm", NewBest: "best", Evaluation: "evaluation"}
+
+
+def test_stop_saves_and_can_be_resumed(workshop, tmp_path):
+    directory = runner.start(hacked(workshop, "stop"), tmp_path / "run", lambda event: None)
+    state = directory.state()
+    assert state.state == "stopped" and state.iteration < 8 and "fell" in state.message
+    told = []
+    runner.resume(tmp_path / "run", told.append)
+    assert RunDirectory(tmp_path / "run").state().state == "finished"
+    assert not any(isinstance(event, AlarmRaised) for event in told), "it is raised once"
+    assert [event.iteration for event in told if isinstance(event, Iteration)][-1] == 8
+
+
+def test_the_best_is_kept(workshop):
+    """A warning goes on; the file at the end is of the best iteration, training's own weights stay in the checkpoint."""
+    made = Trainer(prepare(hacked(workshop, "warn", output__lora="best", training__iterations=4)))
+    told = list(made.run())
+    during = [event for event in told if isinstance(event, Evaluation) and event.when != "after"]
+    best = max(during, key=lambda event: float(event.scores.mean()))
+    assert made.exported_iteration == best.iteration and told[-1].iteration == best.iteration
+    own = made.setup.lora.state_dict()
+    with made.exported():
+        runs.assert_same(made.setup.lora.state_dict(), made.watch.best_lora)
+    runs.assert_same(made.setup.lora.state_dict(), own)
+
+
+@pytest.mark.parametrize("setting", [{"alarm__action": "rollback"}, {"output__lora": "best"}])
+@pytest.mark.parametrize("none", [{"alarm__pictures": 0}, {"output__evaluation": 0}])
+def test_a_best_that_nobody_looks_for(setting, none, workshop):
+    with pytest.raises(ConfigError, match=r"no held-out pictures are scored(.|\n)*alarm\.pictures"):
+        prepare(runs.config(workshop, **setting, **none))
