@@ -110,7 +110,7 @@ class RewardConfig:
 
     name: str = setting(
         "embedded",
-        '"embedded", "mix", a published reward (see `rlr rewards`), or "file.py:function" with function(images, prompts) -> scores',
+        '"embedded", "mix", a published reward (see `rlr rewards`), or "file.py:function", called with (images, prompts)',
     )
     mix: dict[str, float] = setting({}, 'of "mix": parts and weights, as { embedded = 0.7, sharpness = 0.3 }')
     mix_scale: str = setting(

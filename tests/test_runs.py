@@ -53,7 +53,8 @@ def start(workshop: Path, folder: Path, **overrides) -> Path:
 def test_a_finished_run_has_everything(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "after.png", "before.png", "before_after.png", "checkpoints", "config.toml", "events.jsonl",
-        "previews", "report.html", "reward.png", "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock",
+        "previews", "report.html", "reward.png", "rlr-lora-best.json", "rlr-lora-best.safetensors",
+        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock",
     ]  # fmt: skip
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000004.pt", "000006.pt"]
     assert len(list((finished / "previews").iterdir())) == 4

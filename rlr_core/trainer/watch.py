@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlr_core.config import RunConfig
 from rlr_core.rewards.statistics import diversity
 from rlr_core.trainer.alarm import TRAINED, Alarm
 from rlr_core.trainer.events import AlarmRaised, Evaluation, NewBest
+
+HELD_OUT = "held-out score"
+"""Name of the series by which a LoRA is the best."""
 
 
 class Watch:
@@ -41,7 +45,7 @@ class Watch:
         """Take up an evaluation of the LoRA that `lora` copies, and say what is to be told."""
         scores = {
             TRAINED: evaluation.rewards,
-            "held-out score": evaluation.scores,
+            HELD_OUT: evaluation.scores,
             **evaluation.watched,
         }
         scores = {name: values[: self.pictures] for name, values in scores.items()}
@@ -52,11 +56,16 @@ class Watch:
     def _compare(
         self, iteration: int, scores: dict[str, Tensor], lora: Callable[[], dict[str, Tensor]]
     ) -> NewBest | None:
-        score = float(scores["held-out score"].mean())
-        if not iteration or not score > self.best_score:
+        score = float(scores[HELD_OUT].mean())
+        if self._is_as_at_the_start(scores) or not score > self.best_score:
             return None
         self.best, self.best_score, self.best_lora = iteration, score, lora()
         return NewBest(iteration, score)
+
+    def _is_as_at_the_start(self, scores: dict[str, Tensor]) -> bool:
+        """Whether nothing has been learned yet, as where every iteration so far was skipped."""
+        start = self._alarm.history[:1]
+        return not start or torch.equal(start[0][HELD_OUT], scores[HELD_OUT].double())
 
     def _listen(self, iteration: int, scores: dict[str, Tensor]) -> AlarmRaised | None:
         self.checks.append(iteration)
