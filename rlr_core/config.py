@@ -40,8 +40,19 @@ class ModelConfig:
     """The model that the LoRA is for."""
 
     checkpoint: str = setting(
-        "embedded", '"embedded", or the folder of a diffusers checkpoint (Stable Diffusion layout)'
+        "embedded",
+        '"embedded", a Stable Diffusion file (.safetensors), or the folder of a diffusers checkpoint',
     )
+    vae: str = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
+    prediction: str = setting(
+        "auto",
+        "what the network predicts; auto: what the checkpoint says",
+        choices=("auto", "epsilon", "v_prediction"),
+    )
+    clip_skip: int = setting(
+        0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0
+    )
+    allow_pickle: bool = setting(False, "read a pickled checkpoint (.ckpt), weights only")
     precision: str = setting("float32", "of the frozen weights", choices=("float32", "bfloat16", "float16"))
     device: str = setting("auto", "", choices=("auto", "cpu", "cuda", "mps"))
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)

@@ -33,14 +33,18 @@ BITS = {
 ENTRY = {"dtype", "shape", "data_offsets"}
 EXPECTED = "a whole safetensors file"
 COPY_AGAIN = "download or copy the file again"
+UNQUANTISED = "choose the safetensors version of it in fp16, bf16 or fp32"
 IMPOSTORS = {
-    b"GGUF": "is a GGUF file (quantised weights)",
-    b"PK\x03\x04": "is a pickled file (.ckpt, .pt) or an archive",
-    b"\x80": "is a pickled file (.ckpt, .pt)",
-    b"version ": "is a Git LFS pointer: a note of where the file lies, not the file",
-    b"<": "is a web page, not a file of weights",
+    b"GGUF": ("is a GGUF file (quantised weights)", UNQUANTISED),
+    b"PK\x03\x04": ("is a pickled file (.ckpt, .pt) or an archive", "choose the safetensors version of it"),
+    b"\x80": ("is a pickled file (.ckpt, .pt)", "choose the safetensors version of it"),
+    b"version ": (
+        "is a Git LFS pointer: a note of where the file lies, not the file",
+        "`git lfs pull` gets the file",
+    ),
+    b"<": ("is a web page, not a file of weights", "download the file itself; its site may ask for a login"),
 }
-"""First bytes → what a file that is not safetensors is instead."""
+"""First bytes → what a file that is not safetensors is instead, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,11 @@ class Header:
 
 
 class _Damaged(ValueError):
-    """What is wrong with a header."""
+    """What is wrong with a header, and what to do."""
+
+    def __init__(self, what: str, do: str = COPY_AGAIN):
+        super().__init__(what)
+        self.do = do
 
 
 def read_header(path: Path) -> Header:
@@ -86,7 +94,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", EXPECTED, COPY_AGAIN) from None
     except _Damaged as error:
-        raise CheckpointError(f"{path} {error}", EXPECTED, COPY_AGAIN) from None
+        raise CheckpointError(f"{path} {error}", EXPECTED, error.do) from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is damaged: its header is no JSON", EXPECTED, COPY_AGAIN) from None
 
@@ -98,16 +106,16 @@ def shown(text: object, length: int = 80) -> str:
 
 
 def _read(file: Any, size: int) -> Header:
-    start, brace = file.read(8), file.read(1)
-    for first, what in IMPOSTORS.items():
-        if start.startswith(first) and brace != b"{":  # a length may begin with the same byte, such as 128
-            raise _Damaged(what)
+    start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
+        for first, (what, do) in IMPOSTORS.items():
+            if start.startswith(first):
+                raise _Damaged(what, do)
         raise _Damaged(f"is damaged or incomplete: it has {size} bytes, and its header should have {length}")
     if length > LONGEST:
         raise _Damaged(f"has a header of {length} bytes; more than {LONGEST} are not read")
-    return _parse(brace + file.read(length - 1) if length else b"", size - 8 - length)
+    return _parse(file.read(length), size - 8 - length)
 
 
 def _parse(text: bytes, size: int) -> Header:

@@ -16,6 +16,8 @@ from tiny import CONTEXT, build_checkpoint
 from rlr_core.chain import Chain, Conditioning, Level, SampleNoise, rollout
 from rlr_core.errors import CheckpointError, ConfigError
 from rlr_core.models import StableDiffusion, load_model
+from rlr_core.models.families import SD1, SD2
+from rlr_core.models.text_conditioning import TextConditioning
 
 PROMPTS = ["red cat", "dog"]
 
@@ -121,10 +123,10 @@ def test_schedule_is_that_of_ddim(model, config, steps):
     theirs.set_timesteps(steps)
     model = StableDiffusion(
         name="",
+        family=SD1,
         unet=None,
         vae=None,
-        text_encoder=None,
-        tokenizer=None,
+        text=TextConditioning([]),
         scheduler=DDIMScheduler.from_config(theirs.config),
     )
     if theirs.timesteps[0] >= theirs.config.num_train_timesteps:
@@ -163,7 +165,7 @@ def test_too_many_steps(model, steps):
 def test_texts_are_encoded_once_and_without_their_neighbours(folder):
     model = load(folder)
     calls = []
-    model._encoder._text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    model.networks["text_encoder"].register_forward_hook(lambda *_: calls.append(1))
     first = model.encode(["cat", "dog", "cat"], "bad")
     assert first["text"].shape == first["negative_text"].shape == (3, CONTEXT, 16)
     assert not first["text"].requires_grad
@@ -186,7 +188,7 @@ def test_a_long_prompt_warns_naming_the_lost_words(folder):
 
 
 def test_the_model_is_frozen(model):
-    for network in (model.unet, model._vae, model._encoder._text_encoder):
+    for network in (model.unet, model._vae, model.networks["text_encoder"]):
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
 
@@ -265,10 +267,10 @@ def test_metadata_of_second_generation(model, monkeypatch, velocity, version, ar
     prediction = "v_prediction" if velocity else "epsilon"
     second = StableDiffusion(
         name="two",
+        family=SD2,
         unet=SimpleNamespace(config=config),
         vae=model._vae,
-        text_encoder=None,
-        tokenizer=None,
+        text=TextConditioning([]),
         scheduler=SimpleNamespace(config=SimpleNamespace(prediction_type=prediction)),
     ).lora_metadata()
     assert (second["ss_base_model_version"], second["modelspec.architecture"]) == (version, architecture)
@@ -307,8 +309,8 @@ DAMAGE = {
     ),
     "a list": (lambda c: (c / "model_index.json").write_text("[]", encoding="utf-8"), "holds a list"),
     "other pipeline": (
-        lambda c: edit_json(c / "model_index.json", _class_name="StableDiffusionXLPipeline"),
-        "is a checkpoint for StableDiffusionXLPipeline",
+        lambda c: edit_json(c / "model_index.json", _class_name="FluxPipeline"),
+        "is a checkpoint for FluxPipeline",
     ),
     "no vae": (lambda c: shutil.rmtree(c / "vae"), "has no 'vae' folder"),
     "no config": (lambda c: (c / "unet" / "config.json").unlink(), r"unet.config\.json cannot be read"),
@@ -359,13 +361,9 @@ def test_damaged_checkpoints_say_what_and_where(copy, name):
     assert "a checkpoint – Größe" in str(caught.value)
 
 
-def test_a_missing_path_and_a_single_file(tmp_path):
+def test_a_missing_path(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint at"):
         load(tmp_path / "absent")
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="single-file checkpoints cannot be read yet"):
-        load(file)
 
 
 def test_nothing_heavy_is_imported_until_it_is_used():

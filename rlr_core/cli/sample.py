@@ -70,7 +70,7 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     import torch
 
     from rlr_core.lora import load_lora
-    from rlr_core.models import load_model
+    from rlr_core.models import load_configured
     from rlr_core.trainer import painter
     from rlr_core.trainer.setup import choose_device
 
@@ -78,8 +78,7 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
         torch.set_num_threads(config.model.threads)
     if file:
         read_header(file)  # a wrong path is told before the model is loaded
-    device, dtype = choose_device(config.model.device), getattr(torch, config.model.precision)
-    model = load_model(config.model.checkpoint, device=device, dtype=dtype)
+    model = load_configured(config.model, choose_device(config.model.device))
     lora = load_lora(file, model.networks) if file else None
     encode_anew = lora is not None and lora.in_text_encoder
     negative = config.prompts.negative

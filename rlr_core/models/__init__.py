@@ -4,9 +4,9 @@
 frozen. One file for each model family.
 """
 
-from rlr_core.models.loading import FAMILIES, load_model
+from rlr_core.models.loading import load_configured, load_model
 from rlr_core.models.model import Model
 from rlr_core.models.prompting import Prompted, prompted
 from rlr_core.models.stable_diffusion import StableDiffusion, UNetDenoiser
 
-__all__ = ["FAMILIES", "Model", "Prompted", "StableDiffusion", "UNetDenoiser", "load_model", "prompted"]
+__all__ = ["Model", "Prompted", "StableDiffusion", "UNetDenoiser", "load_configured", "load_model", "prompted"]

@@ -10,11 +10,13 @@ from typing import Any
 from rlr_core.errors import CheckpointError
 
 EXPECTED = (
-    "a folder in diffusers' Stable Diffusion layout: "
+    "a safetensors file, or a folder in diffusers' Stable Diffusion layout: "
     "model_index.json, unet, vae, text_encoder, tokenizer, scheduler"
 )
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """Component → stem of its weights file."""
+SECOND = {"text_encoder_2": "model"}
+"""What XL has beside."""
 COPY_AGAIN = "download or copy the checkpoint again"
 
 
@@ -32,43 +34,42 @@ class CheckpointFolder:
 
 
 def kind_of(checkpoint: Path) -> str:
-    """What `model_index.json` calls the checkpoint, as "StableDiffusionPipeline". Raises `CheckpointError`."""
-    _check_is_folder(checkpoint)
-    return str(read_json(checkpoint / "model_index.json").get("_class_name"))
-
-
-def inspect(checkpoint: Path) -> CheckpointFolder:
-    """Check everything that can be checked without reading weights. Raises `CheckpointError`."""
-    for name in (*WEIGHTS, "tokenizer", "scheduler"):
-        if not (checkpoint / name).is_dir():
-            raise CheckpointError(f"{checkpoint} has no '{name}' folder", EXPECTED, COPY_AGAIN)
-    for name in WEIGHTS:
-        read_json(checkpoint / name / "config.json")
-    read_json(checkpoint / "scheduler" / "scheduler_config.json")
-    _check_tokenizer(checkpoint / "tokenizer")
-    _check_is_text_to_image(checkpoint)
-    return CheckpointFolder(
-        checkpoint, {name: _find_weights(checkpoint / name, stem) for name, stem in WEIGHTS.items()}
-    )
-
-
-def _check_is_folder(checkpoint: Path) -> None:
-    if checkpoint.is_file():
-        raise CheckpointError(
-            f"{checkpoint} is a file",
-            f"{EXPECTED}; single-file checkpoints cannot be read yet",
-            "convert it: diffusers.StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
-        )
-    if not checkpoint.is_dir():
-        raise CheckpointError(
-            f"there is no checkpoint at {checkpoint}",
-            '"embedded", or a folder on this machine (names on the Hugging Face Hub are not looked up)',
-            "check model.checkpoint for a typing error",
-        )
+    """What `model_index.json` calls the folder, as "StableDiffusionPipeline". Raises `CheckpointError`."""
     if not (checkpoint / "model_index.json").is_file():
         raise CheckpointError(
             f"{checkpoint} has no model_index.json", EXPECTED, "give the folder that holds that file"
         )
+    return str(read_json(checkpoint / "model_index.json").get("_class_name"))
+
+
+def inspect(checkpoint: Path, *, vae: bool = True) -> CheckpointFolder:
+    """Check everything that can be checked without reading weights. Raises `CheckpointError`.
+
+    Args:
+        checkpoint: the folder.
+        vae: whether it needs one.
+    """
+    weights = WEIGHTS | (SECOND if is_xl(checkpoint) else {})
+    if not vae:
+        del weights["vae"]
+    tokenizers = [name.replace("text_encoder", "tokenizer") for name in weights if "text" in name]
+    for name in (*weights, *tokenizers, "scheduler"):
+        if not (checkpoint / name).is_dir():
+            raise CheckpointError(f"{checkpoint} has no '{name}' folder", EXPECTED, COPY_AGAIN)
+    for name in weights:
+        read_json(checkpoint / name / "config.json")
+    read_json(checkpoint / "scheduler" / "scheduler_config.json")
+    for name in tokenizers:
+        _check_tokenizer(checkpoint / name)
+    _check_is_text_to_image(checkpoint)
+    return CheckpointFolder(
+        checkpoint, {name: find_weights(checkpoint / name, stem) for name, stem in weights.items()}
+    )
+
+
+def is_xl(checkpoint: Path) -> bool:
+    """Whether a folder has two text encoders."""
+    return "XL" in kind_of(checkpoint)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -81,7 +82,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 def _check_is_text_to_image(checkpoint: Path) -> None:
     channels = read_json(checkpoint / "unet" / "config.json").get("in_channels", 4)
-    latent = read_json(checkpoint / "vae" / "config.json").get("latent_channels", 4)
+    latent = read_json(checkpoint / "unet" / "config.json").get("out_channels", 4)
     if channels != latent:
         kind = "an inpainting checkpoint" if channels == 2 * latent + 1 else "not a text-to-image checkpoint"
         raise CheckpointError(
@@ -104,7 +105,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _find_weights(folder: Path, stem: str) -> str | None:
+def find_weights(folder: Path, stem: str) -> str | None:
     """The variant of the weights to load. Raises `CheckpointError` if they are absent or damaged."""
     plain, half = folder / f"{stem}.safetensors", folder / f"{stem}.fp16.safetensors"
     if plain.is_file() or half.is_file():

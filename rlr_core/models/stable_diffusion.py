@@ -1,9 +1,9 @@
-"""Stable Diffusion 1.x and 2.x (arXiv 2112.10752), as the chain sees it."""
+"""Stable Diffusion 1.x, 2.x (arXiv 2112.10752) and XL (arXiv 2307.01952), as the chain sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlr_core.chain import Denoiser, Guided, Level, Prediction, Schedule, variance_preserving
 from rlr_core.errors import ConfigError
-from rlr_core.models.prompt_encoder import PromptEncoder
+from rlr_core.models.families import Family, lora_metadata
+from rlr_core.models.text_conditioning import TextConditioning
 
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Level], Prediction]] = {
     "epsilon": Prediction.from_noise,
@@ -21,6 +22,10 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Level], Prediction]] = {
 """What the scheduler's config says that the UNet predicts → x̂ and ε̂."""
 
 
+Extras = Callable[[Tensor, Mapping[str, Tensor]], dict[str, Tensor]]
+"""Latents (B, C, h, w) and conditioning → diffusers' `added_cond_kwargs`."""
+
+
 @dataclass(frozen=True)
 class UNetDenoiser:
     """A diffusers UNet behind the denoiser protocol; it computes in its own dtype, the chain in that of x.
@@ -28,39 +33,62 @@ class UNetDenoiser:
     Attributes:
         unet: a `UNet2DConditionModel`.
         prediction_type: a key of `PREDICTIONS`.
+        extras: further conditioning, for networks that take any.
     """
 
     unet: Any
     prediction_type: str
+    extras: Extras = lambda x, conditioning: {}
 
     def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
-        """Predict from `x` (B, C, h, w), each sample at its own timestep; conditioning: "text" (B, L, D)."""
+        """Predict from `x` (B, C, h, w), each sample at its own timestep; conditioning: "text" (B, L, D), and "pooled"."""
         dtype = self.unet.dtype
         time, text = level.time.to(x.device), conditioning["text"].to(x.device, dtype)
-        output = self.unet(x.to(dtype), time, encoder_hidden_states=text, return_dict=False)[0]
+        extras = {name: value.to(x.device) for name, value in self.extras(x, conditioning).items()}
+        output = self.unet(
+            x.to(dtype), time, encoder_hidden_states=text, added_cond_kwargs=extras, return_dict=False
+        )[0]
         return PREDICTIONS[self.prediction_type](x, output.to(x.dtype), level)
 
 
-class StableDiffusion:
-    """A frozen Stable Diffusion checkpoint.
-
-    Attributes:
-        unet: the network that a LoRA is injected into.
-        name: of the checkpoint, for people.
+@dataclass(frozen=True)
+class SizeAndPooledText:
+    """What the XL UNet is told beside the text (arXiv 2307.01952, 2.2): the pooled text, and that the picture is whole and as
+    large as it is: (height, width, 0, 0, height, width).
     """
 
-    def __init__(self, *, name: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
+    pixels_per_latent: int
+
+    def __call__(self, x: Tensor, conditioning: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """ "text_embeds" (B, P) and "time_ids" (B, 6)."""
+        height, width = (side * self.pixels_per_latent for side in x.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+        return {"text_embeds": conditioning["pooled"], "time_ids": sizes.expand(len(x), -1)}
+
+
+class StableDiffusion:
+    """A frozen Stable Diffusion checkpoint, 1.x, 2.x or XL.
+
+    Attributes:
+        name: of the checkpoint, for people.
+        family: which of them.
+        unet: the network that a LoRA is injected into.
+    """
+
+    def __init__(
+        self, *, name: str, family: Family, unet: Any, vae: Any, text: TextConditioning, scheduler: Any
+    ):
         self.name = name
+        self.family = family
         self.unet = unet
         self._vae = vae
+        self._text = text
         self._scheduler = scheduler
-        self._text_encoder = text_encoder
-        self._encoder = PromptEncoder(tokenizer, text_encoder)
 
     @property
     def networks(self) -> dict[str, Any]:
         """What a LoRA can be injected into."""
-        return {"unet": self.unet, "text_encoder": self._text_encoder}
+        return {"unet": self.unet, **self._text.networks}
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
@@ -106,25 +134,25 @@ class StableDiffusion:
 
     def denoiser(self, guidance_scale: float) -> Denoiser:
         """The UNet with classifier-free guidance."""
-        return Guided(UNetDenoiser(self.unet, self.prediction_type), guidance_scale)
+        network = UNetDenoiser(self.unet, self.prediction_type)
+        if self.unet.config.addition_embed_type == "text_time":
+            network = replace(network, extras=SizeAndPooledText(self.pixels_per_latent))
+        return Guided(network, guidance_scale)
 
     def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        """The denoiser's conditioning: "text" and "negative_text", each (B, L, D), without gradient.
+        """The denoiser's conditioning, without gradient: "text" (B, L, D), in XL "pooled" (B, P), and both as "negative_…".
 
         A text is encoded once and remembered. Warns where one is too long, naming the words that are lost.
         """
-        return {"text": self._encoder(prompts), "negative_text": self._encoder([negative] * len(prompts))}
+        return self._text.encode(prompts, negative)
 
     def tokenize(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        """ "text" and "negative_text", each (B, 2, L) whole numbers, for `embed`."""
-        return {
-            "text": self._encoder.tokenize(prompts),
-            "negative_text": self._encoder.tokenize([negative] * len(prompts)),
-        }
+        """Token numbers for `embed`, each (B, 2, L)."""
+        return self._text.tokenize(prompts, negative)
 
     def embed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `encode` gives, with a gradient."""
-        return {name: self._encoder.embed(value) for name, value in tokens.items()}
+        """What `encode` gives, of what `tokenize` gave, with a gradient."""
+        return self._text.embed(tokens)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, range [0, 1]; differentiable.
@@ -154,17 +182,9 @@ class StableDiffusion:
 
     def lora_metadata(self) -> dict[str, str]:
         """For the metadata of a LoRA file: which model it belongs to (sd-scripts, ModelSpec 1.0.1)."""
-        second = self.unet.config.cross_attention_dim == 1024
-        velocity = self.prediction_type == "v_prediction"
         height, width = (side * self.pixels_per_latent for side in self._own_latent_size())
-        architecture = "stable-diffusion-v1"
-        if second:
-            architecture = "stable-diffusion-v2-768-v" if velocity else "stable-diffusion-v2-512"
         return {
             "ss_sd_model_name": self.name,
-            "ss_base_model_version": f"sd_{'v2' if second else 'v1'}{'_v' if velocity else ''}",
-            "ss_v2": str(second),
-            "modelspec.architecture": f"{architecture}/lora",
             "modelspec.resolution": f"{width}x{height}",
-            "modelspec.prediction_type": "v" if velocity else "epsilon",
+            **lora_metadata(self.family, self.prediction_type),
         }

@@ -91,10 +91,12 @@ def self_contained(config: RunConfig) -> RunConfig:
     train = [*prompts.train, *(read_prompts(prompts.file) if prompts.file else [])]
     held_out = [*prompts.held_out, *(read_prompts(prompts.held_out_file) if prompts.held_out_file else [])]
     prompts = dataclasses.replace(prompts, train=train, held_out=held_out, file="", held_out_file="")
-    checkpoint = config.model.checkpoint
-    if checkpoint != "embedded":
-        checkpoint = _absolute(checkpoint)
-    model = dataclasses.replace(config.model, checkpoint=checkpoint)
+    checkpoint, vae = config.model.checkpoint, config.model.vae
+    model = dataclasses.replace(
+        config.model,
+        checkpoint=checkpoint if checkpoint == "embedded" else _absolute(checkpoint),
+        vae=_absolute(vae) if vae else "",
+    )
     reward = _absolute_rewards(config.reward)
     start = _absolute(config.lora.start) if config.lora.start else ""
     lora = dataclasses.replace(config.lora, start=start)

@@ -15,7 +15,7 @@ from rlr_core.config import RewardConfig, RunConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Problem, build, ignored_settings
 from rlr_core.lora import InjectedLora, inject, load_lora
-from rlr_core.models import Model, load_model, prompted
+from rlr_core.models import Model, load_configured, prompted
 from rlr_core.rewards import Mix, Reward, load_mix, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Painter, painter
@@ -87,7 +87,7 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
     reward = _reward(config.reward, device)
     held_out_reward = load_reward(config.reward.held_out, device, config.reward)
     watched = {name: load_reward(name, device, config.reward) for name in config.reward.watch}
-    model = load_model(config.model.checkpoint, device=device, dtype=getattr(torch, config.model.precision))
+    model = load_configured(config.model, device)
     lora = _lora(config, model)
     view = prompted(model, config.sampling.guidance_scale, encode_anew=lora.in_text_encoder)
     problem = Problem(
