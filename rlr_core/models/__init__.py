@@ -9,4 +9,12 @@ from rlr_core.models.model import Model
 from rlr_core.models.prompting import Prompted, prompted
 from rlr_core.models.stable_diffusion import StableDiffusion, UNetDenoiser
 
-__all__ = ["Model", "Prompted", "StableDiffusion", "UNetDenoiser", "load_configured", "load_model", "prompted"]
+__all__ = [
+    "Model",
+    "Prompted",
+    "StableDiffusion",
+    "UNetDenoiser",
+    "load_configured",
+    "load_model",
+    "prompted",
+]
