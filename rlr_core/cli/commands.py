@@ -9,6 +9,7 @@ from pathlib import Path
 from rlr_core.cli.bench import bench
 from rlr_core.cli.lora import lora
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
+from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
@@ -18,7 +19,7 @@ from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_ru
 from rlr_core.runs.summary import Summary
 
 __all__ = [
-    "bench", "config", "demo", "estimators", "lora", "resume", "runs", "sample", "score", "stop", "train",
+    "bench", "config", "demo", "estimators", "lora", "resume", "rewards", "runs", "sample", "score", "stop", "train",
 ]  # fmt: skip
 
 RUNS = Path("runs")

@@ -14,6 +14,7 @@ from typing import Any
 from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
 from rlr_core.cli.lora import add_lora
+from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.errors import RLRError
 from rlr_core.presets import PRESETS
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     _add_preset(config)
     _add_settings(config)
     _command(commands, "estimators", "list the gradient estimators")
+    add_rewards(_command(commands, "rewards", "list rewards with their weights; `rlr rewards download NAME`"))
     add_bench(_command(commands, "bench", "measure the estimators against each other"), _late("bench"))
     return top
 

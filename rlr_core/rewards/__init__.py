@@ -7,7 +7,8 @@ tells what pictures are like.
 
 from rlr_core.rewards.library import PUBLISHED, REWARDS, load_reward
 from rlr_core.rewards.mix import Mix, load_mix
+from rlr_core.rewards.published import Published
 from rlr_core.rewards.reward import Reward
 from rlr_core.rewards.statistics import statistics
 
-__all__ = ["PUBLISHED", "REWARDS", "Mix", "Reward", "load_mix", "load_reward", "statistics"]
+__all__ = ["PUBLISHED", "REWARDS", "Mix", "Published", "Reward", "load_mix", "load_reward", "statistics"]

@@ -63,6 +63,7 @@ AESTHETIC = Published(
             size=3_714_759,
             licence="Apache-2.0",
             digest="sha256:21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+            page="https://github.com/christophschuhmann/improved-aesthetic-predictor",
         ),
     ),
     make=aesthetic,

@@ -33,6 +33,7 @@ class WeightsFile:
         licence: that it comes under.
         digest: "md5:…" or "sha256:…"; "" where none is known.
         look_alikes: digest → what a file is that could be mistaken for it.
+        page: where a person gets it, if not from the repository: then that is a copy of it.
     """
 
     repository: str
@@ -41,6 +42,7 @@ class WeightsFile:
     licence: str
     digest: str = ""
     look_alikes: dict[str, str] = field(default_factory=dict)
+    page: str = ""
 
     @property
     def place(self) -> Path:
@@ -50,7 +52,7 @@ class WeightsFile:
     @property
     def address(self) -> str:
         """Where a person gets it."""
-        return f"https://huggingface.co/{self.repository}/blob/main/{self.name}"
+        return self.page or f"https://huggingface.co/{self.repository}/blob/main/{self.name}"
 
     @property
     def gigabytes(self) -> str:
