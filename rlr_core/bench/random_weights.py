@@ -6,7 +6,7 @@ They are for measuring and testing where the published ones are not at hand; the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,38 +42,51 @@ def write_random(reward: str, folder: Path, architecture: dict[str, Any] | None 
     return paths
 
 
+def published_shapes(reward: str) -> Shapes:
+    """Name → shape of every tensor in the published file (of the aesthetic reward: in CLIP's)."""
+    return SHAPES[reward](ARCHITECTURES[reward])
+
+
 def _clip(paths: list[Path], architecture: dict[str, Any]) -> None:
     from safetensors.torch import save_file
-    from transformers import CLIPConfig, CLIPModel
 
-    tensors = dict(_filled(_shapes(lambda: CLIPModel(CLIPConfig(**architecture))), torch.float32))
-    for tower in ("text", "vision"):
-        name = f"{tower}_model.embeddings.position_"
-        tensors[f"{name}ids"] = torch.arange(len(tensors[f"{name}embedding.weight"]))[None]
-    save_file(tensors, paths[0], {"format": "pt"})
+    save_file(_filled(_clip_shapes(architecture), torch.float32), paths[0], {"format": "pt"})
 
 
 def _aesthetic(paths: list[Path], architecture: dict[str, Any]) -> None:
     _clip(paths, architecture)
     head = _shapes(lambda: affine_head(architecture["projection_dim"]))
-    torch.save(dict(_filled(head, torch.float32)), paths[1])
+    torch.save(_filled(head, torch.float32), paths[1])
 
 
 def _hps(paths: list[Path], architecture: dict[str, Any]) -> None:
-    import open_clip
-
-    tensors = dict(_filled(_shapes(lambda: open_clip.CLIP(**architecture)), torch.float16))
-    torch.save({"state_dict": tensors}, paths[0])
+    torch.save({"state_dict": _filled(_open_clip_shapes(architecture), torch.float16)}, paths[0])
 
 
 def _imagereward(paths: list[Path], architecture: dict[str, Any]) -> None:
-    torch.save(dict(_filled(imagereward_shapes(architecture), torch.float32)), paths[0])
+    torch.save(_filled(_imagereward_shapes(architecture), torch.float32), paths[0])
     words = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
     paths[1].write_text("\n".join(words) + "\n", encoding="utf-8")
 
 
-def imagereward_shapes(architecture: dict[str, Any]) -> Shapes:
+def _clip_shapes(architecture: dict[str, Any]) -> Shapes:
+    """Of a CLIP file that transformers wrote when it still stored the positions' numbers."""
+    from transformers import CLIPConfig, CLIPModel
+
+    shapes = _shapes(lambda: CLIPModel(CLIPConfig(**architecture)))
+    for name in ("text_model.embeddings.position_", "vision_model.embeddings.position_"):
+        shapes[f"{name}ids"] = torch.Size((1, shapes[f"{name}embedding.weight"][0]))
+    return shapes
+
+
+def _open_clip_shapes(architecture: dict[str, Any]) -> Shapes:
+    import open_clip
+
+    return _shapes(lambda: open_clip.CLIP(**architecture))
+
+
+def _imagereward_shapes(architecture: dict[str, Any]) -> Shapes:
     """Of ImageReward.pt, which also has two projections that the score does not use."""
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
@@ -105,6 +118,14 @@ WRITERS: dict[str, Callable[[list[Path], dict[str, Any]], None]] = {
     "imagereward": _imagereward,
     "clipscore": _clip,
 }
+SHAPES: dict[str, Callable[[dict[str, Any]], Shapes]] = {
+    "pickscore": _clip_shapes,
+    "hpsv2": _open_clip_shapes,
+    "hpsv2.1": _open_clip_shapes,
+    "aesthetic": _clip_shapes,
+    "imagereward": _imagereward_shapes,
+    "clipscore": _clip_shapes,
+}
 
 
 def _shapes(make: Callable[[], nn.Module]) -> Shapes:
@@ -112,18 +133,19 @@ def _shapes(make: Callable[[], nn.Module]) -> Shapes:
         return {name: tensor.shape for name, tensor in make().state_dict().items()}
 
 
-def _filled(shapes: Shapes, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Weights of a size that lets signals through; norms' gains around 1."""
+def _filled(shapes: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights of a size that lets signals through, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    for name, shape in shapes.items():
-        if name.endswith("position_ids"):
-            yield name, torch.arange(shape[-1]).expand(shape).contiguous()
-            continue
-        values = torch.randn(shape, generator=generator)
-        if name.endswith("logit_scale"):
-            values = torch.tensor(math.log(100.0))
-        elif len(shape) == 1:
-            values = values.mul_(0.1).add_(1.0 if name.endswith(".weight") else 0.0)
-        else:
-            values = values.div_(math.sqrt(shape[-1]))
-        yield name, values.to(dtype)
+    return {name: _values(name, shape, generator, dtype) for name, shape in shapes.items()}
+
+
+def _values(name: str, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    if name.endswith("position_ids"):
+        return torch.arange(shape[-1]).expand(shape).contiguous()
+    if name.endswith("logit_scale"):
+        return torch.tensor(math.log(100.0), dtype=dtype)
+    values = torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        gain = 1.0 if name.endswith(".weight") else 0.0
+        return values.mul_(0.1).add_(gain).to(dtype)
+    return values.div_(math.sqrt(shape[-1])).to(dtype)
