@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -295,3 +296,22 @@ def test_v2_given_as_v21_is_told_apart_by_its_digest(files, monkeypatch, tmp_pat
     copy.write_bytes(path.read_bytes())
     with pytest.raises(RewardError, match="is the file of 'hpsv2'"):
         load_reward("hpsv2.1", CPU, RewardConfig(folder=str(tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pickscore", "hpsv2", "aesthetic", "imagereward", "clipscore"])
+def test_full_size_files_load_strictly_and_score(name, tmp_path, monkeypatch):
+    """Names, shapes and types as published; the weights are random. Takes 4 GB of disk and up to 6 GB of memory."""
+    from rlr_core.bench.random_weights import write_random
+
+    write_random(name, tmp_path)
+    published = PUBLISHED[name]
+    plain = tuple(dataclasses.replace(file, digest="") for file in published.files)
+    monkeypatch.setitem(rewards_library.PUBLISHED, name, dataclasses.replace(published, files=plain))
+    reward = load_reward(name, CPU, RewardConfig(folder=str(tmp_path)))
+    weights = [file for file in published.files if file.name != "vocab.txt"]
+    sizes = [(tmp_path / file.place).stat().st_size for file in weights]
+    assert sizes == pytest.approx([file.size for file in weights], rel=0.01)
+    with torch.no_grad():
+        assert reward(torch.rand(1, 3, 512, 384), ["a red cat"]).isfinite().all()
+    shutil.rmtree(tmp_path)

@@ -30,6 +30,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 """Published sizes."""
 Shapes = dict[str, torch.Size]
+DRAWN = 1_000_003
+"""Numbers that are drawn for a tensor; they repeat in larger ones, since drawing 10⁹ of them takes half a minute."""
 
 
 def write_random(reward: str, folder: Path, architecture: dict[str, Any] | None = None) -> list[Path]:
@@ -144,8 +146,8 @@ def _values(name: str, shape: torch.Size, generator: torch.Generator, dtype: tor
         return torch.arange(shape[-1]).expand(shape).contiguous()
     if name.endswith("logit_scale"):
         return torch.tensor(math.log(100.0), dtype=dtype)
-    values = torch.randn(shape, generator=generator)
-    if len(shape) == 1:
-        gain = 1.0 if name.endswith(".weight") else 0.0
-        return values.mul_(0.1).add_(gain).to(dtype)
-    return values.div_(math.sqrt(shape[-1])).to(dtype)
+    count = math.prod(shape)
+    drawn = torch.randn(min(count, DRAWN), generator=generator)
+    gain = 1.0 if name.endswith(".weight") else 0.0
+    drawn = 0.1 * drawn + gain if len(shape) == 1 else drawn / math.sqrt(shape[-1])
+    return drawn.to(dtype).repeat(math.ceil(count / DRAWN))[:count].reshape(shape)

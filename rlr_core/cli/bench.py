@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,44 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
             )
             study.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
 
+    _add_bench_rewards(studies, late)
+
+
+def _add_bench_rewards(studies: Any, late: Callable[..., Any]) -> None:
+    summary = "time and memory of the published rewards at full size, with random weights"
+    study: argparse.ArgumentParser = studies.add_parser(
+        "rewards", help=summary, description=summary.capitalize() + "."
+    )
+    study.set_defaults(command=late, study="rewards")
+    study.add_argument("--only", default="", metavar="A,B,C", help="of the rewards, only these")
+    study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    study.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the networks (default: %(default)s)",
+    )
+    study.add_argument(
+        "--out",
+        type=Path,
+        default=Path("evidence"),
+        help="folder for up to 4 GB of weights, which are deleted again (default: %(default)s)",
+    )
+
+
+def _bench_rewards(options: argparse.Namespace) -> None:
+    from rlr_core.bench.rewards import study_rewards
+    from rlr_core.rewards import PUBLISHED
+
+    chosen = _chosen(options.only, PUBLISHED)
+    print(study_rewards(chosen, options.out, options.device, options.precision))
+
 
 def bench(options: argparse.Namespace) -> None:
     """Carry a study out and print its table."""
+    if options.study == "rewards":
+        _bench_rewards(options)
+        return
     methods = _methods(options)
     from rlr_core.bench import study
     from rlr_core.bench.learn import Budget
@@ -79,8 +114,14 @@ def _methods(options: argparse.Namespace) -> dict[str, Any]:
     from rlr_core.bench.methods import SHIPPED, read_methods
 
     methods = read_methods(options.methods or SHIPPED)
-    chosen = [name.strip() for name in options.only.split(",") if name.strip()] or list(methods)
-    unknown = [name for name in chosen if name not in methods]
+    return {name: methods[name] for name in _chosen(options.only, methods)}
+
+
+def _chosen(only: str, known: Iterable[str]) -> list[str]:
+    """The names in `--only`, or all. Raises `ConfigError`."""
+    known = list(known)
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or known
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise ConfigError(f"--only {','.join(unknown)}", f"methods among {', '.join(methods)}", "correct it")
-    return {name: methods[name] for name in chosen}
+        raise ConfigError(f"--only {','.join(unknown)}", f"names among {', '.join(known)}", "correct it")
+    return chosen

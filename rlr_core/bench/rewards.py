@@ -1,0 +1,134 @@
+"""What the published rewards cost at full size: time and memory of loading, of scoring and of a gradient.
+
+Weights are random, in the published files' layout: neither time nor memory depends on their values. Each reward is measured in
+a process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlr_core.bench.memory import LiveTensors
+from rlr_core.bench.random_weights import write_random
+from rlr_core.bench.study import table
+from rlr_core.rewards import PUBLISHED
+from rlr_core.rewards.networks import Place
+from rlr_core.rewards.published import Scorer
+
+PICTURES, SIDE = 4, 512
+PROMPTS = ["a red cat, sitting on a chair by the window"] * PICTURES
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call.
+
+    Attributes:
+        seconds: as `seconds` counts them, of the second call; the first one warms up.
+        megabytes: peak of the tensors that it makes, weights not counted; in 10⁶ bytes.
+    """
+
+    seconds: float
+    megabytes: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, {self.megabytes:.0f} MB"
+
+
+def study_rewards(names: Iterable[str], folder: Path, device: str, dtype: str) -> str:
+    """A table with a row for each reward.
+
+    Args:
+        names: of published rewards.
+        folder: for the files with random weights; each is deleted when its reward is done.
+        device: "cpu" or "cuda".
+        dtype: of the network.
+    """
+    rows = []
+    for name in names:
+        place = folder / f"random-{name}"
+        try:
+            write_random(name, place)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                rows.append(pool.apply(measure, (name, place, device, dtype)))
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    return table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def measure(name: str, folder: Path, device: str, dtype: str) -> dict[str, str]:
+    """One reward, from files that are there."""
+    published = PUBLISHED[name]
+    paths = [folder / file.place for file in published.files]
+    images = torch.rand(PICTURES, 3, SIDE, SIDE, device=device)
+    before = resident_megabytes()
+
+    def load(*, rerun: bool) -> Scorer:
+        return published.make(paths, Place(torch.device(device), getattr(torch, dtype), rerun))
+
+    began = time.perf_counter()
+    scorer = load(rerun=False)
+    loading = f"{time.perf_counter() - began:.1f} s, {resident_megabytes() - before:.0f} MB"
+    row = {"reward": name, "loading": loading}
+    row[f"{PICTURES} scores"] = str(cost(lambda: score(scorer, images), device))
+    row["and their gradient"] = str(cost(lambda: gradient(scorer, images), device))
+    del scorer
+    gc.collect()
+    scorer = load(rerun=True)
+    return {**row, "gradient with rerun": str(cost(lambda: gradient(scorer, images), device))}
+
+
+@torch.no_grad()
+def score(scorer: Scorer, images: torch.Tensor) -> None:
+    """Without a graph."""
+    scorer(images, PROMPTS)
+
+
+def gradient(scorer: Scorer, images: torch.Tensor) -> None:
+    """Of the scores' sum with respect to the pictures."""
+    images = images.clone().requires_grad_()
+    torch.autograd.grad(scorer(images, PROMPTS).sum(), images)
+
+
+def cost(call: Callable[[], Any], device: str) -> Cost:
+    """Memory of one call and time of another."""
+    if device == "cpu":
+        with LiveTensors() as live:
+            call()
+        return Cost(seconds(call, device), live.peak / MB)
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - held
+    return Cost(seconds(call, device), peak / MB)
+
+
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """Of the processor, which other programs do not prolong; on a GPU, of the clock."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    began = clock()
+    call()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - began
+
+
+def resident_megabytes() -> float:
+    """Most memory that this process has held so far, in 10⁶ bytes; NaN where the system does not say (only Linux does)."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return math.nan
+    fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024 / MB
