@@ -68,25 +68,23 @@ def study_rewards(names: Iterable[str], folder: Path, device: str, dtype: str) -
 
 
 def measure(name: str, folder: Path, device: str, dtype: str) -> dict[str, str]:
-    """One reward, from files that are there."""
+    """One reward, from files that are there: a row of the table."""
     published = PUBLISHED[name]
     paths = [folder / file.place for file in published.files]
     images = torch.rand(PICTURES, 3, SIDE, SIDE, device=device)
-    before = resident_megabytes()
+    kept: list[Scorer] = []
 
-    def load(*, rerun: bool) -> Scorer:
-        return published.make(paths, Place(torch.device(device), getattr(torch, dtype), rerun))
+    def load(*, rerun: bool) -> None:
+        kept[:] = [published.make(paths, Place(torch.device(device), getattr(torch, dtype), rerun))]
 
-    began = time.perf_counter()
-    scorer = load(rerun=False)
-    loading = f"{time.perf_counter() - began:.1f} s, {resident_megabytes() - before:.0f} MB"
-    row = {"reward": name, "loading": loading}
-    row[f"{PICTURES} scores"] = str(cost(lambda: score(scorer, images), device))
-    row["and their gradient"] = str(cost(lambda: gradient(scorer, images), device))
-    del scorer
+    row = {"reward": name, "loading": f"{seconds(lambda: load(rerun=False), device):.1f} s"}
+    row["score"] = str(cost(lambda: score(kept[0], images), device))
+    row["gradient"] = str(cost(lambda: gradient(kept[0], images), device))
+    row["whole process"] = f"{resident_megabytes():.0f} MB"
+    kept.clear()
     gc.collect()
-    scorer = load(rerun=True)
-    return {**row, "gradient with rerun": str(cost(lambda: gradient(scorer, images), device))}
+    load(rerun=True)
+    return {**row, "gradient with rerun": str(cost(lambda: gradient(kept[0], images), device))}
 
 
 @torch.no_grad()
