@@ -213,6 +213,22 @@ def test_where_weights_are_found(files, small, tmp_path, monkeypatch):
     torch.testing.assert_close(small("hpsv2", folder=str(tmp_path))(images, PROMPTS), expected)
 
 
+def test_a_run_fetches_what_is_missing_if_it_may(files, small, tmp_path, monkeypatch):
+    (path,) = files("hpsv2")
+    asked = []
+
+    def fetch(file, folder, reward):
+        asked.append((file.name, folder, reward))
+        return path
+
+    monkeypatch.setattr("rlr_core.rewards.published.download", fetch)
+    with pytest.raises(RewardError, match="needs HPS_v2_compressed"):
+        small("hpsv2", folder=str(tmp_path), download=False)
+    assert not asked
+    small("hpsv2", folder=str(tmp_path), download=True)(pictures((30, 30)), PROMPTS)
+    assert asked == [("HPS_v2_compressed.pt", tmp_path, "hpsv2")]
+
+
 def damaged(path: Path, folder: Path, content: bytes) -> Path:
     copy = folder / path.parent.name / path.name
     copy.parent.mkdir(exist_ok=True)

@@ -135,7 +135,13 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(tmp_path, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["rewards", "download", "hpsv2.1", "--folder", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    for part in ("HPS_v2.1_compressed.pt", "1.97 GB", "huggingface.co/xswu/HPSv2", str(tmp_path / "HPSv2")):
+    for part in (
+        "downloading it failed",
+        "HPS_v2.1_compressed.pt",
+        "1.97 GB",
+        "huggingface.co/xswu/HPSv2",
+        str(tmp_path / "HPSv2"),
+    ):
         assert part in said
 
 

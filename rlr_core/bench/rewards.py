@@ -35,7 +35,7 @@ class Cost:
     """Of one call.
 
     Attributes:
-        seconds: as `seconds` counts them, of the second call; the first one warms up.
+        seconds: as `seconds` counts them.
         megabytes: peak of the tensors that it makes, weights not counted; in 10⁶ bytes.
     """
 
@@ -100,11 +100,11 @@ def gradient(scorer: Scorer, images: torch.Tensor) -> None:
 
 
 def cost(call: Callable[[], Any], device: str) -> Cost:
-    """Memory of one call and time of another."""
+    """Of one call; on a GPU the time is that of a second one, since the first one warms up."""
     if device == "cpu":
         with LiveTensors() as live:
-            call()
-        return Cost(seconds(call, device), live.peak / MB)
+            took = seconds(call, device)
+        return Cost(took, live.peak / MB)
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call()
