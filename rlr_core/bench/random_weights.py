@@ -150,4 +150,5 @@ def _values(name: str, shape: torch.Size, generator: torch.Generator, dtype: tor
     drawn = torch.randn(min(count, DRAWN), generator=generator)
     gain = 1.0 if name.endswith(".weight") else 0.0
     drawn = 0.1 * drawn + gain if len(shape) == 1 else drawn / math.sqrt(shape[-1])
-    return drawn.to(dtype).repeat(math.ceil(count / DRAWN))[:count].reshape(shape)
+    repeated = drawn.to(dtype).repeat(math.ceil(count / DRAWN))[:count]
+    return repeated.reshape(shape).clone()  # else torch.save would store what was cut off, too
