@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +62,11 @@ def _sync_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def cache_folder() -> Path:
+    """Where what can be found out again is kept: in the user's cache folder, or in the one that RLR_CACHE names."""
+    places = {"win32": ("LOCALAPPDATA", "~/AppData/Local"), "darwin": ("", "~/Library/Caches")}
+    variable, default = places.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
+    folder = os.environ.get("RLR_CACHE") or os.environ.get(variable) or default
+    return Path(folder).expanduser() / "rlr"

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -220,6 +223,16 @@ def use_tiny_families(folder: Path, monkeypatch: Any) -> dict[str, Family]:
 
 def components(family: Family) -> dict[str, Any]:
     """diffusers' and transformers' networks of a family, with random weights that do something."""
+    made = networks(family)
+    for network in (value for name, value in made.items() if name != "scheduler"):
+        for value in network.parameters():  # biases and norms, too: a mix-up of two of them must show
+            mean, spread = value.detach().mean(), value.detach().std(correction=0)
+            torch.nn.init.normal_(value, float(mean.round()), max(0.05, float(spread)))
+    return made
+
+
+def networks(family: Family) -> dict[str, Any]:
+    """The networks as the libraries make them."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -233,12 +246,34 @@ def components(family: Family) -> dict[str, Any]:
     if family.is_xl:
         config = CLIPTextConfig.from_pretrained(str(configs / "text_encoder_2"))
         made["text_encoder_2"] = CLIPTextModelWithProjection(config)
-    for network in (value for name, value in made.items() if name != "scheduler"):
-        network.eval()
-        for value in network.parameters():  # biases and norms, too: a mix-up of two of them must show
-            torch.nn.init.normal_(
-                value,
-                float(value.detach().mean().round()),
-                max(0.05, float(value.detach().std(correction=0))),
-            )
-    return made
+    return {name: value if name == "scheduler" else value.eval() for name, value in made.items()}
+
+
+def write_full_size(family: Family, path: Path) -> Path:
+    """A checkpoint of the published size in float16, written tensor by tensor; the networks are never in memory."""
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in ldm_tensors(networks(family), family).items()}
+    offsets = [0, *accumulate(2 * math.prod(shape) for shape in shapes.values())]
+    header = {
+        name: {"dtype": "F16", "shape": shape, "data_offsets": place}
+        for (name, shape), place in zip(shapes.items(), pairwise(offsets), strict=True)
+    }
+    text = json.dumps(header).encode()
+    pool = np.random.default_rng(0).standard_normal(2**20).astype(np.float32)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            write_random(file, name, shape, pool)
+    return path
+
+
+def write_random(file: Any, name: str, shape: tuple[int, ...], pool: Any) -> None:
+    """Norms 1, biases 0, and numbers that keep the size of what goes through, again and again the same."""
+    if len(shape) == 1:
+        file.write(np.full(shape, float(name.endswith("weight")), np.float16).tobytes())
+        return
+    fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
+    block = (pool / math.sqrt(max(1, fan_in))).astype(np.float16).tobytes()
+    left = 2 * math.prod(shape)
+    while left:
+        left -= file.write(block[:left])

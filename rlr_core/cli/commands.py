@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from rlr_core.cli.bench import bench
+from rlr_core.cli.checkpoints import checkpoint, checkpoints
 from rlr_core.cli.lora import lora
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.cli.rewards import rewards
@@ -19,7 +20,8 @@ from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_ru
 from rlr_core.runs.summary import Summary
 
 __all__ = [
-    "bench", "config", "demo", "estimators", "lora", "resume", "rewards", "runs", "sample", "score", "stop", "train",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "lora", "resume", "rewards", "runs", "sample",
+    "score", "stop", "train",
 ]  # fmt: skip
 
 RUNS = Path("runs")

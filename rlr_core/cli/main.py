@@ -13,6 +13,7 @@ from typing import Any
 
 from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
+from rlr_core.cli.checkpoints import add_checkpoint, add_checkpoints
 from rlr_core.cli.lora import add_lora
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
@@ -81,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(sample, "model", "sampling", "inference", "prompts")
 
     add_lora(_command(commands, "lora", "look into LoRA files, convert them, merge them"), _late("lora"))
+
+    add_checkpoint(_command(commands, "checkpoint", "look into a checkpoint"), _late("checkpoint"))
+    add_checkpoints(_command(commands, "checkpoints", "list the checkpoints in folders"))
 
     score = _command(commands, "score", "score picture files with a reward")
     score.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")

@@ -34,7 +34,7 @@ def describe_weights(path: Path, weights: Weights) -> Description:
     """Of the file at `path`, whose weights are open."""
     header = weights.header
     unet = _unet(header)
-    refuse_known(path, header, has_unet=bool(unet))
+    refuse_known(path, header, has_unet=any(name.startswith("input_blocks") for name in unet))
     family = _family(path, unet)
     precision = _precisions(path, header, family)
     prediction, rule = find_prediction(path, weights, family)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from rlr_core.errors import CheckpointError
-from rlr_core.models.families import FAMILIES, family_of_pipeline
-from rlr_core.models.folder import COPY_AGAIN, inspect, kind_of, read_json
+from rlr_core.models.describing import family_of_folder
+from rlr_core.models.folder import COPY_AGAIN, inspect, read_json
 from rlr_core.models.networks import load_network
 from rlr_core.models.parts import Parts
 from rlr_core.models.scheduler import noise_scheduler
@@ -18,15 +18,7 @@ from rlr_core.models.vae import load_vae
 
 def load_folder(path: Path, dtype: torch.dtype, prediction: str, vae: Path | None) -> Parts:
     """Raises `CheckpointError`; see `load_model`."""
-    kind = kind_of(path)
-    width = read_json(path / "unet" / "config.json").get("cross_attention_dim", 0)
-    family = family_of_pipeline(kind, width)
-    if family is None:
-        raise CheckpointError(
-            f"{path} is a checkpoint for {kind}",
-            f"{', '.join(family.pipeline for family in FAMILIES[1:])} (Stable Diffusion 1.x, 2.x or XL)",
-            "choose a Stable Diffusion checkpoint for text to image; other families are not supported yet",
-        )
+    family = family_of_folder(path)
     folder = inspect(path, vae=vae is None)
     encoders = [name for name in folder.variants if "text_encoder" in name]
     config = read_json(path / "scheduler" / "scheduler_config.json")
