@@ -13,6 +13,7 @@ import torch
 
 from rlr_core import config
 from rlr_core.runs import directory, log, report, runner
+from rlr_core.trainer import AlarmRaised
 
 
 def die() -> None:
@@ -92,13 +93,37 @@ def within_a_line_of_the_log() -> None:
     log.EventLog.append = die_at_call(8, log.EventLog.append, append_half)
 
 
+def while_the_best_is_written() -> None:
+    """A check has found a better LoRA, which is not there yet."""
+    _while_exporting("-best")
+
+
+def at_the_alarm() -> None:
+    """The alarm is in the log; nothing has come of it yet. Only of runs that raise it."""
+
+    def record(self: Any, event: Any) -> None:
+        original(self, event)
+        if isinstance(event, AlarmRaised):
+            die()
+
+    original = runner._Recorder._record
+    runner._Recorder._record = record
+
+
 def while_the_lora_is_written() -> None:
     """Training is over; the LoRA is not there yet."""
+    _while_exporting("rlr-lora")
 
-    def write_some(path: Path, *_: Any, **__: Any) -> None:
-        path.with_name(f".{path.name}.{os.getpid()}.tmp").write_bytes(b"half")
 
-    runner.export = die_at_call(1, runner.export, write_some)
+def _while_exporting(ending: str) -> None:
+    def write_some(file: Path, *arguments: Any) -> None:
+        if not file.stem.endswith(ending):
+            return export(file, *arguments)
+        file.with_name(f".{file.name}.{os.getpid()}.tmp").write_bytes(b"half")
+        die()
+
+    export = runner.export
+    runner.export = write_some
 
 
 def while_the_report_is_written() -> None:

@@ -6,6 +6,9 @@ The statistical tests simulate whole runs; their limits are stated beside them.
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,10 @@ from checks import student_limit
 
 pytest.importorskip("diffusers")
 
+import killed
 import runs
 
+from rlr_core.config import to_toml
 from rlr_core.errors import ConfigError
 from rlr_core.rewards.statistics import diversity
 from rlr_core.runs import log, runner
@@ -212,6 +217,18 @@ def test_a_rollback_survives_a_crash_anywhere(kind, workshop, rolled_back, tmp_p
 
 
 LOGGED = {AlarmRaised: "alarm", NewBest: "best", Evaluation: "evaluation"}
+
+
+@pytest.mark.parametrize(
+    "point", ["at_the_alarm", "while_the_lora_is_written", "while_the_report_is_written"]
+)
+def test_a_rollback_survives_kill_9(point, workshop, rolled_back, tmp_path):
+    (tmp_path / "run.toml").write_text(to_toml(hacked(workshop, "rollback")), encoding="utf-8")
+    script = [sys.executable, killed.__file__, point, str(tmp_path / "run.toml"), str(tmp_path / "run")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=200)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    runner.resume(tmp_path / "run", lambda event: None)
+    runs.assert_same_run(tmp_path / "run", rolled_back)
 
 
 def test_stop_saves_and_can_be_resumed(workshop, tmp_path):

@@ -175,7 +175,7 @@ def test_sample_with_and_without_a_lora(desk, capsys):
     assert (
         rlr("score", "plain/000.png", "plain/001.png", "--prompt", "a b", "--reward", "reward.py:bright") == 0
     )
-    lines = capsys.readouterr().out.splitlines()
+    _, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[0].endswith("plain/000.png") and lines[2].endswith("mean of 2")
     one, two, mean = (float(line.split()[0]) for line in lines)
     assert mean == pytest.approx((one + two) / 2, abs=1e-3) and 0 < one < 1

@@ -12,12 +12,13 @@ from rlr_core.cli.lora import lora
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
+from rlr_core.cli.score import score
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
 from rlr_core.errors import RunError
 from rlr_core.presets import preset
 from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
-from rlr_core.runs.summary import Summary
+from rlr_core.runs.summary import Summary, short
 
 __all__ = [
     "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "lora", "resume", "rewards", "runs", "sample",
@@ -77,6 +78,7 @@ def _tell_outcome(directory: RunDirectory) -> None:
     """After training: what came of it, and where it is."""
     folder, state = directory.folder, directory.state()
     if state.state == "stopped":
+        _tell_alarm(directory, Summary.read(directory.events_file))
         print(
             f"Stopped after iteration {state.iteration}; nothing is lost.\nGo on with:  rlr resume {shlex.quote(str(folder))}"
         )
@@ -85,6 +87,11 @@ def _tell_outcome(directory: RunDirectory) -> None:
     if summary.held_out:
         print(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
         print(f"Reward that was trained on: {summary.trained}")
+        for series in summary.series:
+            if series.group in ("part", "watched"):
+                what = "part of it" if series.group == "part" else "only watched"
+                print(f"  {what}, {short(series.name)}: {series.comparison}")
+    _tell_alarm(directory, summary)
     files = {
         "LoRA": f"{directory.config.output.name}.safetensors",
         "before and after": "before_after.png",
@@ -95,6 +102,16 @@ def _tell_outcome(directory: RunDirectory) -> None:
     for what, name in files.items():
         if (folder / name).exists():
             print(f"  {what + ':':18}{folder / name}")
+
+
+def _tell_alarm(directory: RunDirectory, summary: Summary) -> None:
+    for event in summary.of("alarm"):
+        print(f"\nREWARD-HACKING ALARM at iteration {event['iteration']}: {event['message']}.")
+        best = f"the best LoRA by held-out score, of iteration {event['best']}"
+        if directory.config.alarm.action == "rollback":
+            print(f"Training ended there, with {best}.")
+        else:
+            print(f"Before it, {best}, was kept: {directory.config.output.name}-best.safetensors")
 
 
 def stop(options: argparse.Namespace) -> None:
@@ -127,24 +144,6 @@ def _run_line(state: RunState) -> str:
     )
     reason = state.message.splitlines()[0] if state.message else ""
     return f"{state.folder!s:32} {state.state:12} {state.iteration:>5}/{state.iterations:<5} {reward} {reason}".rstrip()
-
-
-def score(options: argparse.Namespace) -> None:
-    """Score picture files against one prompt."""
-    import torch
-
-    from rlr_core.rewards import load_reward
-    from rlr_core.runs.pictures import read_picture
-    from rlr_core.trainer.setup import choose_device
-
-    reward = load_reward(options.reward, choose_device(options.device))
-    scores = []
-    with torch.no_grad():
-        for path in options.pictures:
-            scores.append(float(reward(read_picture(path)[None], [options.prompt])))
-            print(f"{scores[-1]:.4f}  {path}")
-    if len(scores) > 1:
-        print(f"{sum(scores) / len(scores):.4f}  mean of {len(scores)}")
 
 
 def config(options: argparse.Namespace) -> None:

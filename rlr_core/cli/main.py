@@ -17,6 +17,7 @@ from rlr_core.cli.checkpoints import add_checkpoint, add_checkpoints
 from rlr_core.cli.lora import add_lora
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
+from rlr_core.cli.score import add_score
 from rlr_core.errors import RLRError
 from rlr_core.presets import PRESETS
 
@@ -86,15 +87,7 @@ def parser() -> argparse.ArgumentParser:
     add_checkpoint(_command(commands, "checkpoint", "look into a checkpoint"), _late("checkpoint"))
     add_checkpoints(_command(commands, "checkpoints", "list the checkpoints in folders"))
 
-    score = _command(commands, "score", "score picture files with a reward")
-    score.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    score.add_argument("--prompt", required=True, help="what the pictures were asked to show")
-    score.add_argument(
-        "--reward",
-        default="embedded",
-        help='"embedded", "embedded-held-out" or "file.py:function" (default: %(default)s)',
-    )
-    score.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_score(_command(commands, "score", "score picture files with rewards"))
 
     runs = _command(commands, "runs", "list the runs in a folder")
     runs.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="(default: %(default)s)")

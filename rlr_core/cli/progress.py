@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rlr_core.config import RunConfig
 from rlr_core.runs.directory import RunDirectory, RunState
-from rlr_core.trainer.events import CheckpointDue, Evaluation, Event, Iteration, Preview, Skipped
+from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Evaluation, Event, Iteration, Preview, Skipped
 
 RECENT = 5
 """Iterations whose mean is "the reward now"."""
@@ -34,6 +34,7 @@ class Narrator:
         self._first = state.first if state else None
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._bar: Any = None
+        self._rolled_back = False
 
     def __enter__(self) -> Narrator:
         if self._config.output.evaluation and self._first is None:
@@ -60,7 +61,10 @@ class Narrator:
                 )
             case CheckpointDue(iteration=0):
                 self._advance(0)
-            case CheckpointDue() if event.iteration == self._config.training.iterations:
+            case AlarmRaised():
+                self._say(f"REWARD-HACKING ALARM: {event.message}.")
+                self._rolled_back = self._config.alarm.action == "rollback"
+            case CheckpointDue() if event.iteration == self._config.training.iterations or self._rolled_back:
                 self._close()
                 if self._config.output.evaluation:
                     self._say(
@@ -74,7 +78,8 @@ class Narrator:
         self._recent.append(event.reward)
         self._advance(event.iteration)
         now = sum(self._recent) / len(self._recent)
-        self._bar.set_postfix_str(f"reward {now:.3f}, at the start {self._first:.3f}")
+        what = " of predicted pictures" if event.measured_on == "predicted pictures" else ""
+        self._bar.set_postfix_str(f"reward{what} {now:.3f}, at the start {self._first:.3f}")
 
     def _advance(self, iteration: int) -> None:
         if self._bar is None:

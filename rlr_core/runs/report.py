@@ -9,9 +9,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rlr_core.config import to_toml
+from rlr_core.config import RewardConfig, to_toml
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.summary import Comparison, Summary
+from rlr_core.runs.scoreboard import alarm_banner, scoreboard
+from rlr_core.runs.summary import Comparison, Summary, short
 from rlr_core.storage import write_atomically, write_text
 
 PAGE = Path(__file__).with_name("report.template.html")
@@ -46,6 +47,8 @@ def reward_curve(summary: Summary) -> bytes:
     low, high = ([s + sign * b for s, b in zip(smooth, band, strict=True)] for sign in (-1, 1))
     axes.fill_between(x, low, high, color="#2454a6", alpha=0.15, linewidth=0, label="95% band")
     axes.set(xlabel="iteration", ylabel="training reward")
+    for event in summary.of("alarm"):
+        axes.axvline(event["iteration"], color="#c0392b", linewidth=1, label="alarm")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     buffer = io.BytesIO()
@@ -78,7 +81,10 @@ def _page(directory: RunDirectory, summary: Summary, curve: bytes) -> str:
         headline=_headline(summary.held_out),
         facts=_facts(directory, summary),
         grid=_figure(directory.folder / "before_after.png", "The same prompts and seeds, before and after."),
+        alarm=alarm_banner(summary.of("alarm"), config),
+        scoreboard=_scoreboard(directory, summary),
         curve=_image(curve, "reward curve"),
+        curve_note=_curve_note(summary.of("iteration")),
         previews=_previews(directory, summary),
         parts=_parts(summary.of("iteration")),
         config=html.escape(to_toml(config, comments=False)),
@@ -100,15 +106,55 @@ def _facts(directory: RunDirectory, summary: Summary) -> str:
     seconds = sum(event["clock"]["seconds"] for event in iterations)
     rows = {
         "Checkpoint": config.model.checkpoint,
-        "Reward": config.reward.name,
-        "Watched by": config.reward.held_out,
+        "Reward": _reward(config.reward),
+        "Watched by": ", ".join(map(short, (config.reward.held_out, *config.reward.watch))),
         "Training reward": str(summary.trained) if summary.trained else "not evaluated",
         "Estimator": config.estimator.name,
         "Iterations": f"{len(iterations)} of {config.training.batch_size} pictures each; {len(summary.of('skipped'))} skipped",
         "Training time": f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds",
         "LoRA": f"{config.output.name}.safetensors, rank {config.lora.rank}",
+        "Best by held-out score": _best(summary.of("best")),
     }
     return "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items())
+
+
+def _reward(config: RewardConfig) -> str:
+    if config.name != "mix":
+        return config.name
+    return "mix of " + " + ".join(f"{weight:g} {short(name)}" for name, weight in config.mix.items())
+
+
+def _best(events: list[dict[str, Any]]) -> str:
+    """The events of new best LoRAs; each replaces the file of the one before."""
+    if not events:
+        return "none: no held-out pictures were scored on the way"
+    return f"{events[-1]['file']}, iteration {events[-1]['iteration']} ({events[-1]['score']:.3f})"
+
+
+def _scoreboard(directory: RunDirectory, summary: Summary) -> str:
+    if not summary.series:
+        return ""
+    return (
+        '<section><h2>Every score</h2><table class="scores"><tr><th></th><th>before</th><th>after</th>'
+        "<th>change, 95% confidence</th><th>along the way</th></tr>"
+        f"{scoreboard(summary.series, directory.config)}</table>"
+        '<p class="note">The same prompts and seeds each time. The curves have the first of these pictures, with the 95% band '
+        "of their difference to the start.</p></section>"
+    )
+
+
+def _curve_note(iterations: list[dict[str, Any]]) -> str:
+    """What the curve's rewards were measured on, and a mix's unit."""
+    latest = iterations[-1] if iterations else {"measured_on": "finished pictures", "reward_parts": {}}
+    notes = [f"Measured on the {latest['measured_on']} of each batch."]
+    if latest["measured_on"] == "predicted pictures":
+        notes = [
+            "Measured on predicted pictures: this estimator does not run the chain to its end, but scores what the denoiser "
+            "predicts half-way. Finished pictures are scored in the table above."
+        ]
+    if latest["reward_parts"]:
+        notes.append("A mix counts standard deviations from where training began.")
+    return " ".join(notes)
 
 
 def _previews(directory: RunDirectory, summary: Summary) -> str:
@@ -138,7 +184,8 @@ def _parts(iterations: list[dict[str, Any]]) -> str:
 def _figure(path: Path, caption: str) -> str:
     if not path.exists():
         return ""
-    return f"<figure>{_image(path.read_bytes(), caption)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    picture, text = _image(path.read_bytes(), caption), html.escape(caption)
+    return f'<figure class="pictures">{picture}<figcaption>{text}</figcaption></figure>'
 
 
 def _image(png: bytes, alternative: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -53,29 +53,83 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Series:
+    """What one reward or statistic says of the same pictures before, during and after training.
+
+    Attributes:
+        group: "trained", "part", "held-out", "watched" or "statistic".
+        comparison: of all evaluated pairs.
+        points: (iteration, mean, half of the 95% interval of its difference to the start) of the pairs that every check has.
+    """
+
+    group: str
+    name: str
+    comparison: Comparison
+    points: list[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
 class Summary:
     """A run's evaluations before and after, where it has both.
 
     Attributes:
         held_out: by the reward that only watches.
         trained: by the reward that is trained on.
+        series: these two, parts of a mix, watched rewards and image statistics.
     """
 
     held_out: Comparison | None
     trained: Comparison | None
     events: list[dict[str, Any]]
+    series: list[Series] = field(default_factory=list)
 
     @classmethod
     def read(cls, events_file: Path) -> Summary:
         """From an event log."""
         events = log.read(events_file)
-        evaluations = {event["when"]: event for event in events if event["type"] == "evaluation"}
-        if not {"before", "after"} <= set(evaluations):
+        evaluations = [event for event in events if event["type"] == "evaluation"]
+        if not {"before", "after"} <= {event["when"] for event in evaluations}:
             return cls(None, None, events)
-        pair = [evaluations[when] for when in ("before", "after")]
-        held_out, trained = (Comparison.of(*(event[key] for event in pair)) for key in ("scores", "rewards"))
-        return cls(held_out, trained, events)
+        series = _series(evaluations)
+        known = {each.group: each.comparison for each in series}
+        return cls(known.get("held-out"), known.get("trained"), events, series)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one type."""
         return [event for event in self.events if event["type"] == kind]
+
+
+GROUPS = {"parts": "part", "watched": "watched", "statistics": "statistic"}
+
+
+def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
+    """From the evaluation before training, the checks on the way, and the evaluation after."""
+    tables = [_scores_by_series(event) for event in evaluations]
+    found = []
+    for group, name in tables[0]:
+        scores = [table[group, name] for table in tables]
+        if all(value is not None for values in scores for value in values):
+            points = _points([event["iteration"] for event in evaluations[:-1]], scores[:-1])
+            found.append(Series(group, name, Comparison.of(scores[0], scores[-1]), points))
+    return found
+
+
+def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float]]:
+    scores = {("trained", ""): event["rewards"], ("held-out", ""): event["scores"]}
+    for table, group in GROUPS.items():
+        scores |= {(group, name): values for name, values in event[table].items()}
+    return scores
+
+
+def _points(iterations: list[int], scores: list[list[float]]) -> list[tuple[float, float, float]]:
+    count = min(map(len, scores))
+    start = scores[0][:count]
+    compared = [Comparison.of(start, values[:count]) for values in scores]
+    widths = [0.0 if math.isnan(each.half_width) else each.half_width for each in compared]
+    return [(x, each.after, width) for x, each, width in zip(iterations, compared, widths, strict=True)]
+
+
+def short(reward: str) -> str:
+    """A reward's name without its file's folder."""
+    path, colon, function = reward.rpartition(":")
+    return f"{Path(path).name}:{function}" if colon and path.endswith(".py") else reward

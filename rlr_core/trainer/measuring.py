@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rlr_core.chain.noise import derive_seed
@@ -37,8 +38,14 @@ def evaluation(setup: Setup, when: str, iteration: int, count: int) -> Evaluatio
         iteration=iteration,
         parts=parts,
         watched=_watched(setup, images, prompts),
-        statistics=statistics(images),
+        statistics=_statistics(images, setup.config.alarm.pictures),
     )
+
+
+def _statistics(images: Tensor, first: int) -> dict[str, Tensor]:
+    """Of the first pictures and of the others apart, so that the first ones' diversity is their own."""
+    groups = [statistics(group) for group in (images[:first], images[first:]) if len(group)]
+    return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
 
 def calibrate(setup: Setup) -> None:

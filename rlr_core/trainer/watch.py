@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rlr_core.config import RunConfig
-from rlr_core.rewards.statistics import diversity
 from rlr_core.trainer.alarm import TRAINED, Alarm
 from rlr_core.trainer.events import AlarmRaised, Evaluation, NewBest
 
@@ -47,9 +46,9 @@ class Watch:
             TRAINED: evaluation.rewards,
             HELD_OUT: evaluation.scores,
             **evaluation.watched,
+            "diversity": evaluation.statistics["diversity"],
         }
         scores = {name: values[: self.pictures] for name, values in scores.items()}
-        scores["diversity"] = diversity(evaluation.images[: self.pictures])
         told = [self._compare(evaluation.iteration, scores, lora), self._listen(evaluation.iteration, scores)]
         return [event for event in told if event]
 

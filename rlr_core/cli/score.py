@@ -1,0 +1,141 @@
+"""`rlr score`: a table of pictures on disk against rewards and image statistics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlr_core.errors import PromptError, RLRError
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+"""Files of a folder that count, by their ending."""
+
+
+def add_score(command: argparse.ArgumentParser) -> None:
+    """The arguments of `rlr score`."""
+    command.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders of them (not deeper)"
+    )
+    prompts = command.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", help="what every picture was asked to show")
+    prompts.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="UTF-8 text, one prompt a line, in the pictures' order"
+    )
+    command.add_argument(
+        "--reward",
+        action="append",
+        metavar="REWARD",
+        help='a reward\'s name or "file.py:function"; may be repeated (default: embedded)',
+    )
+    command.add_argument(
+        "--statistics", action="store_true", help="saturation, edge density, entropy, diversity"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Score picture files and print a table."""
+    paths = find_pictures(options.pictures)
+    columns = score_pictures(paths, _prompts(options, len(paths)), options)
+    rows = [{name: values[k] for name, values in columns.items()} for k in range(len(paths))]
+    if options.json:
+        told = [{"picture": str(path), **row} for path, row in zip(paths, rows, strict=True)]
+        print(json.dumps(told, ensure_ascii=False, indent=2))
+    else:
+        print(_table(paths, columns))
+
+
+def find_pictures(given: Sequence[Path]) -> list[Path]:
+    """Files as they come; a folder's pictures by name. Raises `RLRError` for a folder without any."""
+    found = []
+    for path in given:
+        inside = (
+            sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+        )
+        if not inside:
+            raise RLRError(
+                f"no pictures in the folder {path}",
+                f"files such as {', '.join(sorted(PICTURES))}",
+                "check it",
+            )
+        found += inside
+    return found
+
+
+def _prompts(options: argparse.Namespace, count: int) -> list[str]:
+    from rlr_core.trainer.prompts import read_prompts
+
+    if options.prompts is None:
+        return [options.prompt] * count
+    prompts = read_prompts(str(options.prompts))
+    if len(prompts) != count:
+        raise PromptError(
+            f"{len(prompts)} prompts in {options.prompts} for {count} pictures",
+            "one prompt a line for each picture, in their order",
+            "add or remove lines",
+        )
+    return prompts
+
+
+def score_pictures(
+    paths: Sequence[Path], prompts: Sequence[str], options: argparse.Namespace
+) -> dict[str, list[float | None]]:
+    """Column → one number for each picture, None where it is not defined. Pictures may differ in size."""
+    import torch
+
+    from rlr_core.rewards import load_reward, statistics
+    from rlr_core.runs.pictures import read_picture
+    from rlr_core.runs.summary import short
+    from rlr_core.trainer.setup import choose_device
+
+    device = choose_device(options.device)
+    rewards = {short(name): load_reward(name, device) for name in options.reward or ["embedded"]}
+    images = [read_picture(path) for path in paths]
+    with torch.no_grad():
+        columns: dict[str, list[Any]] = {
+            name: [
+                float(reward(image[None], [prompt])) for image, prompt in zip(images, prompts, strict=True)
+            ]
+            for name, reward in rewards.items()
+        }
+    if options.statistics:
+        columns |= _statistics_of(images, statistics)
+    return {name: [v if math.isfinite(v) else None for v in values] for name, values in columns.items()}
+
+
+def _statistics_of(images: Sequence[Any], statistics: Any) -> dict[str, list[float]]:
+    """Of pictures of one size all together, of others one by one, which leaves the diversity undefined."""
+    import torch
+
+    together = (
+        [torch.stack(list(images))] if len({i.shape for i in images}) == 1 else [i[None] for i in images]
+    )
+    tables = [statistics(group) for group in together]
+    return {name: [float(v) for table in tables for v in table[name]] for name in tables[0]}
+
+
+def _table(paths: Sequence[Path], columns: dict[str, list[float | None]]) -> str:
+    """Aligned columns, one line for each picture, and the mean of several."""
+    lines = [[name for name in columns] + ["picture"]]
+    lines += [[_cell(values[k]) for values in columns.values()] + [str(path)] for k, path in enumerate(paths)]
+    if len(paths) > 1:
+        lines.append([_cell(_mean(values)) for values in columns.values()] + [f"mean of {len(paths)}"])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
+    return "\n".join(
+        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]])
+        for line in lines
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

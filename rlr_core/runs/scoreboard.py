@@ -1,0 +1,62 @@
+"""The part of the report that says what every reward and statistic makes of the pictures, and whether the alarm was raised."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+from rlr_core.config import RunConfig
+from rlr_core.runs.sparkline import sparkline
+from rlr_core.runs.summary import Series, short
+
+TITLES = {
+    "trained": "Trained on",
+    "part": "Its parts",
+    "held-out": "Held out: never trained on",
+    "watched": "Only watched",
+    "statistic": "What the pictures are like",
+}
+WHAT_IT_DID = {
+    "warn": "Training went on.",
+    "stop": "The run was stopped there; rlr resume goes on with it.",
+    "rollback": "Training ended there, and the LoRA is the best one, of iteration {best}.",
+}
+
+
+def scoreboard(series: Sequence[Series], config: RunConfig) -> str:
+    """Table rows, grouped."""
+    named = {"trained": short(config.reward.name), "held-out": short(config.reward.held_out)}
+    rows = []
+    for group, title in TITLES.items():
+        mine = [each for each in series if each.group == group]
+        rows += [f'<tr><th colspan="5">{title}</th></tr>'] if mine else []
+        rows += [_row(each, named.get(group) or short(each.name)) for each in mine]
+    return "".join(rows)
+
+
+def _row(series: Series, name: str) -> str:
+    compared = series.comparison
+    change = f"{compared.difference:+.3g} ± {compared.half_width:.2g}"
+    kind = "clear" if abs(compared.difference) > compared.half_width else "unclear"
+    cells = [
+        f"<td>{html.escape(name)}</td>",
+        f"<td>{compared.before:.4g}</td><td>{compared.after:.4g}</td>",
+        f'<td class="{kind}">{change.replace("-", "−")}</td>',
+        f"<td>{sparkline(series.points, html.escape(name + ' along the way'))}</td>",
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def alarm_banner(alarms: Sequence[dict[str, Any]], config: RunConfig) -> str:
+    """What raised the alarm, what came of it, and what to do; "" where it was not raised."""
+    if not alarms:
+        return ""
+    alarm = alarms[0]
+    did = WHAT_IT_DID[config.alarm.action].format(best=alarm["best"])
+    return (
+        '<section class="alarm"><h2>Reward-hacking alarm</h2>'
+        f"<p>At iteration {alarm['iteration']} {html.escape(alarm['message'])}.</p>"
+        f"<p>{did} The best LoRA by held-out score is that of iteration {alarm['best']}. What helps: fewer iterations, "
+        "a lower training.learning_rate, or a mix with a reward that the fallen one agrees with.</p></section>"
+    )
