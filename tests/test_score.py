@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 
 from rlr_core.cli import main
 from rlr_core.config import from_dict
-from rlr_core.runs.scoreboard import alarm_banner, scoreboard
+from rlr_core.runs.scoreboard import _decimals, alarm_banner, scoreboard
 from rlr_core.runs.sparkline import sparkline
 from rlr_core.runs.summary import Summary, short
 
@@ -118,7 +118,15 @@ def test_the_table_names_the_parts_of_a_mix(summary):
     table = scoreboard(summary.series, config)
     assert "my.py:red" in table and "/far/away" not in table.replace("/far/away/my.py", "")
     assert table.count("<svg") == 5 and table.count("<tr>") == 10, "five rows under five titles"
-    assert "+1.03 ±" in table and "nan" not in table
+    assert "+1.025 ± 0.015" in table and "nan" not in table
+
+
+@pytest.mark.parametrize(
+    ("half_width", "decimals"),
+    [(102.0, 0), (13.0, 0), (1.3, 1), (0.17, 2), (0.017, 3), (1e-9, 6), (0.0, 3), (float("nan"), 3)],
+)
+def test_decimals_follow_the_uncertainty(half_width, decimals):
+    assert _decimals(half_width) == decimals
 
 
 def test_the_banner():

@@ -136,7 +136,7 @@ def _scoreboard(directory: RunDirectory, summary: Summary) -> str:
         return ""
     return (
         '<section><h2>Every score</h2><table class="scores"><tr><th></th><th>before</th><th>after</th>'
-        "<th>change, 95% confidence</th><th>along the way</th></tr>"
+        '<th class="number">change, 95% confidence</th><th>along the way</th></tr>'
         f"{scoreboard(summary.series, directory.config)}</table>"
         '<p class="note">The same prompts and seeds each time. The curves have the first of these pictures, with the 95% band '
         "of their difference to the start.</p></section>"
@@ -172,13 +172,18 @@ def _parts(iterations: list[dict[str, Any]]) -> str:
     for name in iterations[-1]["parts"] if iterations else []:
         reports = [event["parts"][name] for event in iterations]
         cells = [
-            sum(report[key] or 0.0 for report in reports) / len(reports)
-            for key in ("norm", "standard_error", "weight")
+            _mean_or_dash([report[key] for report in reports]) for key in ("norm", "standard_error", "weight")
         ]
         rows.append(
-            f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell:.3g}</td>" for cell in cells) + "</tr>"
+            f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         )
     return "".join(rows)
+
+
+def _mean_or_dash(values: list[float | None]) -> str:
+    """A single chunk tells no standard error."""
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.3g}" if known else "–"
 
 
 def _figure(path: Path, caption: str) -> str:

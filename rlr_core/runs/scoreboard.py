@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,15 +38,28 @@ def scoreboard(series: Sequence[Series], config: RunConfig) -> str:
 
 def _row(series: Series, name: str) -> str:
     compared = series.comparison
-    change = f"{compared.difference:+.3g} ± {compared.half_width:.2g}"
+    digits = _decimals(compared.half_width)
+    change = f"{compared.difference:+.{digits}f} ± {compared.half_width:.{digits}f}"
+    numbers = (f"{compared.before:.{digits}f}", f"{compared.after:.{digits}f}")
     kind = "clear" if abs(compared.difference) > compared.half_width else "unclear"
     cells = [
         f"<td>{html.escape(name)}</td>",
-        f"<td>{compared.before:.4g}</td><td>{compared.after:.4g}</td>",
-        f'<td class="{kind}">{change.replace("-", "−")}</td>',
+        *(f'<td class="number">{_minus(number)}</td>' for number in numbers),
+        f'<td class="number {kind}">{_minus(change)}</td>',
         f"<td>{sparkline(series.points, html.escape(name + ' along the way'))}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _decimals(half_width: float) -> int:
+    """So many that an uncertainty shows two digits."""
+    if not half_width > 0:  # NaN of a single pair, or no uncertainty
+        return 3
+    return min(6, max(0, 1 - math.floor(math.log10(half_width))))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def alarm_banner(alarms: Sequence[dict[str, Any]], config: RunConfig) -> str:
