@@ -135,7 +135,8 @@ def _scoreboard(directory: RunDirectory, summary: Summary) -> str:
     if not summary.series:
         return ""
     return (
-        '<section><h2>Every score</h2><table class="scores"><tr><th></th><th>before</th><th>after</th>'
+        '<section><h2>Every score</h2><table class="scores"><tr><th></th>'
+        '<th class="number">before</th><th class="number">after</th>'
         '<th class="number">change, 95% confidence</th><th>along the way</th></tr>'
         f"{scoreboard(summary.series, directory.config)}</table>"
         '<p class="note">The same prompts and seeds each time. The curves have the first of these pictures, with the 95% band '
