@@ -32,6 +32,37 @@ def build_checkpoint(
     return folder
 
 
+def build_sdxl(folder: Path) -> Path:
+    """The same as a Stable Diffusion XL checkpoint: two text encoders, pooled text, the size as a condition."""
+    from diffusers import StableDiffusionXLPipeline
+
+    torch.manual_seed(1)
+    width = 16
+    conditions = {
+        "cross_attention_dim": 2 * width,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + width,
+        "block_out_channels": (16, 32, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "layers_per_block": 2,
+        "use_linear_projection": True,
+    }
+    StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=_text_encoder(),
+        text_encoder_2=_text_encoder(projection=width),
+        tokenizer=_tokenizer(folder.with_name(folder.name + "-tokenizer")),
+        tokenizer_2=_tokenizer(folder.with_name(folder.name + "-tokenizer-2")),
+        unet=_unet(conditions),
+        scheduler=_scheduler({}),
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 def _unet(overrides: dict[str, Any]) -> Any:
     from diffusers import UNet2DConditionModel
 
@@ -64,11 +95,13 @@ def _vae() -> Any:
     )
 
 
-def _text_encoder() -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _text_encoder(projection: int = 0) -> Any:
+    """With `projection`, the kind that also gives one vector of that width for the whole prompt."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     tokens = 2 * len(LETTERS) + 2
-    return CLIPTextModel(
+    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+    return kind(
         CLIPTextConfig(
             vocab_size=tokens,
             hidden_size=16,
@@ -79,6 +112,7 @@ def _text_encoder() -> Any:
             bos_token_id=tokens - 2,
             eos_token_id=tokens - 1,
             pad_token_id=tokens - 1,
+            projection_dim=projection or 512,
         )
     )
 

@@ -20,11 +20,25 @@ from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.safetensors_header import shown
 
 DOWN, UP, ALPHA, MAGNITUDE = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"
-PEFT = {DOWN: ".lora_A.weight", UP: ".lora_B.weight", MAGNITUDE: ".lora_magnitude_vector"}
+PEFT = {DOWN: ".lora_A.weight", UP: ".lora_B.weight", MAGNITUDE: ".lora_magnitude_vector.weight"}
 ROLES = {
-    DOWN: (DOWN, PEFT[DOWN], ".lora_A.default.weight", "_lora.down.weight", ".lora.down.weight"),
-    UP: (UP, PEFT[UP], ".lora_B.default.weight", "_lora.up.weight", ".lora.up.weight"),
-    MAGNITUDE: (MAGNITUDE, PEFT[MAGNITUDE] + ".weight", PEFT[MAGNITUDE]),
+    DOWN: (
+        DOWN,
+        PEFT[DOWN],
+        ".lora_A.default.weight",
+        ".lora_linear_layer.down.weight",
+        "_lora.down.weight",
+        ".lora.down.weight",
+    ),
+    UP: (
+        UP,
+        PEFT[UP],
+        ".lora_B.default.weight",
+        ".lora_linear_layer.up.weight",
+        "_lora.up.weight",
+        ".lora.up.weight",
+    ),
+    MAGNITUDE: (MAGNITUDE, PEFT[MAGNITUDE], ".lora_magnitude_vector"),
     ALPHA: (ALPHA,),
 }
 """Role → how a key may end, the usual one first."""

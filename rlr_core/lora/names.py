@@ -3,7 +3,8 @@
 A `Place` is a network and the path of a layer in it, in diffusers' and transformers' words. A *stem* is what a format
 makes of it; the suffix after the stem says which tensor it is.
 
-kohya      lora_unet_down_blocks_0_attentions_0_proj_in      lora_te_, SDXL: lora_te1_, lora_te2_
+kohya      lora_unet_down_blocks_0_attentions_0_proj_in      lora_te_
+  SDXL     lora_unet_input_blocks_4_1_proj_in                lora_te1_, lora_te2_
 diffusers  unet.down_blocks.0.attentions.0.proj_in           text_encoder., text_encoder_2.
 comfyui    diffusion_model.input_blocks.1.1.proj_in          text_encoders.clip_l.transformer., clip_h, clip_g
 """
@@ -37,9 +38,11 @@ class Place(NamedTuple):
 
 
 def kohya_stem(place: Place, family: str = "sd1") -> str:
-    """The default format; A1111, Forge, ComfyUI and diffusers read it."""
+    """The default format; A1111, Forge, ComfyUI and diffusers read it. For SDXL's UNet sd-scripts writes the original names."""
     prefixes = {UNET: "unet", TEXT: "te1" if family == "sdxl" else "te", TEXT_2: "te2"}
-    return f"lora_{prefixes[place.network]}_{place.path.replace('.', '_')}"
+    original = family == "sdxl" and place.network == UNET
+    path = to_ldm(place.path, attention_in_first_up_block=True) if original else place.path
+    return f"lora_{prefixes[place.network]}_{path.replace('.', '_')}"
 
 
 def diffusers_stem(place: Place, family: str = "sd1") -> str:
@@ -96,6 +99,7 @@ def _read_dotted(kind: str, network: str, path: str) -> tuple[str, Place] | None
     if text != (network != UNET):
         return None
     if text:
+        path = re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", path)
         return kind, Place(network, f"text_model.{path}" if path.startswith("encoder.") else path)
     try:
         return kind, Place(network, from_ldm(path) if _is_ldm(path) else path)
