@@ -1,7 +1,8 @@
 """Runs inside ComfyUI's own Python: its key maps and its arithmetic, on LoRA files.
 
 python host_comfyui.py COMFYUI_DIR JOBS.json: for each job, the family's networks are built without memory by ComfyUI's own
-classes; `unet` gives the shapes of diffusers' UNet, by which ComfyUI knows the family. What its loader makes of each file is printed.
+classes; `unet` gives the shapes of diffusers' UNet, by which ComfyUI knows the family. What its loader makes
+of each file is printed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""Diffusers' samplers around our denoiser: equal to our own chain where they mean the same, and to diffusers' pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+import diffusers
+import tiny
+
+from rlr_core.config import InferenceConfig, SamplingConfig
+from rlr_core.errors import ConfigError
+from rlr_core.models import load_model
+from rlr_core.models.samplers import SAMPLERS
+from rlr_core.trainer import painter
+
+PROMPTS, SEEDS = ["red cat", "dog"], [3, 4]
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(request, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("checkpoint")
+    return tiny.build_checkpoint(root / "tiny", scheduler={"prediction_type": request.param})
+
+
+def load(folder: Path):
+    return load_model(str(folder), device="cpu", dtype=torch.float32)
+
+
+def test_ddim_is_our_chain_without_noise(folder):
+    model = load(folder)
+    sampling = SamplingConfig(steps=7, eta=0.0)
+    chain = painter(model, sampling)(PROMPTS, SEEDS)
+    ddim = painter(model, sampling, InferenceConfig(sampler="ddim"))(PROMPTS, SEEDS)
+    torch.testing.assert_close(ddim, chain, atol=1e-5, rtol=0)
+    assert not torch.equal(ddim[0], ddim[1])
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "euler_a"])
+def test_pictures_are_those_of_diffusers_pipeline(sampler, folder):
+    """Same start, steps and guidance; theirs predicts as the checkpoint does, ours is told noise."""
+    model = load(folder)
+    paint = painter(
+        model, SamplingConfig(), InferenceConfig(sampler=sampler, steps=6, guidance_scale=2.5), negative="bad"
+    )
+    ours = paint(PROMPTS, SEEDS)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(pipe.scheduler.config)
+    start = _start(model)
+    settings = {"num_inference_steps": 6, "guidance_scale": 2.5, "output_type": "pt"}
+    theirs = pipe(PROMPTS, negative_prompt=["bad"] * 2, latents=start, **settings).images
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def _start(model) -> torch.Tensor:
+    from rlr_core.chain import SampleNoise
+
+    return SampleNoise(SEEDS, model.latent_shape(0), torch.float32, "cpu").initial()
+
+
+def test_ancestral_noise_belongs_to_the_picture(folder):
+    """A picture depends on its own seed only, not on its neighbours."""
+    paint = painter(load(folder), SamplingConfig(steps=5), InferenceConfig(sampler="euler_a"))
+    both = paint(PROMPTS, SEEDS)
+    torch.testing.assert_close(paint(PROMPTS[1:], SEEDS[1:])[0], both[1], atol=1e-5, rtol=0)
+    assert not torch.equal(paint(PROMPTS[1:], [99])[0], both[1])
+
+
+def test_steps_and_guidance_may_differ_from_training(folder):
+    model = load(folder)
+    settled = painter(model, SamplingConfig(steps=9), InferenceConfig(steps=4, guidance_scale=1.0))
+    assert (settled.sampling.steps, settled.sampling.guidance_scale, settled.sampler) == (4, 1.0, "chain")
+    same = painter(model, SamplingConfig(steps=9))
+    assert same.sampling == SamplingConfig(steps=9)
+
+
+def test_too_many_steps_are_refused_before_painting(folder):
+    for sampler in ("chain", "ddim"):
+        with pytest.raises(ConfigError, match="steps"):
+            painter(load(folder), SamplingConfig(), InferenceConfig(sampler=sampler, steps=5000))
