@@ -51,6 +51,7 @@ def shapes(family: str) -> dict[Place, tuple[int, ...]]:
     }
 
 
+@functools.cache
 def full_size(family: str) -> dict[str, Any]:
     """The networks, without memory."""
     from diffusers import UNet2DConditionModel

@@ -171,6 +171,11 @@ def test_sample_with_and_without_a_lora(desk, capsys):
     )
     assert plain != with_lora and plain == off
     assert second == Path("plain/001.png").read_bytes(), "seeds count up"
+    sweep = [*lora, "--strengths", "0,0.5,1", "--set", "inference.sampler=dpmpp_2m"]
+    assert rlr("sample", "a b", "--seed", "7", "--out", "sweep", *sweep, *settings) == 0
+    names = [f"000-strength-{strength}.png" for strength in ("0", "0.5", "1")] + ["sheet.png"]
+    assert sorted(path.name for path in Path("sweep").iterdir()) == names
+    assert len({Path("sweep", name).read_bytes() for name in names}) == 4
     capsys.readouterr()
     assert (
         rlr("score", "plain/000.png", "plain/001.png", "--prompt", "a b", "--reward", "reward.py:bright") == 0
@@ -179,6 +184,24 @@ def test_sample_with_and_without_a_lora(desk, capsys):
     assert len(lines) == 3 and lines[0].endswith("plain/000.png") and lines[2].endswith("mean of 2")
     one, two, mean = (float(line.split()[0]) for line in lines)
     assert mean == pytest.approx((one + two) / 2, abs=1e-3) and 0 < one < 1
+
+
+def test_lora_files_are_looked_into_converted_and_merged(desk, capsys):
+    assert rlr("train", "tiny.toml", "--run", "run", "--set", "training.iterations=2") == 0
+    file = "run/rlr-lora.safetensors"
+    capsys.readouterr()
+    assert rlr("lora", "info", file) == 0
+    told = capsys.readouterr().out
+    assert "kohya" in told and "rlr.estimator: rlr" in told
+    assert (
+        rlr("lora", "convert", file, "other.safetensors", "--to", "diffusers", "--dtype", "float16", "--fold")
+        == 0
+    )
+    assert rlr("lora", "merge", "other.safetensors", "checkpoint", "merged", "--strength", "0.5") == 0
+    assert "in merged" in capsys.readouterr().out and Path("merged/model_index.json").is_file()
+    assert rlr("lora", "convert", file, "other.txt") == 2
+    assert rlr("lora", "merge", file, "checkpoint", "merged") == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_config_prints_a_file_that_says_the_same(tmp_path, capsys):
@@ -281,6 +304,8 @@ def test_bad_input(spoil, settings, message, desk, capsys):
         (["stop", "nowhere"], "no run in nowhere"),
         (["sample", "a", "--lora", "nowhere.safetensors"], "no file at nowhere.safetensors"),
         (["sample", "a", "--count", "0"], "--count 0"),
+        (["sample", "a", "--strengths", "0,1"], "--strengths without --lora"),
+        (["sample", "a", "--lora", "x", "--strengths", "0,b"], "--strengths 0,b"),
         (
             ["score", "nowhere.png", "--prompt", "a", "--reward", "reward.py:bright"],
             "nowhere.png cannot be read",

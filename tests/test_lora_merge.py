@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import loras
 import pytest
@@ -27,19 +29,31 @@ CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0
 OPEN_CLIP = {("sd2", TEXT): "cond_stage_model.model.", ("sdxl", TEXT_2): "conditioner.embedders.1.model."}
 
 
+@functools.cache
+def unet_names(family: str) -> dict[str, str]:
+    """Every weight and bias of the full-size UNet: our name in the original layout → diffusers' name."""
+    networks = loras.full_size(family)[UNET].named_modules()
+    layers = [path for path, module in networks if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+    return {
+        f"model.diffusion_model.{to_ldm(path, attention_in_first_up_block=family == 'sdxl')}.{kind}": f"{path}.{kind}"
+        for path in layers
+        for kind in ("weight", "bias")
+    }
+
+
+def converted(state: dict[str, Any], family: str) -> dict[str, Any]:
+    """Diffusers' names of a single file's UNet. Its converter wants all tensors to be there: the others are None."""
+    added = {"addition_embed_type": "text_time"} if family == "sdxl" else {}
+    complete = dict.fromkeys(unet_names(family)) | state
+    found = convert_ldm_unet_checkpoint(complete, {"layers_per_block": 2, "class_embed_type": None, **added})
+    return {key: value for key, value in found.items() if value is not None}
+
+
 @pytest.mark.parametrize("family", loras.FAMILIES)
 def test_original_names_are_those_that_diffusers_reads(family):
-    """Every layer of the full-size UNet, named by us in the original layout, converted by diffusers."""
-    paths = [place.path for place in loras.shapes(family) if place.network == UNET]
-    original = {
-        f"model.diffusion_model.{to_ldm(path, attention_in_first_up_block=family == 'sdxl')}.weight": path
-        for path in paths
-    }
-    config = {"layers_per_block": 2, "class_embed_type": None, "addition_embed_type": None}
-    found = convert_ldm_unet_checkpoint(original, config)
-    assert {key.removesuffix(".weight"): path for key, path in found.items()} == {
-        path: path for path in paths
-    }
+    """Every layer, named by us in the original layout, converted by diffusers."""
+    names = unet_names(family)
+    assert converted(names, family) == {name: name for name in names.values()}
 
 
 def single_file(weights: LoraWeights, family: str) -> dict[str, torch.Tensor]:
@@ -70,10 +84,11 @@ def single_file(weights: LoraWeights, family: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def read(state: dict[str, torch.Tensor], family: str) -> dict[tuple[str, str], torch.Tensor]:
+def read(state: dict[str, torch.Tensor], family: str) -> dict[tuple[str, str], Any]:
     """(network, path) → weight, as diffusers reads a single file."""
-    config = {"layers_per_block": 2, "class_embed_type": None, "addition_embed_type": None}
-    found = {(UNET, key): value for key, value in convert_ldm_unet_checkpoint(state, config).items()}
+    found: dict[tuple[str, str], Any] = {
+        (UNET, key): value for key, value in converted(state, family).items()
+    }
     for (name, network), prefix in OPEN_CLIP.items():
         if name == family:
             model = SimpleNamespace(config=SimpleNamespace(hidden_size=1024 if family == "sd2" else 1280))
