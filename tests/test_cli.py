@@ -174,7 +174,7 @@ def test_sample_with_and_without_a_lora(desk, capsys):
     sweep = [*lora, "--strengths", "0,0.5,1", "--set", "inference.sampler=dpmpp_2m"]
     assert rlr("sample", "a b", "--seed", "7", "--out", "sweep", *sweep, *settings) == 0
     names = [f"000-strength-{strength}.png" for strength in ("0", "0.5", "1")] + ["sheet.png"]
-    assert sorted(path.name for path in Path("sweep").iterdir()) == names
+    assert sorted(path.name for path in Path("sweep").iterdir()) == sorted(names)
     assert len({Path("sweep", name).read_bytes() for name in names}) == 4
     capsys.readouterr()
     assert (
