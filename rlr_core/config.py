@@ -175,6 +175,11 @@ class EstimatorConfig:
     clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
     batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
+    starts_from: float = setting(
+        0.0, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
+    )
+    starts_until: float = setting(1.0, "1 is the finished picture", low=0, high=1)
+    unit: bool = setting(False, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
     rerun: bool = setting(False, "first order: less memory, K more forward passes")
     chunk: int = setting(
         2, "pictures that go through the network together; divides training.batch_size", low=1

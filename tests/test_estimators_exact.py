@@ -411,10 +411,10 @@ def lookahead_target() -> Tensor:
     return total
 
 
-def local_lookahead_target(length: int) -> Tensor:
-    """The mean over a of ∂θ E[R(x̂_θ(x_{a+h-1}))] through the h - 1 steps before it and the prediction itself."""
+def local_lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
+    """The mean over a in low … high-1 of ∂θ E[R(x̂_θ(x_{a+h-1}))] through the h-1 steps before it and the prediction."""
     gradients = []
-    for a in range(T - length + 1):
+    for a in range(low, min(high, T - length + 1)):
         theta, own = theta_of_steps(a + length - 1), THETA[None].clone().requires_grad_()
         value = both_sides(lambda s, n=theta, p=own: walk(s, n, steps=T).predicted(p).reward(), 1).sum()
         of_prediction = torch.autograd.grad(value, own, retain_graph=True)[0][0]
@@ -426,6 +426,10 @@ def local_lookahead_target(length: int) -> Tensor:
 BIASED = {
     "lookahead": (SINGLE, lambda: local_lookahead_target(1)),
     "lookahead ": (SHORT, lambda: local_lookahead_target(2)),
+    "lookahead  ": (
+        {**SINGLE, "starts_from": 0.25, "starts_until": 0.75},
+        lambda: local_lookahead_target(1, 1, 3),
+    ),
     "refl": ({"first_order_steps": 3}, refl_target),
     "draft_lv": ({"draws": 2}, draft_lv_target),
     "rlr": ({**SHORT, "first_order_steps": 1, "sub_chain_end": "lookahead"}, lookahead_target),

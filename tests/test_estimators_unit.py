@@ -35,6 +35,7 @@ from rlr_core.estimators import (
     ignored_settings,
 )
 from rlr_core.estimators.estimate import GradientMean
+from rlr_core.estimators.local_lookahead import scaled_to_unit
 from rlr_core.estimators.sub_chains import partition
 from rlr_core.estimators.zeroth_order import PerturbedChain, direction, perturbed
 
@@ -137,6 +138,37 @@ def test_a_lookahead_that_reaches_beyond_the_chain() -> None:
     message = refusal(make("lookahead", sub_chain_length=STEPS + 1), toy_problem())
     assert f"of {STEPS + 1} steps" in message and f"at most {STEPS}" in message
     make("lookahead", sub_chain_length=STEPS).check(toy_problem(), 8)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.5, 0.5), (0.9, 0.1)])
+def test_a_lookahead_without_a_window(first: float, last: float) -> None:
+    message = refusal(make("lookahead", starts_from=first, starts_until=last), toy_problem())
+    assert f"from {first} to {last}" in message and "starts_until" in message
+
+
+def test_unit_gradients_are_a_mean_of_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal to scaling every picture's own gradient by hand, whatever its length."""
+    singles: list[Tensor] = []
+    record = GradientMean.add
+
+    def noting(self: GradientMean, vector: Tensor) -> None:
+        singles.append(vector.clone())
+        record(self, vector)
+
+    settings = {"chunk": 1, "sub_chain_length": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(GradientMean, "add", noting)
+        gradient(make("lookahead", **settings))
+    lengths = torch.stack([g.norm() for g in singles])
+    assert len(singles) == 8 and lengths.max() > 2 * lengths.min()
+    expected = torch.stack([g / g.norm() for g in singles]).mean(0)
+    torch.testing.assert_close(gradient(make("lookahead", unit=True, **settings)), expected)
+
+
+def test_a_unit_gradient_of_nothing_is_zero_and_nan_is_not_hidden() -> None:
+    assert scaled_to_unit(torch.zeros(3)).tolist() == [0, 0, 0]
+    assert not scaled_to_unit(torch.tensor([1.0, float("nan")])).isfinite().all()
+    assert not scaled_to_unit(torch.tensor([1.0, float("inf")])).isfinite().all()
 
 
 @pytest.mark.parametrize("window", [0, STEPS + 1])

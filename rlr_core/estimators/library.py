@@ -125,7 +125,8 @@ def _refl(config: EstimatorConfig, steps: int) -> Estimator:
 
 
 def _lookahead(config: EstimatorConfig, steps: int) -> Estimator:
-    return LocalLookahead(config.sub_chain_length, config.chunk)
+    window = (config.starts_from, config.starts_until)
+    return LocalLookahead(config.sub_chain_length, window, config.unit, config.chunk)
 
 
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
@@ -189,7 +190,7 @@ ESTIMATORS: dict[str, Recipe] = {
     ),
     "lookahead": Recipe(
         "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
-        ("sub_chain_length",),
+        ("sub_chain_length", "starts_from", "starts_until", "unit"),
         _lookahead,
     ),
     "alignprop": Recipe(

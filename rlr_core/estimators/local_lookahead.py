@@ -1,11 +1,14 @@
 """Local lookahead: differentiate a short sub-chain anywhere, and let the denoiser's prediction stand for the rest of the chain.
 
-    ∂θ R(decode(x̂_θ(x_{a+h-1}))),   a drawn from 0 … T-h, x_a without gradient, its h-1 steps and the prediction with
+    ∂θ R(decode(x̂_θ(x_{a+h-1}))),   a drawn from a window, x_a without gradient, its h-1 steps and the prediction with
 
 This is the lookahead V of `lookahead.py` at the end of a sub-chain, its own θ included: h evaluations are differentiated. A
 picture's chain ends where its sub-chain does, so that at h = 1 it costs (T-1)/2 + 3 evaluations in the mean, against T + 2K
 of first order on the last K steps, and it learns about every step of the chain. It is biased by what V does not know of the
 steps that it skips. With h = 1 and a in the last quarter it is ReFL (arXiv 2304.05977).
+
+Gradients of single pictures are heavy-tailed, some tens of times longer than their median, and the mean of a few is mostly the
+noise of the longest. With `unit` each chunk's gradient g counts as g/|g|: a mean of directions, biased, and far less noisy.
 """
 
 from __future__ import annotations
@@ -30,10 +33,14 @@ class LocalLookahead(Estimator):
 
     Attributes:
         length: h, network evaluations that are differentiated: h-1 steps and the prediction.
-        chunk: samples that go through the network together, each at its own steps.
+        window: the part of the chain that a is drawn from, as fractions of T (0 noise, 1 finished).
+        unit: whether each chunk's gradient is scaled to length 1 (the mean's norm is then at most 1).
+        chunk: samples that go through the network together, each at its own steps; with `unit`, 1 is best.
     """
 
     length: int
+    window: tuple[float, float] = (0.0, 1.0)
+    unit: bool = False
     chunk: int = 1
     scores_predictions = True
 
@@ -50,15 +57,22 @@ class LocalLookahead(Estimator):
                 x = propagate(chain, x, samples, start, last)
                 predicted = chain.predict(x, last, samples).sample
                 score = problem.score(predicted, batch, samples)
-                mean.add(problem.gradient(score.mean()))
+                gradient = problem.gradient(score.mean())
+            mean.add(scaled_to_unit(gradient) if self.unit else gradient)
             scores.append(score.detach())
         return Estimate({"lookahead": mean.part()}, torch.cat(scores), cost)
 
     def _starts(self, problem: Problem, batch: Batch) -> Tensor:
-        """a of each sample (B,), uniform over 0 … T-h and stratified over the batch."""
+        """a of each sample (B,), uniform over the window and stratified over the batch."""
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
-        choices = problem.steps - self.length + 1
-        return (stratified(len(batch), generator) * choices).long().clamp(max=choices - 1)
+        low, high = self._window(problem.steps)
+        return low + (stratified(len(batch), generator) * (high - low)).long().clamp(max=high - low - 1)
+
+    def _window(self, steps: int) -> tuple[int, int]:
+        """a is one of low … high-1, at least one of them and none beyond T-h."""
+        latest = steps - self.length
+        low = min(round(self.window[0] * steps), latest)
+        return low, max(min(round(self.window[1] * steps), latest + 1), low + 1)
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(batch_size, self.chunk)
@@ -69,8 +83,22 @@ class LocalLookahead(Estimator):
                 f"estimator.sub_chain_length of at most {problem.steps}",
                 "shorten the sub-chain or raise sampling.steps",
             )
+        if not self.window[0] < self.window[1]:
+            raise EstimatorError(
+                f"sub-chains that start from {self.window[0]} to {self.window[1]} of the chain",
+                "estimator.starts_from below estimator.starts_until",
+                "correct them; 0 and 1 are the whole chain",
+            )
 
     def coverage(self, problem: Problem) -> Tensor:
-        """Only where the prediction is that of the last step is nothing skipped."""
-        last = torch.arange(problem.steps) >= problem.steps - self.length
-        return last.float() / (problem.steps - self.length + 1)
+        """Only where the prediction is that of the last step is nothing skipped; with `unit`, not in its right length."""
+        low, high = self._window(problem.steps)
+        covered = torch.zeros(problem.steps)
+        if high == problem.steps - self.length + 1:
+            covered[-self.length :] = 1 / (high - low)
+        return covered
+
+
+def scaled_to_unit(gradient: Tensor) -> Tensor:
+    """g/|g| (P,); 0 stays 0, and NaN or infinity stays visible."""
+    return gradient / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
