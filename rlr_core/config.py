@@ -176,13 +176,13 @@ class EstimatorConfig:
     batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
     starts_from: float = setting(
-        0.0, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
+        0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
     )
-    starts_until: float = setting(1.0, "1 is the finished picture", low=0, high=1)
-    unit: bool = setting(False, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
+    starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
+    unit: bool = setting(True, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
     rerun: bool = setting(False, "first order: less memory, K more forward passes")
     chunk: int = setting(
-        2, "pictures that go through the network together; divides training.batch_size", low=1
+        1, "pictures that go through the network together; divides training.batch_size", low=1
     )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rlr_core.bench import figures
@@ -20,10 +21,13 @@ from rlr_core.bench.learn import Budget, learn, learn_settings
 from rlr_core.bench.memory import memory, memory_settings
 from rlr_core.bench.methods import Method
 from rlr_core.bench.statistics import Measured, mean_over_seeds
+from rlr_core.bench.steps import steps, steps_settings
 from rlr_core.bench.store import Store
 from rlr_core.bench.variance import product, reference, reference_settings, variance, variance_settings
 from rlr_core.storage import write_text
 
+ROUNDS = 3
+"""In which the methods are timed."""
 TUNING_SEED = 1000
 """Of the jobs that a method's learning rate is chosen by; never one of the seeds that are reported."""
 
@@ -64,13 +68,18 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk:
         learn_settings(method, best[method.name], seed, budget, device=desk.device) for method, seed in jobs
     ]
     results = desk.complete(learn, settings, "learn", "learning curves")
+    pace = _pace(methods, desk)
     curves = {
-        name: [result for (mine, _), result in zip(jobs, results, strict=True) if mine.name == name]
+        name: [
+            _timed(result, pace[name])
+            for (mine, _), result in zip(jobs, results, strict=True)
+            if mine.name == name
+        ]
         for name in methods
     }
     limits = {
         "evaluations": float(budget.evaluations),
-        "seconds": min(result["points"][-1]["seconds"] for result in results),
+        "seconds": min(r["points"][-1]["seconds"] for mine in curves.values() for r in mine),
     }
     for axis, limit in limits.items():
         drawn = {methods[name].label: [result["points"] for result in mine] for name, mine in curves.items()}
@@ -91,6 +100,27 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk:
         for row in rows
     ]  # fmt: skip
     return desk.write("learn", rows, table(titles, cells))
+
+
+def _pace(methods: Mapping[str, Method], desk: Desk) -> dict[str, float]:
+    """Method → seconds of one iteration: the median of rounds in which all methods take their turn, one at a time."""
+    turns = [(method, number) for number in range(ROUNDS) for method in methods.values()]
+    settings = [
+        {**breakdown_settings(method, 6, device=desk.device), "round": number} for method, number in turns
+    ]
+    results = replace(desk, workers=min(desk.workers, 1)).complete(breakdown, settings, "pace", "seconds")
+    return {
+        name: median(
+            result["seconds"] for (mine, _), result in zip(turns, results, strict=True) if mine.name == name
+        )
+        for name in methods
+    }
+
+
+def _timed(result: Mapping[str, Any], pace: float) -> dict[str, Any]:
+    """A curve with the seconds that it takes on a machine with nothing else to do, evaluations not counted."""
+    points = [{**point, "seconds": pace * point["iteration"]} for point in result["points"]]
+    return {**result, "points": points}
 
 
 def _best_rates(methods: Mapping[str, Method], budget: Budget, desk: Desk) -> dict[str, float]:
@@ -158,14 +188,41 @@ def study_variance(
     ]
     rows.sort(key=lambda row: row["product"]["value"])
     drawn = {row["label"]: Measured(**row["product"]) for row in rows}
-    figures.bars(drawn, "variance of one picture × cost, relative to |∇J|²", desk.folder / "variance.png")
-    titles = ["method", "bias²", "variance", "cost", "variance × cost", "seconds", "peak memory"]
+    figures.bars(
+        drawn,
+        "variance × cost of one picture, in variances of full back-propagation",
+        desk.folder / "variance.png",
+    )
+    titles = ["method", "|∇J|²", "bias²", "variance", "cost", "variance × cost", "seconds", "peak memory"]
     cells = [
-        [row["label"], _pm(row["bias"]), _pm(row["variance"]), f"{row['evaluations']:.1f}", _pm(row["product"]),
+        [row["label"], _pm(row["signal"]), _pm(row["bias"]), _pm(row["variance"]), f"{row['evaluations']:.1f}",
+         _pm(row["product"]),
          f"{row['seconds']:.3f}", f"{row['megabytes']:.0f} MB"]
         for row in rows
     ]  # fmt: skip
     return desk.write("variance", rows, table(titles, cells))
+
+
+def study_steps(method: Method, pictures: int, points: Sequence[tuple[float, int]], desk: Desk) -> str:
+    """What one picture's gradient tells at each step: at a random LoRA, and after some iterations, as (spread, iterations)."""
+    settings = [
+        steps_settings(method, pictures, spread, warm_up, device=desk.device) for spread, warm_up in points
+    ]
+    results = desk.complete(steps, settings, "steps", "steps")
+    rows = [
+        {"spread": spread, "warm_up": warm_up, **row}
+        for (spread, warm_up), result in zip(points, results, strict=True)
+        for row in result["steps"]
+    ]
+    titles = [
+        "after", "step", "cost", "median length", "longest / median", "signal", "of directions", "with full BP"
+    ]  # fmt: skip
+    cells = [
+        [f"{row['warm_up']} iterations", row["at"], f"{row['cost']:.0f}",
+         f"{row['median']:.3g}", f"{row['tail']:.0f}", _pm(row["signal"]), _pm(row["direction"]), _pm(row["agreement"])]
+        for row in rows
+    ]  # fmt: skip
+    return desk.write("steps", rows, table(titles, cells))
 
 
 def study_memory(
@@ -189,8 +246,7 @@ def study_memory(
 def study_breakdown(methods: Mapping[str, Method], iterations: int, desk: Desk) -> str:
     """Where the time of an iteration goes; jobs one at a time, so that none disturbs another."""
     settings = [breakdown_settings(method, iterations, device=desk.device) for method in methods.values()]
-    alone = Desk(desk.folder, min(desk.workers, 1), desk.device)
-    results = alone.complete(breakdown, settings, "breakdown", "time")
+    results = replace(desk, workers=min(desk.workers, 1)).complete(breakdown, settings, "breakdown", "time")
     rows = [
         {"method": method.name, "label": method.label, **result}
         for method, result in zip(methods.values(), results, strict=True)

@@ -3,9 +3,10 @@
 All methods see the same batches (prompts, x_0 and z), and full back-propagation of each batch is the reference. With g_k the
 estimate of batch k and f_k full back-propagation's, from U-statistics over n batches of B pictures:
 
-    |∇J|² = mean of ⟨f_k, f_l⟩,  bias² = mean of ⟨g_k − f_k, g_l − f_l⟩ over pairs k ≠ l,  variance per picture = B·tr Cov(g)
+    |∇J|² = mean of ⟨f_k, f_l⟩,  bias² = mean of ⟨g_k − f_k, g_l − f_l⟩ over pairs k ≠ l,  variance = B·tr Cov(g) of a picture
 
-both relative to |∇J|². Their product with the cost in network evaluations ranks unbiased estimators at equal compute.
+all relative to the variance of full back-propagation, which is known well where |∇J|² drowns in it. Variance times cost in
+network evaluations ranks unbiased estimators at equal compute; full back-propagation's product is its cost.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def variance_settings(
 
 
 def variance(settings: dict[str, Any]) -> dict[str, Any]:
-    """|∇J|² ("signal"), relative bias² and variance, as {"value", "half_width"}; cost, time and peak memory."""
+    """|∇J|² ("signal"), bias² and variance as {"value", "half_width"}; cost, time and peak memory of a picture."""
     config, n = from_dict(settings["config"]), settings["batches"]
     exact = _references(settings)
-    trainer, gradients, evaluations, seconds = _trainer(settings), [], 0.0, 0.0
+    trainer, gradients, evaluations, seconds = trainer_at_a_point(settings), [], 0.0, 0.0
     for k in range(-WARM_UP, n):
         trainer.iteration = k % (n + WARM_UP)
         batch, began = trainer.batch(), time.perf_counter()
@@ -58,11 +59,11 @@ def variance(settings: dict[str, Any]) -> dict[str, Any]:
     pictures = n * config.training.batch_size
     drawn, size = np.stack(gradients), config.training.batch_size
     bias, spread, signal = (_gram(rows) for rows in (drawn - exact, drawn, exact))
-    truth = squared_mean(signal)
+    truth, of_full = squared_mean(signal), total_variance(signal)
     measured = {
-        "signal": jackknife(truth, n),
-        "bias": jackknife(ratio(squared_mean(bias), truth), n),
-        "variance": jackknife(ratio(lambda chosen: size * total_variance(spread)(chosen), truth), n),
+        "signal": jackknife(ratio(truth, lambda chosen: size * of_full(chosen)), n),
+        "bias": jackknife(ratio(squared_mean(bias), lambda chosen: size * of_full(chosen)), n),
+        "variance": jackknife(ratio(total_variance(spread), of_full), n),
     }
     return {
         **{name: asdict(value) for name, value in measured.items()},
@@ -81,7 +82,7 @@ def reference_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def reference(settings: dict[str, Any]) -> dict[str, Any]:
     """Write full back-propagation's gradients (n, P) of the batches to the cache folder."""
-    trainer, gradients = _trainer(settings), []
+    trainer, gradients = trainer_at_a_point(settings), []
     for trainer.iteration in range(settings["batches"]):
         gradients.append(
             trainer.setup.estimator(trainer.setup.problem, trainer.batch()).gradient.cpu().numpy()
@@ -107,7 +108,7 @@ def _save(path: Path, values: np.ndarray) -> None:
         np.save(file, values)
 
 
-def _trainer(settings: dict[str, Any]) -> Any:
+def trainer_at_a_point(settings: dict[str, Any]) -> Any:
     """A trainer at the point: the new LoRA plus random numbers."""
     import torch
 

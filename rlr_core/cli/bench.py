@@ -13,6 +13,7 @@ from rlr_core.errors import ConfigError
 STUDIES = {
     "learn": "learning curves at equal compute, over several seeds",
     "variance": "bias, variance, cost, time and memory of each gradient",
+    "steps": "what one picture's gradient tells at each step of the chain",
     "memory": "peak memory as the chain and the sub-chain grow",
     "time": "where the time of an iteration goes",
 }
@@ -38,6 +39,8 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
         study.add_argument(
             "--quick", action="store_true", help="a few minutes: to see that it works, not for evidence"
         )
+        if name == "variance":
+            study.add_argument("--batches", type=int, default=64, help="of 4 pictures (default: %(default)s)")
         if name == "learn":
             study.add_argument("--evaluations", type=int, default=4_000, help="budget (default: %(default)s)")
             study.add_argument(
@@ -100,7 +103,12 @@ def bench(options: argparse.Namespace) -> None:
             budget = Budget(200, 0.0, points=2, pictures=8) if quick else budget
             table = study.study_learn(methods, budget, 2 if quick else options.seeds, desk)
         case "variance":
-            table = study.study_variance(methods, 3 if quick else 32, 0.02, options.out / "cache", desk)
+            table = study.study_variance(
+                methods, 3 if quick else options.batches, 0.02, options.out / "cache", desk
+            )
+        case "steps":
+            points = [(0.02, 0)] if quick else [(0.02, 0), (0.0, 25)]
+            table = study.study_steps(next(iter(methods.values())), 6 if quick else 128, points, desk)
         case "memory":
             steps, lengths = ((5, 10), (1, 2)) if quick else ((10, 20, 50), (1, 2, 4, 8))
             table = study.study_memory(methods, steps, lengths, desk)
