@@ -23,7 +23,7 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset("what learned best in the first measurements: see docs/evidence.md", {}),
+    "default": Preset("what learned best in the measurements: see docs/evidence.md", {}),
     "black-box": Preset(
         "for rewards without a gradient: half order on one sub-chain of each picture",
         {"estimator": {"name": "rlr", "first_order_steps": 0}},
