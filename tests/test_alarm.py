@@ -167,7 +167,9 @@ def workshop(tmp_path_factory) -> Path:
 
 
 def hacked(workshop: Path, action: str, **overrides):
+    """A run that gets better for some iterations, and then worse than it was."""
     settings = {
+        "estimator__chunk": 2,
         "alarm__action": action,
         "reward__held_out": f"{workshop / 'hacked.py'}:less_red",
         "output__evaluation": 12,

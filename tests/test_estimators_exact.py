@@ -423,11 +423,12 @@ def local_lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
     return torch.stack(gradients).mean(0)
 
 
+ANYWHERE = {"starts_from": 0.0, "starts_until": 1.0, "unit": False}
 BIASED = {
-    "lookahead": (SINGLE, lambda: local_lookahead_target(1)),
-    "lookahead ": (SHORT, lambda: local_lookahead_target(2)),
+    "lookahead": ({**SINGLE, **ANYWHERE}, lambda: local_lookahead_target(1)),
+    "lookahead ": ({**SHORT, **ANYWHERE}, lambda: local_lookahead_target(2)),
     "lookahead  ": (
-        {**SINGLE, "starts_from": 0.25, "starts_until": 0.75},
+        {**SINGLE, "starts_from": 0.25, "starts_until": 0.75, "unit": False},
         lambda: local_lookahead_target(1, 1, 3),
     ),
     "refl": ({"first_order_steps": 3}, refl_target),
