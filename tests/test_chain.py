@@ -127,7 +127,9 @@ def test_zero_terminal_snr_is_finite_and_that_of_diffusers() -> None:
         z = noise.at(torch.full((2,), i), every(2))
         theirs = scheduler.step(network.output(ours, time.expand(2)), time, ours, eta=1.0, variance_noise=z)
         ours, _ = rollout(chain(network, schedule, noise), ours, every(2), range(i, i + 1))
-        assert torch.allclose(ours, theirs.prev_sample, rtol=1e-11, atol=1e-11)
+        # At ᾱ = 0, 1 - ᾱ' - s² is 0 but for rounding, of which its root is taken.
+        tolerance = 1e-7 if i == 0 else 1e-11
+        assert torch.allclose(ours, theirs.prev_sample, rtol=tolerance, atol=tolerance)
 
 
 # Schedules

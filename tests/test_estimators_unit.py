@@ -158,7 +158,7 @@ def test_unit_gradients_are_a_mean_of_directions(monkeypatch: pytest.MonkeyPatch
     settings = {"chunk": 1, "sub_chain_length": 1}
     with monkeypatch.context() as patch:
         patch.setattr(GradientMean, "add", noting)
-        gradient(make("lookahead", **settings))
+        gradient(make("lookahead", unit=False, **settings))
     lengths = torch.stack([g.norm() for g in singles])
     assert len(singles) == 8 and lengths.max() > 2 * lengths.min()
     expected = torch.stack([g / g.norm() for g in singles]).mean(0)

@@ -76,7 +76,7 @@ def variance(settings: dict[str, Any]) -> dict[str, Any]:
 def reference_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The job of `reference` that a job of `variance` with these settings builds on."""
     config = {section: dict(table) for section, table in settings["config"].items()}
-    config["estimator"] = {"name": "full_bp", "chunk": config["estimator"]["chunk"]}
+    config["estimator"] = {"name": "full_bp"}  # with the same chunk for all
     return {**settings, "study": "reference", "config": to_dict(from_dict(config))}
 
 
