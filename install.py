@@ -191,7 +191,7 @@ def sync_command(uv: Path, developer: bool) -> "list[str | Path]":
     An environment that exists keeps its Python, whichever runs this file: a training may be at work in it.
     For the same reason what developers need is not removed when a user's command comes after.
     """
-    command = [uv, "sync", "--frozen", "--all-extras", "--no-python-downloads"]
+    command = [uv, "sync", "--frozen", "--all-extras", "--no-extra", "adam8bit", "--no-python-downloads"]
     command += ["--group", "dev"] if developer else ["--no-default-groups", "--inexact"]
     return command if PYTHON.exists() else [*command, "--python", sys.executable]
 

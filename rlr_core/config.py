@@ -216,6 +216,34 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """What is done to fit the card; `rlr plan` tells what each saves and costs."""
+
+    plan: str = setting(
+        "check",
+        "before training: nothing, refuse what cannot fit, or choose settings that fit",
+        choices=("off", "check", "auto"),
+    )
+    budget: float = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
+    autocast: str = setting(
+        "off", "precision that the UNet computes in", choices=("off", "bfloat16", "float16")
+    )
+    checkpoint_unet: bool = setting(False, "gradient checkpointing: a third more time for less memory")
+    decoder: str = setting(
+        "keep",
+        "for the way back: keep all, run blocks again, one picture at a time, or one tile at a time",
+        choices=("keep", "rerun", "slices", "tiles"),
+    )
+    offload: str = setting(
+        "none",
+        "kept in main memory while unused: nothing, the text encoder, or also VAE and reward",
+        choices=("none", "text", "all"),
+    )
+    optimizer: str = setting("adam", "adam8bit needs bitsandbytes", choices=("adam", "adam8bit"))
+    painted: int = setting(8, "pictures of a preview or evaluation that are painted together", low=1)
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """What a run leaves behind, and how often."""
 
@@ -265,6 +293,7 @@ class RunConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 

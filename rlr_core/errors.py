@@ -44,5 +44,9 @@ class RunError(RLRError):
     """A run folder that is in use, damaged or not a run; or a run that cannot go on."""
 
 
+class PlanError(RLRError):
+    """A run that does not fit the device."""
+
+
 class StorageError(RLRError):
     """The disk is full, or the folder cannot be written."""

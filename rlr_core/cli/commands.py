@@ -21,7 +21,7 @@ from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_ru
 from rlr_core.runs.summary import Summary, short
 
 __all__ = [
-    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "lora", "resume", "rewards", "runs", "sample",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "lora", "plan", "resume", "rewards", "runs", "sample",
     "score", "stop", "train",
 ]  # fmt: skip
 
@@ -149,6 +149,14 @@ def _run_line(state: RunState) -> str:
 def config(options: argparse.Namespace) -> None:
     """Print the default config."""
     print(to_toml(_load(None, options)), end="")
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print the plans for a config."""
+    from rlr_core.cli.plan import CARDS, family_settings, plan
+
+    options.set = [*family_settings(options.family), *options.set]
+    plan(_load(options.config, options), options.memory or list(CARDS), options.device)
 
 
 def estimators(options: argparse.Namespace) -> None:

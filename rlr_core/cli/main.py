@@ -15,6 +15,7 @@ from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
 from rlr_core.cli.checkpoints import add_checkpoint, add_checkpoints
 from rlr_core.cli.lora import add_lora
+from rlr_core.cli.plan import add_plan
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
@@ -71,6 +72,14 @@ def parser() -> argparse.ArgumentParser:
         "config", type=Path, metavar="CONFIG.toml", help="`rlr config` prints one with comments"
     )
     _add_overrides(train)
+
+    plan = _command(
+        commands, "plan", "predict memory and time of a run, and propose settings that fit a card"
+    )
+    plan.add_argument("config", type=Path, nargs="?", metavar="CONFIG.toml", help="(default: the preset)")
+    add_plan(plan)
+    _add_preset(plan)
+    _add_settings(plan)
 
     resume = _command(commands, "resume", "go on with a run that was stopped or interrupted")
     resume.add_argument("run", type=Path, metavar="RUN", help="folder of the run")

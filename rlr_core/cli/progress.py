@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rlr_core.config import RunConfig
 from rlr_core.runs.directory import RunDirectory, RunState
-from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Evaluation, Event, Iteration, Preview, Skipped
+from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Evaluation, Event, Iteration, Preview, Replanned, Skipped
 
 RECENT = 5
 """Iterations whose mean is "the reward now"."""
@@ -55,6 +55,10 @@ class Narrator:
             case Skipped():
                 self._say(f"Iteration {event.iteration} was skipped: {event.reason}.")
                 self._advance(event.iteration)
+            case Replanned():
+                self._say(
+                    f"The memory was not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."
+                )
             case Preview() if event.iteration:
                 self._say(
                     f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"

@@ -5,6 +5,7 @@ from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, Runn
 from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.estimate import Estimate, Part
 from rlr_core.estimators.first_order import FirstOrder
+from rlr_core.estimators.gain import Gain
 from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
 from rlr_core.estimators.library import ESTIMATORS, build, ignored_settings, unread_settings
 from rlr_core.estimators.lookahead import ControlVariate, LookaheadAlone, LookaheadBaseline
@@ -17,7 +18,7 @@ from rlr_core.estimators.zeroth_order import ZerothOrder
 
 __all__ = [
     "ESTIMATORS", "AllSubChains", "Antithetic", "Baseline", "Batch", "ClippedPolicyGradient", "ControlVariate", "Estimate",
-    "Estimator", "FirstOrder", "HalfOrder", "LeaveOneOut", "LookaheadAlone", "LookaheadBaseline", "LowVarianceDraft",
+    "Estimator", "FirstOrder", "Gain", "HalfOrder", "LeaveOneOut", "LookaheadAlone", "LookaheadBaseline", "LowVarianceDraft",
     "NoBaseline", "OneSubChain", "Part", "Plain", "Problem", "RandomStart", "RecursiveLikelihoodRatio", "RewardFeedback",
     "RewardFunction", "RunningMean", "SubChainEnd", "ZerothOrder", "build", "ignored_settings",
     "unread_settings",

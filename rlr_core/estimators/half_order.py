@@ -160,6 +160,7 @@ class HalfOrder:
         last = drawn.stop - 1
         with torch.enable_grad():
             mean, scale = chain.move(propagate(chain, x, samples, drawn.start, last), last, samples)
+            mean = problem.amplified(mean)
         z = chain.noise.at(last, samples)
         fields = self.end.fields(
             Arrival(problem, chain, batch, samples, drawn, mean.detach(), scale, z, rewards, baseline)

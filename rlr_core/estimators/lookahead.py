@@ -36,7 +36,7 @@ def slope(arrival: Arrival, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = lookahead(arrival, x)
-        (gradient,) = torch.autograd.grad(value.sum(), x)
+        (gradient,) = arrival.problem.slopes(value.sum(), [x])
     return value.detach(), gradient
 
 

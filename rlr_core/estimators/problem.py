@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Chain, Conditioning, Cost, Counted, Denoiser, Noise, Schedule
+from rlr_core.estimators.gain import Gain
 
 
 class RewardFunction(Protocol):
@@ -59,6 +60,7 @@ class Problem:
         decode: latents x_T (B, C, h, w) → images (B, 3, H, W), range [0, 1]; differentiable.
         parameters: θ, leaf tensors that require a gradient.
         eta: η of the transition; 0 leaves no noise for a likelihood ratio.
+        gain: scales gradients on their way through a network in float16; without one they go as they are.
     """
 
     denoiser: Denoiser
@@ -67,6 +69,7 @@ class Problem:
     reward: RewardFunction
     parameters: Sequence[Tensor]
     eta: float = 1.0
+    gain: Gain | None = None
 
     @property
     def steps(self) -> int:
@@ -90,15 +93,23 @@ class Problem:
         """R(decode(x_T), prompt) of the samples `samples` (n,), (n,) in the dtype of θ."""
         numbers: list[int] = samples.tolist()
         prompts = [batch.prompts[j] for j in numbers]
-        return self.reward(self.decode(latents), prompts).to(self.parameters[0].dtype)
+        images = self.decode(self.amplified(latents))
+        return self.reward(images, prompts).to(self.parameters[0].dtype)
+
+    def amplified(self, latents: Tensor) -> Tensor:
+        """`latents`, through which all of an objective's gradient has to come to be scaled by `gain`."""
+        return self.gain.through(latents) if self.gain else latents
 
     def gradient(self, objective: Tensor, *, retain_graph: bool = False) -> Tensor:
         """∂objective/∂θ, flat (P,)."""
-        parameters = list(self.parameters)
-        grads = torch.autograd.grad(objective, parameters, allow_unused=True, retain_graph=retain_graph)
-        return flatten(
-            torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, grads, strict=True)
-        )
+        return flatten(self.slopes(objective, self.parameters, retain_graph=retain_graph))
+
+    def slopes(self, objective: Tensor, of: Sequence[Tensor], *, retain_graph: bool = False) -> list[Tensor]:
+        """∂objective/∂ each of `of`; 0 where it does not depend on it."""
+        gain = self.gain or Gain()
+        gain.value = 1.0
+        grads = torch.autograd.grad(objective, list(of), allow_unused=True, retain_graph=retain_graph)
+        return [torch.zeros_like(p) if g is None else gain.undone(g) for p, g in zip(of, grads, strict=True)]
 
 
 def flatten(tensors) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import ChainLike, Cost, rollout
+from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
@@ -49,8 +50,7 @@ class Rollout:
         """Latents (n, …), each sample's before its own step `start` (n,)."""
         gathered = torch.empty_like(self.latents[int(start[0])])
         for step, latents in self.latents.items():
-            rows = (start == step).to(latents.device)
-            gathered[rows] = latents[rows]
+            gathered = torch.where(expand(start == step, latents).bool(), latents, gathered)
         return gathered
 
 

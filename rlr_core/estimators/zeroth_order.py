@@ -100,10 +100,10 @@ class PerturbedChain:
         assert not torch.is_grad_enabled(), "a perturbed step cannot be differentiated"
         if on.all():
             return self._perturbed_move(x, step, samples)
-        rows = on.to(x.device)
         mean, scale = torch.empty_like(x), torch.empty(len(step), dtype=torch.float64)
-        mean[rows], scale[on] = self._perturbed_move(x[rows], step[on], samples[on])
-        mean[~rows], scale[~on] = self.chain.move(x[~rows], step[~on], samples[~on])
+        for move, chosen in ((self._perturbed_move, on), (self.chain.move, ~on)):
+            rows = chosen.nonzero().squeeze(1).to(x.device)
+            mean[rows], scale[chosen] = move(x[rows], step[chosen], samples[chosen])
         return Transition(mean, scale)
 
     def _perturbed_move(self, x: Tensor, step: Tensor, samples: Tensor) -> Transition:

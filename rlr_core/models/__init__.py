@@ -8,8 +8,10 @@ from rlr_core.models.loading import load_configured, load_model
 from rlr_core.models.model import Model
 from rlr_core.models.prompting import Prompted, prompted
 from rlr_core.models.stable_diffusion import StableDiffusion, UNetDenoiser
+from rlr_core.models.thrift import Guests, save_memory
 
 __all__ = [
+    "Guests",
     "Model",
     "Prompted",
     "StableDiffusion",
@@ -17,4 +19,5 @@ __all__ = [
     "load_configured",
     "load_model",
     "prompted",
+    "save_memory",
 ]

@@ -27,14 +27,15 @@ def load_folder(path: Path, dtype: torch.dtype, prediction: str, vae: Path | Non
         unet=load_network(path / "unet", "unet", folder.variants["unet"], dtype),
         vae=load_vae(vae or path / "vae", family, dtype),
         text_encoders=[load_network(path / name, name, folder.variants[name], dtype) for name in encoders],
-        tokenizers=[_tokenizer(path / name.replace("text_encoder", "tokenizer")) for name in encoders],
+        tokenizers=[tokenizer_of(path / name.replace("text_encoder", "tokenizer")) for name in encoders],
         pads=[None] * len(encoders),
         scheduler=noise_scheduler(config, prediction, path / "scheduler"),
         zero_negative=read_json(path / "model_index.json").get("force_zeros_for_empty_prompt", family.is_xl),
     )
 
 
-def _tokenizer(path: Path) -> Any:
+def tokenizer_of(path: Path) -> Any:
+    """The tokenizer in a folder. Raises `CheckpointError`."""
     from transformers import CLIPTokenizer
 
     try:

@@ -9,6 +9,7 @@ import torch
 from rlr_core.config import ModelConfig
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError
+from rlr_core.models.blank import blank_parts
 from rlr_core.models.folder_loading import load_folder
 from rlr_core.models.model import Model
 from rlr_core.models.parts import assembled
@@ -42,7 +43,7 @@ def load_model(
 
     Args:
         checkpoint: "embedded", a folder in diffusers' layout, or a single file in the original layout.
-        device: where the weights go.
+        device: where the weights go. On "meta" networks have their shapes only, and no weights are read.
         dtype: of the weights; latents, log-probabilities and pictures stay float32.
         prediction: what the UNet predicts, "epsilon" or "v_prediction"; "auto" is what the checkpoint says.
         vae: a file or folder with another VAE than the checkpoint's own.
@@ -57,7 +58,9 @@ def load_model(
     name = checkpoint if checkpoint == "embedded" else path.resolve().name
     _require_libraries()
     separate = Path(vae).expanduser() if vae else None
-    if path.is_dir():
+    if torch.device(device).type == "meta" and path.exists():
+        parts = blank_parts(path, dtype, prediction)
+    elif path.is_dir():
         parts = load_folder(path, dtype, prediction, separate)
     elif path.is_file():
         parts = load_single_file(path, dtype, prediction, separate, allow_pickle=allow_pickle)

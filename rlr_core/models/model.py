@@ -35,6 +35,11 @@ class Model(Protocol):
         ...
 
     @property
+    def vae(self) -> Any:
+        """What makes pictures of latents."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         ...

@@ -91,6 +91,11 @@ class StableDiffusion:
         return {"unet": self.unet, **self._text.networks}
 
     @property
+    def vae(self) -> Any:
+        """What makes pictures of latents."""
+        return self._vae
+
+    @property
     def scheduler_config(self) -> Mapping[str, Any]:
         """Of diffusers' scheduler."""
         return self._scheduler.config

@@ -23,7 +23,8 @@ def clip_reward(device: torch.device) -> Reward:
         from rlr_core.embedded.clip_reward import load_clip
 
         model, tokenize = load_clip(REWARD)
-    return Reward("embedded", True, ClipScore(model.to(device).requires_grad_(False), tokenize, device))
+    model.to(device).requires_grad_(False)
+    return Reward("embedded", True, ClipScore(model, tokenize, device), networks=(model,))
 
 
 def held_out_scorer(device: torch.device) -> Reward:
@@ -32,7 +33,7 @@ def held_out_scorer(device: torch.device) -> Reward:
         from rlr_core.embedded.scorer import load_scorer
 
         scorer = load_scorer(SCORER)
-    return Reward("embedded-held-out", False, _HeldOut(scorer.to(device), device))
+    return Reward("embedded-held-out", False, _HeldOut(scorer.to(device), device), networks=(scorer,))
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def load_reward(name: str, device: str | torch.device, settings: RewardConfig = 
 
     Args:
         name: a key of `REWARDS` or `PUBLISHED`, or "path/to/file.py:function".
-        device: where a shipped or published reward computes; a user's function decides for itself.
+        device: where a shipped or published reward computes; a user's function decides for itself. On "meta", where there
+            are no numbers, it is not run: the pictures' mean stands for it.
         settings: of published rewards: the folder of their weights, and so on.
 
     Raises:
@@ -53,6 +54,8 @@ def load_reward(name: str, device: str | torch.device, settings: RewardConfig = 
         return REWARDS[name](torch.device(device))
     if name in PUBLISHED:
         return load_published(PUBLISHED[name], torch.device(device), settings)
+    if (":" in name or name.endswith(".py")) and torch.device(device).type == "meta":
+        return Reward(name, True, lambda images, prompts: images.mean((1, 2, 3)))
     if ":" in name or name.endswith(".py"):
         return from_file(name)
     known = (*REWARDS, *PUBLISHED)

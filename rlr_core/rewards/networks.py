@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class Place:
         device: of the weights.
         dtype: of the weights and the activations; preprocessing and scores are float32, or float64 with float64.
         rerun: keep only each block's input for the gradient and run the block again: less memory, one more forward pass.
+        networks: those that were put there.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     rerun: bool = False
+    networks: list[Any] = field(default_factory=list, compare=False)
 
     @property
     def exact(self) -> torch.dtype:
@@ -49,7 +51,7 @@ def frozen(
         make: gives the network; called where no memory is taken.
         tensors: name → weight, in any floating type.
         file: that they are from, for the error.
-        place: where to.
+        place: where to; on "meta" the network has its shapes only.
         dtype: instead of the place's.
 
     Raises:
@@ -57,8 +59,11 @@ def frozen(
     """
     with torch.device("meta"):
         network = make().requires_grad_(False).eval()
-    _check_fit(network.state_dict(), tensors, file)
+    place.networks.append(network)
     kind = dtype or place.dtype
+    if place.device.type == "meta":
+        return network.to(kind)
+    _check_fit(network.state_dict(), tensors, file)
     moved = {name: tensor.to(place.device, kind) for name, tensor in tensors.items()}
     network.load_state_dict(moved, assign=True)
     _compute_buffers(network, place.device, kind)

@@ -16,7 +16,7 @@ from rlr_core.errors import RewardError
 from rlr_core.rewards.download import download
 from rlr_core.rewards.networks import Place
 from rlr_core.rewards.reward import Reward
-from rlr_core.rewards.weights import WeightsFile, absent, find, verify
+from rlr_core.rewards.weights import NO_WEIGHTS, NOWHERE, WeightsFile, absent, find, verify
 
 Scorer = Callable[[Tensor, list[str]], Tensor]
 """Images (B, 3, H, W) in [0, 1] on the network's device, and B prompts → (B,)."""
@@ -49,16 +49,24 @@ class Published:
 
 def load_published(published: Published, device: torch.device, settings: RewardConfig) -> Reward:
     """The reward, ready to score. Raises `RewardError` for files that are missing, damaged or others."""
-    paths = [_require(file, published.name, settings) for file in published.files]
-    for path, file in zip(paths, published.files, strict=True):
-        verify(path, file)
+    paths = [_found(file, published.name, device, settings) for file in published.files]
     place = Place(device, _precision(settings.precision, device), settings.rerun)
     try:
         scorer = published.make(paths, place)
     except ImportError as error:
         needed = "open_clip and transformers, for this reward"
         raise RewardError(f"{error.name} is not installed", needed, "pip install 'rlr[clip]'") from None
-    return Reward(published.name, True, InGroups(published.name, scorer, device, settings.chunk))
+    groups = InGroups(published.name, scorer, device, settings.chunk)
+    return Reward(published.name, True, groups, networks=tuple(place.networks))
+
+
+def _found(file: WeightsFile, reward: str, device: torch.device, settings: RewardConfig) -> Path:
+    """The verified file. On "meta" weights are not looked for: only their shapes count."""
+    if device.type == "meta" and file.size > NO_WEIGHTS:
+        return NOWHERE
+    path = _require(file, reward, settings)
+    verify(path, file)
+    return path
 
 
 def _require(file: WeightsFile, reward: str, settings: RewardConfig) -> Path:

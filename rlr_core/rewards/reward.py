@@ -24,12 +24,14 @@ class Reward:
         function: (images, prompts) → scores. It gets a float32 copy of the images, which it may change;
             unless it is differentiable, the copy is on the CPU and no graph is recorded.
         origin: the Python file that it is from, for naming the line of an error.
+        networks: what it computes with, where that may be moved to main memory while it is not used.
     """
 
     name: str
     differentiable: bool
     function: Callable[[Tensor, list[str]], Any]
     origin: str = ""
+    networks: tuple[Any, ...] = ()
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,), float32 on the images' device, of images (B, 3, H, W) in [0, 1].

@@ -21,6 +21,11 @@ FOLDERS = "RLR_REWARDS"
 GENERIC = ("model.safetensors", "vocab.txt")
 """Names that say nothing: such files are looked for in their repository's folder only."""
 
+NOWHERE = Path(os.devnull)
+"""Stands for weights where only their shapes count; it holds no tensors."""
+NO_WEIGHTS = 1_000_000
+"""Bytes: smaller files are vocabularies."""
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -121,6 +126,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         RewardError: the file is damaged, holds no tensors, or wants to run code.
     """
+    if path == NOWHERE:
+        return {}
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

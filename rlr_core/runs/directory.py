@@ -72,6 +72,10 @@ class RunDirectory:
     def create(self, config: RunConfig) -> None:
         """Make the folder and write the config. The lock is held by the caller."""
         self.refuse_if_taken()
+        self.rewrite(config)
+
+    def rewrite(self, config: RunConfig) -> None:
+        """Go on with another config. The lock is held by the caller."""
         write_text(self.config_file, to_toml(config, comments=False))
 
     @classmethod

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from rlr_core.config import RewardConfig, RunConfig
 from rlr_core.errors import RLRError, RunError
+from rlr_core.planner.check import fitted, is_out_of_memory, release, smaller
+from rlr_core.planner.ladder import Plan
+from rlr_core.planner.machine import learn, peak_bytes, this_machine
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.export import export
@@ -30,6 +33,7 @@ from rlr_core.trainer import (
     Iteration,
     NewBest,
     Preview,
+    Replanned,
     Setup,
     Skipped,
     StopRequested,
@@ -40,6 +44,9 @@ from rlr_core.trainer.prompts import read_prompts
 
 SHOWN = 8
 """Pictures of the evaluation that the before/after grid shows."""
+
+MEASURED = 3
+"""The iteration after which a run's memory and time are compared with what was predicted."""
 
 Listener = Callable[[Event], None]
 
@@ -52,12 +59,15 @@ def start(config: RunConfig, folder: Path, listen: Listener) -> RunDirectory:
     """
     directory = RunDirectory(folder)
     directory.refuse_if_taken()
-    config = self_contained(config)
+    plan = fitted(self_contained(config))
+    config = plan.config if plan else self_contained(config)
     setup = prepare(config, directory.stop_file.exists)
     with directory.held():
         directory.create(config)
         directory.remove_leftovers()
-        _Recorder(directory, setup).carry_out(listen)
+        recorder = _Recorder(directory, setup, plan)
+        del setup  # else it would stay where the recorder gives way to a smaller plan
+        _carry_out(recorder, listen)
     return directory
 
 
@@ -72,8 +82,16 @@ def resume(folder: Path, listen: Listener) -> RunDirectory:
         directory.remove_leftovers()
         recorder = _Recorder(directory, prepare(directory.config, directory.stop_file.exists))
         recorder.go_back(directory.load_checkpoint())
-        recorder.carry_out(listen)
+        _carry_out(recorder, listen)
     return directory
+
+
+def _carry_out(recorder: _Recorder, listen: Listener) -> None:
+    """Train to the end; where the memory is not enough, go on from the last checkpoint with the next smaller plan."""
+    while not recorder.carry_out(listen):
+        settings = recorder.make_smaller()
+        recorder.go_back(recorder.directory.load_checkpoint())
+        recorder.tell(Replanned(recorder.trainer.iteration, settings), listen)
 
 
 def request_stop(folder: Path) -> bool:
@@ -130,10 +148,28 @@ def _absolute(path: str) -> str:
 class _Recorder:
     """Writes what a trainer yields."""
 
-    def __init__(self, directory: RunDirectory, setup: Setup):
-        self.directory, self.setup = directory, setup
-        self.trainer = Trainer(setup)
+    def __init__(self, directory: RunDirectory, setup: Setup, plan: Plan | None = None):
+        self.directory = directory
+        self._begin(setup, plan)
         self.log = log.EventLog(directory.events_file)
+
+    def _begin(self, setup: Setup, plan: Plan | None) -> None:
+        self.setup, self.plan = setup, plan
+        self.trainer = Trainer(setup)
+
+    def make_smaller(self) -> list[str]:
+        """Let go of everything, and load it again with the next smaller plan; returns what changed."""
+        config = self.setup.config
+        del self.setup, self.trainer
+        release()
+        try:
+            plan = smaller(config)
+            self._begin(prepare(plan.config, self.directory.stop_file.exists), plan)
+        except RLRError as error:
+            self._fail(str(error))
+            raise
+        self.directory.rewrite(plan.config)
+        return plan.settings
 
     def go_back(self, checkpoint: dict[str, Any] | None) -> None:
         """Take up the state of a checkpoint; what was logged after it is void."""
@@ -142,12 +178,16 @@ class _Recorder:
         if checkpoint:
             self.trainer.load_state_dict(checkpoint["trainer"])
 
-    def carry_out(self, listen: Listener) -> None:
-        """Train until the end or a request to stop, then export."""
+    def tell(self, event: Event, listen: Listener) -> None:
+        """Log an event, then pass it on."""
+        self._record(event)
+        listen(event)
+
+    def carry_out(self, listen: Listener) -> bool:
+        """Train until the end or a request to stop, then export. False where the memory was not enough."""
         try:
             for event in self.trainer.run():
-                self._record(event)
-                listen(event)
+                self.tell(event, listen)
             write_report(self.directory)
             with self.trainer.exported():
                 self._export(self._lora_file, self.trainer.exported_iteration)
@@ -155,12 +195,12 @@ class _Recorder:
         except StopRequested:
             self._checkpoint()
             self.log.append("stopped", iteration=self.trainer.iteration)
-        except RLRError as error:
-            self._fail(str(error))
+        except Exception as error:
+            if is_out_of_memory(error):
+                return False
+            self._fail(str(error) if isinstance(error, RLRError) else traceback.format_exc())
             raise
-        except Exception:
-            self._fail(traceback.format_exc())
-            raise
+        return True
 
     def _fail(self, message: str) -> None:
         """Log why; where even that cannot be written, the error itself still reaches the user."""
@@ -172,6 +212,7 @@ class _Recorder:
             case Iteration() | Skipped():
                 facts = dataclasses.asdict(event)
                 seconds = facts.pop("seconds")
+                self._learn(event.iteration, seconds)
                 self.log.append(type(event).__name__.lower(), clock={"seconds": seconds}, **facts)
             case Preview():
                 file = self.directory.previews / f"{event.iteration:06d}.png"
@@ -185,9 +226,17 @@ class _Recorder:
                 self.log.append("best", file=self._best_file.name, **dataclasses.asdict(event))
             case AlarmRaised():
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
+            case Replanned():
+                self.log.append("replanned", iteration=event.iteration, settings=event.settings)
             case CheckpointDue():
                 self.log.append("checkpoint", iteration=event.iteration)
                 self._checkpoint()
+
+    def _learn(self, iteration: int, seconds: float) -> None:
+        """Correct later predictions by what the run took; once, when all that it needs has been there."""
+        if self.plan and iteration == MEASURED:
+            device, precision = self.setup.model.device, self.setup.config.model.precision
+            learn(this_machine(device), self.plan.footprint, precision, peak_bytes(device), seconds)
 
     def _record_evaluation(self, event: Evaluation) -> None:
         if event.when != "during":

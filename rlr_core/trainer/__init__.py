@@ -8,6 +8,7 @@ from rlr_core.trainer.events import (
     Iteration,
     NewBest,
     Preview,
+    Replanned,
     Skipped,
 )
 from rlr_core.trainer.sampling import Painter, painter, score
@@ -15,6 +16,6 @@ from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "NewBest", "Painter", "Preview", "Setup",
-    "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "NewBest", "Painter", "Preview", "Replanned",
+    "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
 ]  # fmt: skip

@@ -140,4 +140,16 @@ class CheckpointDue:
     iteration: int
 
 
-Event = Iteration | Skipped | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue
+@dataclass(frozen=True)
+class Replanned:
+    """The memory was not enough; the run goes on from its last checkpoint with smaller settings.
+
+    Attributes:
+        settings: what changed, as `--set` takes it.
+    """
+
+    iteration: int
+    settings: list[str]
+
+
+Event = Iteration | Skipped | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned

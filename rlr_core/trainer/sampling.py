@@ -25,6 +25,7 @@ class Painter:
         sampling: steps, η and size.
         sampler: "chain", or a key of `SAMPLERS`.
         negative: the negative prompt.
+        together: pictures that are painted at a time.
     """
 
     model: Model
@@ -32,13 +33,14 @@ class Painter:
     sampling: SamplingConfig
     sampler: str
     negative: str = ""
+    together: int = 8
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], *, chunk: int = 8) -> Tensor:
-        """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU; `chunk` of them at a time."""
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU."""
         pictures = []
-        for first in range(0, len(prompts), chunk):
-            mine, rows = prompts[first : first + chunk], seeds[first : first + chunk]
+        for first in range(0, len(prompts), self.together):
+            mine, rows = prompts[first : first + self.together], seeds[first : first + self.together]
             latents = self._latents(self.prompted.encode(mine, self.negative), rows)
             pictures.append(self.model.decode(latents).cpu())
         return torch.cat(pictures)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rlr_core.chain import Denoiser, Level, Prediction
-from rlr_core.config import RewardConfig, RunConfig
+from rlr_core.config import ModelConfig, RewardConfig, RunConfig
 from rlr_core.errors import ConfigError
-from rlr_core.estimators import Estimator, Problem, build, ignored_settings
+from rlr_core.estimators import Estimator, Gain, Problem, build, ignored_settings
 from rlr_core.lora import InjectedLora, inject, load_lora
-from rlr_core.models import Model, load_configured, prompted
+from rlr_core.models import Guests, Model, load_configured, prompted, save_memory
 from rlr_core.rewards import Mix, Reward, load_mix, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Painter, painter
@@ -66,8 +67,20 @@ class Setup:
         return self.model.latent_shape(self.config.sampling.size)
 
 
-def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) -> Setup:
-    """Load and check everything. Whatever the user has to put right is an `RLRError` from here, before training starts."""
+def prepare(
+    config: RunConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: torch.device | None = None,
+    load: Callable[[ModelConfig, torch.device], Model] | None = None,
+) -> Setup:
+    """Load and check everything. Whatever the user has to put right is an `RLRError` from here, before training starts.
+
+    Args:
+        config: of the run.
+        should_stop: asked between two denoising steps.
+        device: instead of the config's; "meta" loads shapes only.
+        load: instead of `load_configured`.
+    """
     training = config.training
     if training.batch_size % training.prompts_per_batch:
         raise ConfigError(
@@ -81,14 +94,21 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
     estimator = build(config.estimator, config.sampling.steps)
     for name in ignored_settings(config.estimator):
         warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
-    device = choose_device(config.model.device)
+    device = device or choose_device(config.model.device)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    reward = _reward(config.reward, device)
-    held_out_reward = load_reward(config.reward.held_out, device, config.reward)
-    watched = {name: load_reward(name, device, config.reward) for name in config.reward.watch}
-    model = load_configured(config.model, device)
+    guests, memory = Guests(device), config.memory
+    visiting = partial(_visiting, guests) if memory.offload == "all" else lambda reward: reward
+    reward = _reward(config.reward, device, visiting)
+    held_out_reward = visiting(load_reward(config.reward.held_out, device, config.reward))
+    watched = {name: visiting(load_reward(name, device, config.reward)) for name in config.reward.watch}
+    model = (load or load_configured)(config.model, device)
+    save_memory(model, memory, guests)
     lora = _lora(config, model)
+    if memory.offload != "none" and not lora.in_text_encoder:
+        for network in model.networks.values():
+            if network is not model.unet:
+                network.to("cpu")
     view = prompted(model, config.sampling.guidance_scale, encode_anew=lora.in_text_encoder)
     problem = Problem(
         denoiser=Interruptible(view.denoiser, should_stop),
@@ -97,6 +117,7 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
         reward=reward,
         parameters=lora.parameters,
         eta=config.sampling.eta,
+        gain=Gain() if "float16" in (config.model.precision, memory.autocast) else None,
     )
     estimator.check(problem, training.batch_size)
     brush = painter(
@@ -107,7 +128,9 @@ def prepare(config: RunConfig, should_stop: Callable[[], bool] = lambda: False) 
         encode_anew=lora.in_text_encoder,
     )
     brush = replace(
-        brush, prompted=brush.prompted._replace(denoiser=Interruptible(brush.prompted.denoiser, should_stop))
+        brush,
+        prompted=brush.prompted._replace(denoiser=Interruptible(brush.prompted.denoiser, should_stop)),
+        together=memory.painted,
     )
     return Setup(
         config=config,
@@ -140,8 +163,12 @@ def _lora(config: RunConfig, model: Model) -> InjectedLora:
     return lora
 
 
-def _reward(config: RewardConfig, device: torch.device) -> Reward | Mix:
-    return load_mix(config, device) if config.name == "mix" else load_reward(config.name, device, config)
+def _reward(config: RewardConfig, device: torch.device, visiting: Callable[[Reward], Reward]) -> Reward | Mix:
+    if config.name != "mix":
+        return visiting(load_reward(config.name, device, config))
+    mix = load_mix(config, device)
+    mix.parts = {name: visiting(part) for name, part in mix.parts.items()}
+    return mix
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -154,6 +181,13 @@ def _check_the_best_is_known(config: RunConfig) -> None:
                 "alarm.pictures and output.evaluation above 0",
                 f"raise them, or leave {setting.split(' =')[0]} at its default",
             )
+
+
+def _visiting(guests: Guests, reward: Reward) -> Reward:
+    """The reward, its networks on the card only while it scores."""
+    for network in reward.networks:
+        network.to("cpu")
+    return replace(reward, function=guests.invited(reward.networks, reward.function))
 
 
 def choose_device(name: str) -> torch.device:

@@ -25,6 +25,7 @@ from rlr_core.rewards import Mix
 from rlr_core.trainer.averaging import Average
 from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
+from rlr_core.trainer.optimizer import adam
 from rlr_core.trainer.prompts import deal
 from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.watch import Watch
@@ -41,7 +42,7 @@ class Trainer:
         self.skipped_in_a_row = 0
         self.previewed = self.checked = self.saved = -1
         self.watch = Watch(setup.config)
-        self.optimizer = torch.optim.Adam(setup.lora.parameters, lr=training.learning_rate)
+        self.optimizer = adam(setup.lora.parameters, training.learning_rate, setup.config.memory.optimizer)
         self.average = Average(setup.lora.parameters, training.ema)
         self.weighing = Weighing(by_signal=training.weighing == "signal")
 

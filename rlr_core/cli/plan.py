@@ -1,0 +1,100 @@
+"""`rlr plan`: what a run needs, and what to set where that is too much."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any
+
+CARDS = (6.0, 8.0, 12.0, 16.0, 24.0)
+"""GB of the cards that people have."""
+TITLES = [
+    "needs",
+    "training",
+    "of it weights",
+    "UNet",
+    "VAE",
+    "rest",
+    "painting",
+    "time",
+    "enough for",
+    "settings",
+]
+
+
+def add_plan(command: argparse.ArgumentParser) -> None:
+    """The arguments of `rlr plan`."""
+    cards = ", ".join(f"{card:g}" for card in CARDS)
+    command.add_argument(
+        "--memory",
+        type=float,
+        action="append",
+        metavar="GB",
+        help=f"of the card; may be repeated (default: {cards})",
+    )
+    command.add_argument(
+        "--family",
+        choices=("sd1", "sd2", "sdxl"),
+        help="plan for any checkpoint of this family, none being given",
+    )
+    command.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu", "mps"), help="to plan for (default: %(default)s)"
+    )
+
+
+def family_settings(family: str | None) -> list[str]:
+    """What `--set` takes for a family without a checkpoint, at its own size."""
+    if family is None:
+        return []
+    from rlr_core.models.families import CONFIGS
+
+    return [f"model.checkpoint={CONFIGS / family}", "prompts.train=['a red circle']"]
+
+
+def plan(config: Any, cards: list[float], device: str) -> None:
+    """Go down the ladder until the smallest card is enough, and print every plan."""
+    from rlr_core.bench.study import table
+    from rlr_core.planner.ladder import gigabytes, ladder
+    from rlr_core.planner.machine import machine_to_plan_for
+
+    machine = machine_to_plan_for(device)
+    wanted, plans, chosen = sorted(cards, reverse=True), [], {}
+    for plan in ladder(config, machine):
+        plans.append(plan)
+        chosen |= {card: plan for card in wanted if card not in chosen and plan.bytes <= card * 2**30}
+        if len(chosen) == len(wanted):
+            break
+    rows = [
+        _row(plan, before, plans[0], machine) for before, plan in zip([None, *plans], plans, strict=False)
+    ]
+    for row, plan in zip(rows, plans, strict=True):
+        row.insert(-1, ", ".join(f"{card:g} GB" for card in wanted if chosen.get(card) is plan))
+    weights = ", ".join(f"{name} {gigabytes(size)}" for name, size in plans[0].footprint.weights.items())
+    print(f"{machine.name}. Weights as configured: {weights}.\n")
+    print(table(TITLES, rows))
+    for card in wanted:
+        print(_advice(card, chosen.get(card), plans[-1]))
+
+
+def _row(plan: Any, before: Any, first: Any, machine: Any) -> list[str]:
+    """All cells but "enough for". "settings" are those that this plan adds."""
+    from rlr_core.planner.footprint import WEIGHTS
+    from rlr_core.planner.ladder import gigabytes
+
+    parts, old = dict(plan.footprint.training), before.settings if before else []
+    total = sum(parts.values())
+    named = [parts.pop(name, 0) for name in (WEIGHTS, "UNet", "VAE")]
+    seconds = machine.seconds(plan.footprint, plan.config.model.precision)
+    time = f"× {plan.footprint.flops / first.footprint.flops:.2f}" + (f", {seconds:.1f} s" if seconds else "")
+    sizes = [plan.bytes, total, *named, sum(parts.values()), plan.footprint.painting]
+    new = [setting for setting in plan.settings if setting not in old]
+    return [*map(gigabytes, sizes), time, " ".join(new) or "as configured"]
+
+
+def _advice(card: float, plan: Any, last: Any) -> str:
+    from rlr_core.planner.ladder import gigabytes
+
+    if plan is None:
+        return f"{card:g} GB: not enough; the last plan needs {gigabytes(last.bytes)}. Lower sampling.size, or K and h."
+    settings = " ".join(f"--set {shlex.quote(setting)}" for setting in plan.settings)
+    return f"{card:g} GB: {settings or 'enough for the run as it is'}"

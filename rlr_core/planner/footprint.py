@@ -1,0 +1,126 @@
+"""How much memory and work a config's iteration takes, from a rehearsal of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from rlr_core.config import ModelConfig, RunConfig
+from rlr_core.models import Model, load_configured
+from rlr_core.planner.on_meta import as_on
+from rlr_core.planner.rehearsal import Recalled, Rehearsal
+from rlr_core.rewards import Mix
+from rlr_core.trainer import Setup, Trainer, prepare, score
+
+META = torch.device("meta")
+WEIGHTS, LORA = "weights", "LoRA and optimizer"
+LONG = 8
+"""Steps that show what any number of steps needs, for estimators that differentiate every one of them."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a run takes of a device.
+
+    Attributes:
+        training: bytes at the peak of an iteration, by part.
+        painting: bytes at the peak of a preview or an evaluation.
+        flops: floating-point operations of an iteration.
+        weights: network → bytes of its weights, wherever they are.
+    """
+
+    training: Mapping[str, int]
+    painting: int
+    flops: float
+    weights: Mapping[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak of the whole run."""
+        return max(sum(self.training.values()), self.painting)
+
+
+def rehearse(config: RunConfig, device: str) -> Footprint:
+    """Rehearse one iteration and one preview as on `device` ("cuda", "cpu", "mps"). Raises `RLRError` as training would."""
+    short, share = shortened(settled(config, device))
+    rehearsal = Rehearsal()
+
+    def load(settings: ModelConfig, on: torch.device) -> Model:
+        model = load_configured(settings, on)
+        for network, name, part in ((model.unet, "forward", "UNet"), (model.vae, "decode", "VAE")):
+            setattr(network, name, Recalled(getattr(network, name), rehearsal, part))
+        return model
+
+    with rehearsal, as_on(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rehearsal.part(WEIGHTS):
+            setup = prepare(short, device=META, load=load)
+        trainer = _settled(setup, rehearsal)
+        rehearsal.restart()
+        trainer.iterate()
+        training, flops = dict(rehearsal.at_peak), rehearsal.flops
+        rehearsal.restart()
+        _paint(setup, config)
+    networks = {**setup.model.networks, "vae": setup.model.vae, "rewards": _together(setup)}
+    weights = {name: _bytes(network) for name, network in networks.items()}
+    return Footprint(training, rehearsal.peak, flops / share, weights)
+
+
+def settled(config: RunConfig, device: str) -> RunConfig:
+    """The config with what `device` decides."""
+    precision = "bfloat16" if device == "cuda" else "float32"
+    if config.reward.precision != "auto":
+        return config
+    return replace(config, reward=replace(config.reward, precision=precision))
+
+
+def shortened(config: RunConfig) -> tuple[RunConfig, float]:
+    """A config with the same peak that is quicker to rehearse, and its share of the work."""
+    estimator, sampling, training = config.estimator, config.sampling, config.training
+    if estimator.name == "alignprop":  # draws its K up to T: the worst case
+        estimator = replace(estimator, name="draft", first_order_steps=sampling.steps)
+    batch = min(training.batch_size, max(2 * estimator.chunk, 4))
+    share = batch / training.batch_size
+    if estimator.name in ("half", "reinforce", "ddpo") and sampling.steps > LONG:
+        steps = max(LONG, 2 * estimator.sub_chain_length)
+        share, sampling = share * steps / sampling.steps, replace(sampling, steps=steps)
+    training = replace(training, batch_size=batch, prompts_per_batch=1)
+    return replace(config, estimator=estimator, sampling=sampling, training=training), share
+
+
+def _settled(setup: Setup, rehearsal: Rehearsal) -> Trainer:
+    """A trainer whose prompts are encoded and whose optimizer has its moments, as from the second iteration on."""
+    trainer = Trainer(setup)
+    trainer.batch()
+    with rehearsal.part(LORA):
+        for parameter in setup.lora.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    rehearsal.flops = 0
+    return trainer
+
+
+def _paint(setup: Setup, config: RunConfig) -> None:
+    """The pictures of a preview or an evaluation that are painted together."""
+    count = min(config.memory.painted, max(config.output.previews, config.output.evaluation))
+    prompts = [setup.held_out_prompts[0]] * count
+    images = setup.painter(prompts, range(count))
+    for reward in (setup.held_out, setup.reward, *setup.watched.values()):
+        score(reward, images.to(META), prompts)
+
+
+def _together(setup: Setup) -> torch.nn.ModuleList:
+    trained = setup.reward.parts.values() if isinstance(setup.reward, Mix) else [setup.reward]
+    rewards = [*trained, setup.held_out, *setup.watched.values()]
+    networks = [network for reward in rewards for network in reward.networks]
+    return torch.nn.ModuleList(networks)
+
+
+def _bytes(network: torch.nn.Module) -> int:
+    """Of its frozen tensors: a LoRA in it does not count."""
+    tensors = [tensor for tensor in (*network.parameters(), *network.buffers()) if not tensor.requires_grad]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

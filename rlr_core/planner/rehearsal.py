@@ -1,0 +1,95 @@
+"""A rehearsal: the real iteration on tensors without data.
+
+Everything that would be on the card is on torch's `meta` device: shapes and types without numbers. Estimator, chain, networks,
+reward and optimizer run as they are, autograd included, so that what they keep for the way back is counted, not guessed.
+Weights take no memory, and an evaluation takes less than a second, whatever the size of the picture.
+
+What is read back from the card (a norm, whether all is finite) is 1, and no two rows are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+from rlr_core.planner.live import LiveTensors
+
+aten = torch.ops.aten
+
+
+class Rehearsal(LiveTensors):
+    """Counts what is on `meta`.
+
+    Attributes:
+        flops: of matrix products, convolutions and attention; a multiply-add counts 2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
+            return torch.ones((), dtype=args[0].dtype).item()
+        if func is aten._to_copy.default and args[0].is_meta and _is_real(kwargs.get("device")):
+            return torch.ones((), dtype=kwargs.get("dtype") or args[0].dtype).expand(args[0].shape)
+        if func is aten.unique_dim.default and args[0].is_meta:
+            numbers = torch.empty(len(args[0]), dtype=torch.long, device="meta")
+            return torch.empty_like(args[0]), numbers, numbers
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula and any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
+            self.flops += formula(*args, **kwargs, out_val=out)
+        self.count(out)
+        return out
+
+    def counts(self, tensor: Tensor) -> bool:
+        return tensor.is_meta
+
+
+def _is_real(device: torch.device | None) -> bool:
+    return device is not None and device.type != "meta"
+
+
+@dataclass
+class Recalled:
+    """A network's function of one tensor. Its calls without gradient are rehearsed once for each shape, then recalled.
+
+    Attributes:
+        name: of the part of memory that it makes.
+        known: shape → floating-point operations, bytes in between, shape and type of the result.
+    """
+
+    function: Callable[..., Any]
+    rehearsal: Rehearsal
+    name: str
+    known: dict[torch.Size, tuple[int, int, torch.Size, torch.dtype]] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        """The result alone in a tuple, as diffusers gives it."""
+        rehearsal = self.rehearsal
+        with rehearsal.part(self.name):
+            if torch.is_grad_enabled():
+                return self.function(x, *args, **kwargs)
+            if x.shape in self.known:
+                flops, between, shape, dtype = self.known[x.shape]
+                rehearsal.flops += flops
+                rehearsal.touch(between)
+                return (torch.empty(shape, dtype=dtype, device="meta"),)
+            return self._rehearse(x, *args, **kwargs)
+
+    def _rehearse(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        rehearsal = self.rehearsal
+        flops, before, outer = rehearsal.flops, rehearsal.now, (rehearsal.peak, rehearsal.at_peak)
+        rehearsal.restart()
+        (out,) = self.function(x, *args, **kwargs)
+        self.known[x.shape] = (rehearsal.flops - flops, rehearsal.peak - before, out.shape, out.dtype)
+        if outer[0] > rehearsal.peak:
+            rehearsal.peak, rehearsal.at_peak = outer
+        return (out,)
