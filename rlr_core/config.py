@@ -226,13 +226,13 @@ class MemoryConfig:
     )
     budget: float = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
     autocast: str = setting(
-        "off", "precision that the UNet computes in", choices=("off", "bfloat16", "float16")
+        "off", "precision that a UNet of float32 computes in", choices=("off", "bfloat16", "float16")
     )
     checkpoint_unet: bool = setting(False, "gradient checkpointing: a third more time for less memory")
     decoder: str = setting(
         "keep",
-        "for the way back: keep all, run blocks again, one picture at a time, or one tile at a time",
-        choices=("keep", "rerun", "slices", "tiles"),
+        "for the way back: keep all, run blocks again, or one picture at a time, too",
+        choices=("keep", "rerun", "slices"),
     )
     offload: str = setting(
         "none",

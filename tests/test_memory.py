@@ -15,9 +15,9 @@ import runs
 
 from rlr_core.config import RunConfig, load
 from rlr_core.embedded import DEMO
+from rlr_core.errors import ConfigError
 from rlr_core.estimators.gain import TARGET, Gain
 from rlr_core.models import thrift
-from rlr_core.planner.live import LiveTensors
 from rlr_core.trainer import Iteration, Setup, Trainer, prepare
 
 
@@ -83,21 +83,6 @@ def test_a_saving_leaves_the_gradient_as_it_is(workshop, saving) -> None:
         assert torch.allclose(saved[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())), name
 
 
-def test_tiles_are_decoded_nearly_as_the_whole_and_take_less(workshop, monkeypatch) -> None:
-    monkeypatch.setattr(thrift, "LEAST_TILE", 32)
-    taken, slopes = {}, {}
-    for decoder in ("keep", "tiles"):
-        setup = prepare(runs.config(workshop, memory__decoder=decoder, sampling__size=128))
-        latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        with LiveTensors() as live:
-            images = setup.model.decode(latents)
-            (slopes[decoder],) = torch.autograd.grad(images.square().mean(), latents)
-        taken[decoder] = live.peak
-        assert images.shape == (1, 3, 128, 128)
-    assert taken["tiles"] < taken["keep"] / 3
-    assert cosine(slopes["tiles"].flatten(), slopes["keep"].flatten()) > 0.95
-
-
 def test_guests_are_on_the_card_only_while_they_are_used() -> None:
     home, card = torch.nn.Linear(2, 2), torch.device("meta")
     guests = thrift.Guests(card)
@@ -136,6 +121,12 @@ def test_a_gain_of_nothing_usable_is_one(largest) -> None:
     gain = Gain(4.0)
     gain.choose(largest)
     assert gain.value == 1
+
+
+def test_a_lora_is_not_rounded_twice(workshop) -> None:
+    both = {"model__precision": "bfloat16", "memory__autocast": "bfloat16"}
+    with pytest.raises(ConfigError, match=r"rounds the LoRA(.|\n)*memory\.autocast=off"):
+        prepare(runs.config(workshop, **both))
 
 
 def demo(*settings: str) -> RunConfig:

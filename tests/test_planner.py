@@ -155,9 +155,16 @@ def test_every_saving_is_offered_once() -> None:
     assert offered == [
         "model.precision=bfloat16", "memory.decoder=rerun", "reward.rerun=True", "estimator.chunk=2",
         "estimator.chunk=1", "memory.checkpoint_unet=True", "estimator.rerun=True", "memory.offload=all",
-        "memory.decoder=tiles",
+        "memory.decoder=slices",
     ]  # fmt: skip
     assert smaller_chunks(6) == [3, 2, 1] and smaller_chunks(1) == []
+
+
+def test_weights_in_half_need_no_autocast() -> None:
+    changes = next(
+        change for change in savings(small_demo("memory.autocast=bfloat16"), CARD) if "model" in change
+    )
+    assert changes == {"model": {"precision": "bfloat16"}, "memory": {"autocast": "off"}}
 
 
 def test_what_cannot_fit_is_refused(workshop) -> None:

@@ -15,7 +15,16 @@ from tqdm import tqdm
 
 from rlr_core.config import RunConfig
 from rlr_core.runs.directory import RunDirectory, RunState
-from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Evaluation, Event, Iteration, Preview, Replanned, Skipped
+from rlr_core.trainer.events import (
+    AlarmRaised,
+    CheckpointDue,
+    Evaluation,
+    Event,
+    Iteration,
+    Preview,
+    Replanned,
+    Skipped,
+)
 
 RECENT = 5
 """Iterations whose mean is "the reward now"."""

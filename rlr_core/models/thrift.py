@@ -1,6 +1,6 @@
 """Settings that make a model need less memory, put onto its networks once they are loaded.
 
-None changes what the model is; `decoder = "tiles"` changes what it paints a little, and lower precision rounds.
+None changes what the model is; autocast rounds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from rlr_core.config import MemoryConfig
 from rlr_core.models.model import Model
-
-LEAST_TILE = 256
-"""Side of a tile in pixels; smaller ones show."""
 
 
 @dataclass
@@ -86,7 +83,7 @@ def _alone(forward: Callable[..., Any], guests: Guests) -> Callable[..., Any]:
 
 
 def _run_again(vae: Any, how: str) -> None:
-    """Let the decoder forget what is inside its blocks and, in "slices" and "tiles", all but the latents of each call."""
+    """Let the decoder forget what is inside its blocks and, in "slices", all but the latents of each call."""
     from diffusers.models.attention_processor import Attention
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.upsampling import Upsample2D
@@ -94,14 +91,9 @@ def _run_again(vae: Any, how: str) -> None:
     for block in vae.decoder.modules():
         if isinstance(block, ResnetBlock2D | Attention | Upsample2D):
             block.forward = _forgetting(block.forward)
-    if how != "rerun":
+    if how == "slices":
         vae.decoder.forward = _forgetting(vae.decoder.forward)
         vae.enable_slicing()
-    if how == "tiles":
-        vae.enable_tiling()
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        side = max(LEAST_TILE, vae.config.sample_size // 2)
-        vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // factor
 
 
 def _forgetting(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -75,7 +75,8 @@ def savings(config: RunConfig, machine: Machine) -> Iterator[Changes]:
     memory, estimator = config.memory, config.estimator
     yield {}
     if config.model.precision == "float32" and machine.half:
-        yield {"model": {"precision": machine.half}}
+        weights: Changes = {"model": {"precision": machine.half}}
+        yield weights if memory.autocast == "off" else weights | {"memory": {"autocast": "off"}}
     if memory.decoder == "keep":
         yield {"memory": {"decoder": "rerun"}}
     if config.reward.name in PUBLISHED and not config.reward.rerun:
@@ -87,8 +88,8 @@ def savings(config: RunConfig, machine: Machine) -> Iterator[Changes]:
         yield {"estimator": {"rerun": True}}
     if memory.offload != "all":
         yield {"memory": {"offload": "all"}}
-    if memory.decoder != "tiles":
-        yield {"memory": {"decoder": "tiles"}}
+    if memory.decoder != "slices":
+        yield {"memory": {"decoder": "slices"}}
 
 
 def smaller_chunks(chunk: int) -> list[int]:

@@ -89,6 +89,7 @@ def prepare(
             f"use a divisor of {training.batch_size}",
         )
     _check_the_best_is_known(config)
+    _check_one_way_of_rounding(config)
     prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
     held_out = held_out_prompts(config.prompts)
     estimator = build(config.estimator, config.sampling.steps)
@@ -181,6 +182,17 @@ def _check_the_best_is_known(config: RunConfig) -> None:
                 "alarm.pictures and output.evaluation above 0",
                 f"raise them, or leave {setting.split(' =')[0]} at its default",
             )
+
+
+def _check_one_way_of_rounding(config: RunConfig) -> None:
+    """Autocast over weights in half rounds the LoRA's products as well; docs/memory.md has what that does to a gradient."""
+    autocast, precision = config.memory.autocast, config.model.precision
+    if autocast != "off" and precision != "float32":
+        raise ConfigError(
+            f"memory.autocast = {autocast} with model.precision = {precision}, which rounds the LoRA, too",
+            "one of the two",
+            "--set memory.autocast=off saves more memory; --set model.precision=float32 rounds less",
+        )
 
 
 def _visiting(guests: Guests, reward: Reward) -> Reward:
