@@ -49,7 +49,11 @@ def cosine(one: Tensor, other: Tensor) -> float:
 # the same gradient
 
 PARTS: dict[str, dict[str, Any]] = {
-    "lookahead": {"estimator__name": "lookahead", "estimator__sub_chain_length": 2},
+    "lookahead": {
+        "estimator__name": "lookahead",
+        "estimator__sub_chain_length": 2,
+        "estimator__unit": False,
+    },
     "rlr": {"estimator__name": "rlr", "estimator__first_order_steps": 2, "estimator__sub_chain_length": 2},
 }
 
