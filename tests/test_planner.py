@@ -138,6 +138,7 @@ def test_the_worst_case_of_a_random_length_is_rehearsed() -> None:
 # a ladder
 
 
+@pytest.mark.slow
 def test_a_ladder_goes_down(workshop) -> None:
     config = runs.config(workshop, estimator__chunk=4, sampling__size=64)
     plans = list(ladder(config, CARD))
@@ -167,6 +168,7 @@ def test_weights_in_half_need_no_autocast() -> None:
     assert changes == {"model": {"precision": "bfloat16"}, "memory": {"autocast": "off"}}
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_refused(workshop) -> None:
     with pytest.raises(PlanError, match=r"with all savings on(.|\n)*sampling\.size"):
         first_that_fits(runs.config(workshop), CARD, budget=1e6)
@@ -199,6 +201,7 @@ def test_a_card_that_is_too_small_is_told_before_loading(workshop, small_card) -
     assert check.fitted(replace(config, memory=replace(config.memory, plan="off"))) is None
 
 
+@pytest.mark.slow
 def test_a_cpu_only_warns(workshop) -> None:
     config = runs.config(workshop, memory__budget=(ITSELF["cpu"] + 5e5) / 2**30)
     assert check.fitted(runs.config(workshop)) is None, "a small checkpoint needs no prediction"
@@ -241,6 +244,7 @@ def test_a_run_without_memory_goes_on_with_a_smaller_plan(workshop, tmp_path) ->
     assert RunDirectory(tmp_path / "run").config == directory.config
 
 
+@pytest.mark.slow
 def test_a_run_that_no_plan_can_save_says_so(workshop, tmp_path) -> None:
     config = hungry(workshop, tmp_path)
     text = HUNGRY.replace("len(images) > 1", "True")
@@ -307,6 +311,7 @@ def test_a_damaged_file_of_measurements_counts_as_none() -> None:
 # the command
 
 
+@pytest.mark.slow
 def test_rlr_plan_prints_a_table_and_what_to_set(workshop, tmp_path, capsys) -> None:
     from rlr_core import config as settings
 
