@@ -67,16 +67,16 @@ def test_a_run_is_killed_twice(workshop, reference, tmp_path):
     def crash(after: int):
         def listen(event):
             if getattr(event, "iteration", 0) == after:
-                raise MemoryError("out of memory")
+                raise RuntimeError("a crash")
 
         return listen
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError):
         runner.start(runs.config(workshop), folder, crash(3))
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError):
         runner.resume(folder, crash(5))
     assert RunDirectory(folder).state().state == "failed"
-    assert "out of memory" in RunDirectory(folder).state().message
+    assert "a crash" in RunDirectory(folder).state().message
     runner.resume(folder, lambda event: None)
     runs.assert_same_run(folder, reference)
 
@@ -111,9 +111,9 @@ def test_a_damaged_checkpoint_is_passed_over(workshop, reference, tmp_path):
 
     def crash(event):
         if getattr(event, "iteration", 0) == 5:
-            raise MemoryError
+            raise RuntimeError("a crash")
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError):
         runner.start(runs.config(workshop), folder, crash)
     newest = max((folder / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
