@@ -82,7 +82,7 @@ def smaller(config: RunConfig) -> Plan:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error`, or what caused it, is a device that has no memory left."""
     return any(
-        isinstance(link, torch.OutOfMemoryError | MemoryError)
+        isinstance(link, torch.OutOfMemoryError)
         or (isinstance(link, RuntimeError) and any(word in str(link) for word in WORDS))
         for link in _chain(error)
     )
