@@ -235,6 +235,16 @@ def test_variance(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_gradient_tells_at_each_step(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "steps", "default")
+    found = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+    assert [row["at"] for row in found] == [*map(str, range(10)), "full BP"]
+    assert [row["cost"] for row in found] == [*range(3, 13), 40]
+    assert all(row["tail"] >= 1 and row["median"] > 0 for row in found)
+    assert "| full BP |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_chain(folder: Path) -> None:
     run(folder, "memory", "rlr", "draft_1")
     sizes = {

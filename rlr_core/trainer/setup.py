@@ -81,13 +81,7 @@ def prepare(
         device: instead of the config's; "meta" loads shapes only.
         load: instead of `load_configured`.
     """
-    training = config.training
-    if training.batch_size % training.prompts_per_batch:
-        raise ConfigError(
-            f"training.prompts_per_batch = {training.prompts_per_batch} with training.batch_size = {training.batch_size}",
-            "a number that divides the batch size",
-            f"use a divisor of {training.batch_size}",
-        )
+    _check_prompts_divide_the_batch(config)
     _check_the_best_is_known(config)
     _check_one_way_of_rounding(config)
     prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
@@ -120,19 +114,7 @@ def prepare(
         eta=config.sampling.eta,
         gain=Gain() if "float16" in (config.model.precision, memory.autocast) else None,
     )
-    estimator.check(problem, training.batch_size)
-    brush = painter(
-        model,
-        config.sampling,
-        config.inference,
-        negative=config.prompts.negative,
-        encode_anew=lora.in_text_encoder,
-    )
-    brush = replace(
-        brush,
-        prompted=brush.prompted._replace(denoiser=Interruptible(brush.prompted.denoiser, should_stop)),
-        together=memory.painted,
-    )
+    estimator.check(problem, config.training.batch_size)
     return Setup(
         config=config,
         model=model,
@@ -145,7 +127,7 @@ def prepare(
         prompts=prompts,
         held_out_prompts=held_out,
         encode=view.encode,
-        painter=brush,
+        painter=_painter(config, model, should_stop, encode_anew=lora.in_text_encoder),
     )
 
 
@@ -182,6 +164,27 @@ def _check_the_best_is_known(config: RunConfig) -> None:
                 "alarm.pictures and output.evaluation above 0",
                 f"raise them, or leave {setting.split(' =')[0]} at its default",
             )
+
+
+def _painter(
+    config: RunConfig, model: Model, should_stop: Callable[[], bool], *, encode_anew: bool
+) -> Painter:
+    """Paints previews and evaluations, and can be interrupted between two steps."""
+    brush = painter(
+        model, config.sampling, config.inference, negative=config.prompts.negative, encode_anew=encode_anew
+    )
+    denoiser = Interruptible(brush.prompted.denoiser, should_stop)
+    return replace(brush, prompted=brush.prompted._replace(denoiser=denoiser), together=config.memory.painted)
+
+
+def _check_prompts_divide_the_batch(config: RunConfig) -> None:
+    training = config.training
+    if training.batch_size % training.prompts_per_batch:
+        raise ConfigError(
+            f"training.prompts_per_batch = {training.prompts_per_batch} with training.batch_size = {training.batch_size}",
+            "a number that divides the batch size",
+            f"use a divisor of {training.batch_size}",
+        )
 
 
 def _check_one_way_of_rounding(config: RunConfig) -> None:
