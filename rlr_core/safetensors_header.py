@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ LONGEST = 4 * 2**20
 """Bytes of the longest header that is read. Those of real files, thumbnails and tag lists included, stay far below."""
 MOST = 20_000
 """Tensors that a file may have; the largest checkpoints that are supported have 4,000."""
+TOO_LARGE = re.compile(rb"[\[,:\s-][0-9]{21}")
+"""A whole number of more than 64 bits, as JSON has it."""
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -124,7 +127,9 @@ def _parse(text: bytes, size: int) -> Header:
         raise _Damaged("is damaged: its header is no JSON object")
     if text.count(b"[") + text.count(b"{") > 4 * MOST:  # a tensor has three
         raise _Damaged(f"has a header of too many parts; files of more than {MOST} tensors are not read")
-    entries = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
+    if TOO_LARGE.search(text):  # Python's int() would take quadratic time
+        raise _Damaged("is damaged: a number in its header is beyond 64 bits")
+    entries = json.loads(text.decode("utf-8"), object_pairs_hook=_object)
     metadata = entries.pop("__metadata__", {})
     if not _is_texts(metadata):
         raise _Damaged("is damaged: its metadata are no texts")
@@ -142,12 +147,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise _Damaged(f"is damaged: its header names '{shown(twice)}' twice")
     return values
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise _Damaged("is damaged: a number in its header is beyond 64 bits")
-    return int(digits)
 
 
 def _is_texts(values: Any) -> bool:
