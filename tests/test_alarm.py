@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from checks import student_limit
+from PIL import Image
 
 pytest.importorskip("diffusers")
 
@@ -197,6 +198,10 @@ def test_rollback_ends_with_the_best(rolled_back):
     assert runs.lora(rolled_back)[1]["rlr.iterations"] == str(alarm["best"])
     best = next(e for e in events if e["type"] == "evaluation" and e["iteration"] == alarm["best"])
     assert after["scores"] == best["scores"], "the same pictures, from the same weights"
+    (beside,) = rolled_back.glob("*.preview.png")
+    with Image.open(beside) as shown, Image.open(rolled_back / "after.png") as strip:
+        best_picture = strip.crop((0, 0, 128, 128))
+        assert shown.resize((128, 128), Image.Resampling.NEAREST).tobytes() == best_picture.tobytes()
     state = RunDirectory(rolled_back).state()
     assert state.state == "finished" and "fell" in state.message
 

@@ -139,7 +139,6 @@ def agreement(estimates: Tensor, reference: Tensor) -> Agreement:
 def test_estimators_agree_with_full_back_propagation(
     count: int, resolution: float, settings: dict[str, Any]
 ) -> None:
-    torch.set_num_threads(2)
     estimates = replicates(count, 10_000, **settings)
     right = agreement(estimates, full_gradients())
     wrong = agreement((1 + resolution) * estimates, full_gradients())
@@ -151,6 +150,5 @@ def test_estimators_agree_with_full_back_propagation(
 @pytest.mark.slow
 def test_truncated_back_propagation_is_told_from_the_full_one() -> None:
     """The comparison finds a real bias, too."""
-    torch.set_num_threads(2)
     truncated = replicates(8, 20_000, name="draft", first_order_steps=3)
     assert agreement(truncated, full_gradients()).differs

@@ -20,7 +20,7 @@ else:
 
 SHIPPED = Path(__file__).with_name("methods.toml")
 """Ours, the paper's ablations and the rivals."""
-OWN = ("label", "learning_rates", "preset")
+OWN = ("label", "learning_rates", "preset", "seeds")
 """Keys of a method that are not sections of a config."""
 
 
@@ -33,12 +33,14 @@ class Method:
         label: for people.
         settings: sections of a config that differ from the base.
         learning_rates: the grid that its best learning rate is looked for in.
+        seeds: that its learning curve is the mean of.
     """
 
     name: str
     label: str
     settings: dict[str, dict[str, Any]]
     learning_rates: tuple[float, ...]
+    seeds: int
 
     def config(self, base: dict[str, dict[str, Any]], *changes: dict[str, dict[str, Any]]) -> RunConfig:
         """The base config with the method's settings, then with `changes`."""
@@ -82,7 +84,8 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
         )
     rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
     settings = merged(_sections(shared), preset(entry.get("preset", "default")).settings, _sections(entry))
-    method = Method(name, entry.get("label", name), settings, rates)
+    seeds = entry.get("seeds", shared.get("seeds", 5))
+    method = Method(name, entry.get("label", name), settings, rates, seeds)
     method.config(base_settings())  # refuses what is unknown
     return method
 

@@ -60,10 +60,10 @@ class Desk:
         return table
 
 
-def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int, desk: Desk) -> str:
-    """Learning curves: every method's grid of learning rates at one tuning seed, then its best one at `seeds` seeds."""
+def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int | None, desk: Desk) -> str:
+    """Every method's grid of learning rates at one tuning seed, then its best one at `seeds` seeds (None: its own number)."""
     best = _best_rates(methods, budget, desk)
-    jobs = [(method, seed) for seed in range(seeds) for method in methods.values()]
+    jobs = [(method, seed) for method in methods.values() for seed in range(seeds or method.seeds)]
     settings = [
         learn_settings(method, best[method.name], seed, budget, device=desk.device) for method, seed in jobs
     ]

@@ -26,7 +26,7 @@ from rlr_core.config import from_dict, to_dict
 from rlr_core.storage import write_atomically
 
 WARM_UP = 8
-"""Batches that estimators which learn see before they are measured."""
+"""Batches that estimators which learn see before they are measured; no more than are measured."""
 
 
 def variance_settings(
@@ -48,8 +48,9 @@ def variance(settings: dict[str, Any]) -> dict[str, Any]:
     config, n = from_dict(settings["config"]), settings["batches"]
     exact = _references(settings)
     trainer, gradients, evaluations, seconds = trainer_at_a_point(settings), [], 0.0, 0.0
-    for k in range(-WARM_UP, n):
-        trainer.iteration = k % (n + WARM_UP)
+    warm_up = min(WARM_UP, n)
+    for k in range(-warm_up, n):
+        trainer.iteration = k % (n + warm_up)
         batch, began = trainer.batch(), time.perf_counter()
         estimate = trainer.setup.estimator(trainer.setup.problem, batch)
         if k >= 0:

@@ -52,7 +52,7 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
                 default=40,
                 help="painted at each point of a curve (default: %(default)s)",
             )
-            study.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
+            study.add_argument("--seeds", type=int, help="of each curve (default: as the methods file says)")
 
     _add_bench_rewards(studies, late)
 
@@ -100,7 +100,7 @@ def bench(options: argparse.Namespace) -> None:
     match options.study:
         case "learn":
             budget = Budget(options.evaluations, options.seconds, points=4, pictures=options.pictures)
-            budget = Budget(200, 0.0, points=2, pictures=8) if quick else budget
+            budget = Budget(100, 0.0, points=1, pictures=4) if quick else budget
             table = study.study_learn(methods, budget, 2 if quick else options.seeds, desk)
         case "variance":
             table = study.study_variance(

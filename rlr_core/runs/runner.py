@@ -217,7 +217,7 @@ class _Recorder:
             case Preview():
                 file = self.directory.previews / f"{event.iteration:06d}.png"
                 save_png(strip(event.images), file)
-                save_png(to_picture(event.images[0], 512), self._lora_file.with_suffix(".preview.png"))
+                self._show_beside_the_lora(event.images[0])
                 self.log.append("preview", file=f"previews/{file.name}", **_facts(event))
             case Evaluation():
                 self._record_evaluation(event)
@@ -243,10 +243,17 @@ class _Recorder:
             save_png(strip(event.images[:SHOWN]), self.directory.folder / f"{event.when}.png")
         self.log.append("evaluation", **_facts(event))
         if event.when == "after":
+            self._show_beside_the_lora(
+                event.images[0]
+            )  # of the LoRA that is exported, which may be an earlier one
             before, after = (self._strip(name) for name in ("before", "after"))
             save_png(
                 before_after(before, after, event.prompts[:SHOWN]), self.directory.folder / "before_after.png"
             )
+
+    def _show_beside_the_lora(self, image: Tensor) -> None:
+        """Write the picture (3, H, W) that hosts show for the LoRA."""
+        save_png(to_picture(image, 512), self._lora_file.with_suffix(".preview.png"))
 
     def _strip(self, name: str) -> Image.Image:
         with Image.open(self.directory.folder / f"{name}.png") as picture:
