@@ -267,6 +267,14 @@ def test_an_unknown_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "v9" in capsys.readouterr().err
 
 
+def test_the_cost_of_a_level_is_read_between_points() -> None:
+    points = [{"evaluations": 100.0 * k, "held_out": score} for k, score in enumerate((0.4, 0.6, 0.5, 0.9))]
+    assert study.to_level(points, 0.5) == pytest.approx(50)
+    assert study.to_level(points, 0.7) == pytest.approx(250)
+    assert study.to_level(points, 0.95) == math.inf
+    assert study.to_level([{**points[0], "held_out": 0.9}, points[1]], 0.6) == 0
+
+
 def test_collapse_is_told_from_noise() -> None:
     def result(end: float, failure: str = "") -> dict[str, Any]:
         return {"points": [{"held_out": 0.4}, {"held_out": end, "error": 0.05}], "failure": failure}

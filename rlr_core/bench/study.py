@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,8 @@ from rlr_core.storage import write_text
 
 ROUNDS = 3
 """In which the methods are timed."""
+LEVEL = 0.8
+"""Held-out score that a method is timed to."""
 TUNING_SEED = 1000
 """Of the jobs that a method's learning rate is chosen by; never one of the seeds that are reported."""
 
@@ -92,11 +95,12 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int | None
         "iterations",
         "held-out score at equal evaluations",
         "at equal seconds",
+        f"evaluations to {LEVEL}",
         "collapsed",
     ]
     cells = [
         [row["label"], f"{row['learning_rate']:g}", str(row["iterations"]), _pm(row["evaluations"]), _pm(row["seconds"]),
-         f"{row['collapsed']} of {row['seeds']}"]
+         _cost_of_level(row["to_level"], budget), f"{row['collapsed']} of {row['seeds']}"]
         for row in rows
     ]  # fmt: skip
     return desk.write("learn", rows, table(titles, cells))
@@ -148,6 +152,21 @@ def _final(result: Mapping[str, Any], budget: Budget) -> float:
     return figures.on_grid(result["points"], "evaluations", [budget.evaluations])[0]
 
 
+def to_level(points: Sequence[Mapping[str, float]], level: float) -> float:
+    """Network evaluations after which the curve, linear between its points, is first at `level`; infinite if it never is."""
+    if points[0]["held_out"] >= level:
+        return points[0]["evaluations"]
+    for before, after in pairwise(points):
+        if after["held_out"] >= level:
+            share = (level - before["held_out"]) / (after["held_out"] - before["held_out"])
+            return before["evaluations"] + share * (after["evaluations"] - before["evaluations"])
+    return math.inf
+
+
+def _cost_of_level(evaluations: float | None, budget: Budget) -> str:
+    return f"> {budget.evaluations:,}" if evaluations is None else f"{round(evaluations, -2):,.0f}"
+
+
 def collapsed(result: Mapping[str, Any]) -> bool:
     """Whether training failed, or made held-out pictures worse by more than two standard errors of a point."""
     first, last = result["points"][0], result["points"][-1]
@@ -161,6 +180,7 @@ def _learn_row(
         axis: vars(mean_over_seeds([figures.on_grid(r["points"], axis, [limit])[0] for r in results]))
         for axis, limit in limits.items()
     }
+    cost = median(to_level(r["points"], LEVEL) for r in results)
     return {
         "method": method.name,
         "label": method.label,
@@ -168,6 +188,7 @@ def _learn_row(
         "seeds": len(results),
         "start": vars(mean_over_seeds([r["points"][0]["held_out"] for r in results])),
         **reached,
+        "to_level": cost if math.isfinite(cost) else None,  # the median seed's
         "iterations": round(sum(r["points"][-1]["iteration"] for r in results) / len(results)),
         "collapsed": sum(collapsed(r) for r in results),
     }
