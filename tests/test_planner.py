@@ -25,10 +25,11 @@ from rlr_core.planner.footprint import LORA, WEIGHTS, Footprint, rehearse, short
 from rlr_core.planner.ladder import first_that_fits, ladder, savings, smaller_chunks
 from rlr_core.planner.live import LiveTensors
 from rlr_core.planner.machine import ITSELF, Machine
+from rlr_core.planner.shapes import Shapes
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.runner import start
-from rlr_core.trainer import Replanned, Trainer, prepare
+from rlr_core.runs.runner import request_stop, resume, start
+from rlr_core.trainer import Iteration, Replanned, Trainer, prepare
 
 CARD = Machine("cuda", "a card", "bfloat16")
 
@@ -48,7 +49,9 @@ def small_demo(*settings: str) -> RunConfig:
     quick = [
         "model.threads=1",
         "model.device=cpu",
-        "sampling.steps=6",
+        "sampling.steps=5",
+        "training.batch_size=2",
+        "training.prompts_per_batch=2",
         "output.evaluation=0",
         "output.previews=1",
     ]
@@ -79,11 +82,12 @@ def predicted_bytes(config: RunConfig) -> int:
         [],
         ["estimator.sub_chain_length=3", "estimator.chunk=1"],
         ["estimator.name=rlr", "estimator.first_order_steps=1"],
-        ["estimator.name=rlr", "estimator.first_order_steps=3", "estimator.chunk=4"],
+        ["estimator.name=rlr", "estimator.first_order_steps=3", "estimator.chunk=2"],
         ["estimator.name=rlr", "estimator.first_order_steps=3", "estimator.rerun=true"],
         ["memory.checkpoint_unet=true", "memory.decoder=slices"],
         ["memory.autocast=bfloat16", "memory.decoder=rerun"],
-        ["model.precision=bfloat16", "estimator.name=half"],
+        ["model.precision=bfloat16"],
+        ["estimator.name=half", "sampling.steps=2"],
     ],
     ids=" ".join,
 )
@@ -128,11 +132,48 @@ def test_what_lives_does_not_count_views_of_what_was_there() -> None:
     assert live.peak == 4000 and made.shape == (100, 10)
 
 
+def blank(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, device="meta")
+
+
+aten = torch.ops.aten
+
+
+@pytest.mark.parametrize(
+    ("operation", "args"),
+    [
+        (aten.mm.default, (blank(3, 4), blank(5, 4).t())),
+        (aten.convolution.default, (blank(1, 2, 8, 8), blank(3, 2, 3, 3), None, [2, 2], [1, 1], [1, 1], False, [0, 0], 1)),
+        (aten.native_layer_norm.default, (blank(2, 4), [4], None, None, 1e-5)),
+        (aten.add.Tensor, (blank(2, 3), blank(3))),
+        (aten.cat.default, ([blank(1, 4), blank(2, 4)],)),
+        (aten.t.default, (blank(3, 4),)),
+        (aten.add_.Tensor, (blank(3, 4), 1)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_remembered_is_what_torch_gives(operation, args) -> None:
+    """Sizes, work, and whether the storage is a new one."""
+    shapes = Shapes()
+    (first, work), (again, same_work) = shapes(operation, args, {}), shapes(operation, args, {})
+    assert work == same_work and type(first) is type(again)
+    many = isinstance(first, tuple)
+    for one, other in zip(first, again, strict=True) if many else [(first, again)]:
+        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+        shared = one.untyped_storage()._cdata == other.untyped_storage()._cdata
+        assert shared is (operation in (aten.t.default, aten.add_.Tensor))
+
+
+def test_numbers_that_count_are_not_remembered() -> None:
+    shapes, rows = Shapes(), torch.arange(4)
+    assert [len(shapes(aten.index.Tensor, (rows, [rows > k]), {})[0]) for k in (0, 2)] == [3, 1]
+
+
 def test_the_worst_case_of_a_random_length_is_rehearsed() -> None:
     config, share = shortened(
         small_demo("estimator.name=alignprop", "training.batch_size=8", "estimator.chunk=2")
     )
-    assert (config.estimator.name, config.estimator.first_order_steps, share) == ("draft", 6, 0.5)
+    assert (config.estimator.name, config.estimator.first_order_steps, share) == ("draft", 5, 0.5)
 
 
 # a ladder
@@ -199,6 +240,38 @@ def test_a_card_that_is_too_small_is_told_before_loading(workshop, small_card) -
     plan = check.fitted(automatic)
     assert plan and plan.bytes < whole.bytes and plan.config.memory.offload == "text"
     assert check.fitted(replace(config, memory=replace(config.memory, plan="off"))) is None
+
+
+def stopped_run(workshop: Path, folder: Path, plan: str) -> RunDirectory:
+    """After its first iteration."""
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Iteration):
+            request_stop(folder)
+
+    settings = {
+        "training__iterations": 2,
+        "output__evaluation": 0,
+        "alarm__pictures": 0,
+        "estimator__chunk": 2,
+    }
+    return start(runs.config(workshop, memory__plan=plan, **settings), folder, listen)
+
+
+@pytest.mark.parametrize("plan", ["check", "auto"])
+def test_a_run_that_goes_on_where_there_is_less_memory(workshop, tmp_path, small_card, plan) -> None:
+    small_card(1e12)
+    directory = stopped_run(workshop, tmp_path / "run", plan)
+    small_card(next(ladder(directory.config, CARD)).bytes - 1)
+    before, told = directory.events_file.read_bytes(), []
+    if plan == "check":
+        with pytest.raises(PlanError, match=r"--set memory\.painted=1"):
+            resume(tmp_path / "run", told.append)
+        assert directory.events_file.read_bytes() == before and directory.state().state == "stopped"
+        return
+    directory = resume(tmp_path / "run", told.append)
+    assert directory.state().state == "finished" and directory.config.memory.offload == "text"
+    assert isinstance(told[0], Replanned) and told[0].iteration == 1
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ class Narrator:
                 self._advance(event.iteration)
             case Replanned():
                 self._say(
-                    f"The memory was not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."
+                    f"The memory is not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."
                 )
             case Preview() if event.iteration:
                 self._say(

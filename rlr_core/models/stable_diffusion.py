@@ -42,7 +42,7 @@ class UNetDenoiser:
 
     def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
         """Predict from `x` (B, C, h, w), each sample at its own timestep; conditioning: "text" (B, L, D), and "pooled"."""
-        dtype = self.unet.dtype
+        dtype = self.unet.conv_out.weight.dtype  # `unet.dtype` would look at all parameters
         time, text = level.time.to(x.device), conditioning["text"].to(x.device, dtype)
         extras = {name: value.to(x.device) for name, value in self.extras(x, conditioning).items()}
         output = self.unet(

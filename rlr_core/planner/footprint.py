@@ -82,7 +82,7 @@ def shortened(config: RunConfig) -> tuple[RunConfig, float]:
     estimator, sampling, training = config.estimator, config.sampling, config.training
     if estimator.name == "alignprop":  # draws its K up to T: the worst case
         estimator = replace(estimator, name="draft", first_order_steps=sampling.steps)
-    batch = min(training.batch_size, max(2 * estimator.chunk, 4))
+    batch = min(training.batch_size, 2 * estimator.chunk)
     share = batch / training.batch_size
     if estimator.name in ("half", "reinforce", "ddpo") and sampling.steps > LONG:
         steps = max(LONG, 2 * estimator.sub_chain_length)

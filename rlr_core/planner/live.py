@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 REST = "the way back, reward and the rest"
 
@@ -28,10 +27,15 @@ class LiveTensors(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.at_peak: Counter[str] = Counter()
+        self.at_peak: dict[str, int] = {}
         self._by_part: Counter[str] = Counter()
         self._part = REST
-        self._known: set[int] = set()
+        self._known: dict[int, Any] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled inside, and to say so at every operation takes longer than to count it."""
+        return False
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -45,8 +49,8 @@ class LiveTensors(TorchDispatchMode):
     def touch(self, more: int) -> None:
         """There are `more` bytes for a moment."""
         if self.now + more > self.peak:
-            self.peak, self.at_peak = self.now + more, self._by_part.copy()
-            self.at_peak[self._part] += more
+            self.peak, self.at_peak = self.now + more, dict(self._by_part)
+            self.at_peak[self._part] = self.at_peak.get(self._part, 0) + more
 
     def restart(self) -> None:
         """Forget the peak that was."""
@@ -54,16 +58,16 @@ class LiveTensors(TorchDispatchMode):
         self.touch(0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._overlook((args, kwargs))
+        self._overlook((args, kwargs or {}))
         out = func(*args, **(kwargs or {}))
         self.count(out)
         return out
 
     def count(self, made: Any) -> None:
         """Count the tensors in `made` that are not known yet."""
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and self.counts(leaf):
-                self._count(leaf.untyped_storage())
+        for tensor in tensors_in(made):
+            if self.counts(tensor):
+                self._count(tensor.untyped_storage())
 
     def counts(self, tensor: Tensor) -> bool:
         """Whether this one counts."""
@@ -71,9 +75,8 @@ class LiveTensors(TorchDispatchMode):
 
     def _overlook(self, given: Any) -> None:
         """What was there before does not count, nor do views of it."""
-        for leaf in tree_leaves(given):
-            if isinstance(leaf, Tensor):
-                self._know(leaf.untyped_storage(), 0)
+        for tensor in tensors_in(given):
+            self._know(tensor.untyped_storage(), 0)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if self._know(storage, storage.nbytes()):
@@ -84,13 +87,24 @@ class LiveTensors(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return False
-        self._known.add(key)
         self._by_part[self._part] += size
         self.now += size
-        weakref.finalize(storage, self._forget, key, size, self._part)
+        part = self._part
+        self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size, part))
         return True
 
     def _forget(self, key: int, size: int, part: str) -> None:
-        self._known.discard(key)
+        del self._known[key]
         self._by_part[part] -= size
         self.now -= size
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Those in an operation's arguments or its result."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))

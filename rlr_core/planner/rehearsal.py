@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
 
 from rlr_core.planner.live import LiveTensors
+from rlr_core.planner.shapes import Shapes
 
 aten = torch.ops.aten
 
@@ -29,9 +29,12 @@ class Rehearsal(LiveTensors):
         flops: of matrix products, convolutions and attention; a multiply-add counts 2.
     """
 
+    shapes = Shapes()
+    """Of all rehearsals: what an operation gives does not change."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.flops = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -42,10 +45,8 @@ class Rehearsal(LiveTensors):
         if func is aten.unique_dim.default and args[0].is_meta:
             numbers = torch.empty(len(args[0]), dtype=torch.long, device="meta")
             return torch.empty_like(args[0]), numbers, numbers
-        out = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula and any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
-            self.flops += formula(*args, **kwargs, out_val=out)
+        out, flops = self.shapes(func, args, kwargs)
+        self.flops += flops
         self.count(out)
         return out
 
@@ -69,7 +70,7 @@ class Recalled:
     function: Callable[..., Any]
     rehearsal: Rehearsal
     name: str
-    known: dict[torch.Size, tuple[int, int, torch.Size, torch.dtype]] = field(default_factory=dict)
+    known: dict[torch.Size, tuple[float, int, torch.Size, torch.dtype]] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         """The result alone in a tuple, as diffusers gives it."""

@@ -72,16 +72,24 @@ def start(config: RunConfig, folder: Path, listen: Listener) -> RunDirectory:
 
 
 def resume(folder: Path, listen: Listener) -> RunDirectory:
-    """Go on from the newest checkpoint, or from the beginning if there is none yet."""
+    """Go on from the newest checkpoint, or from the beginning if there is none yet.
+
+    The device may be another one than before, or have less memory left: see `fitted`.
+    """
     directory = RunDirectory.open(folder)
     with directory.held():
         if directory.finished:
             raise RunError(
                 f"the run {folder} is finished", "a run that has something left to do", "start a new one"
             )
+        plan = fitted(directory.config)
+        config = plan.config if plan else directory.config
         directory.remove_leftovers()
-        recorder = _Recorder(directory, prepare(directory.config, directory.stop_file.exists))
+        recorder = _Recorder(directory, prepare(config, directory.stop_file.exists), plan)
         recorder.go_back(directory.load_checkpoint())
+        if plan and plan.changes:
+            directory.rewrite(plan.config)
+            recorder.tell(Replanned(recorder.trainer.iteration, plan.settings), listen)
         _carry_out(recorder, listen)
     return directory
 

@@ -142,7 +142,7 @@ class CheckpointDue:
 
 @dataclass(frozen=True)
 class Replanned:
-    """The memory was not enough; the run goes on from its last checkpoint with smaller settings.
+    """The memory was not enough, or would not be; the run goes on from its last checkpoint with smaller settings.
 
     Attributes:
         settings: what changed, as `--set` takes it.
