@@ -1,0 +1,105 @@
+"""Configs from nested tables and back. Nothing is believed: unknown keys, wrong types and values out of range are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import Any, get_type_hints
+
+from rlr_core.config.sections import MOST, RunConfig
+from rlr_core.errors import ConfigError
+
+
+def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
+    """A config from nested tables. Raises `ConfigError` for unknown keys, wrong types and values out of range."""
+    sections = {f.name: f for f in dataclasses.fields(RunConfig)}
+    _refuse_unknown(values, sections, source)
+    return RunConfig(
+        **{
+            name: _section(sections[name].default_factory, name, table, source)
+            for name, table in values.items()
+        }
+    )
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested tables, as `from_dict` reads them."""
+    return dataclasses.asdict(config)
+
+
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Sections of settings on top of each other, the last one uppermost. What is not a table replaces what it is put on."""
+    together: dict[str, Any] = {}
+    for layer in layers:
+        for section, table in layer.items():
+            below = together.get(section)
+            if isinstance(table, dict) and isinstance(below, dict):
+                table = {**below, **table}
+            together[section] = table
+    return together
+
+
+def _refuse_unknown(values: Any, known: dict[str, Any], where: str) -> None:
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{where} is {values!r}", "a table of settings", f"write it as a section: [{where}]"
+        )
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"unknown key '{key}' in {where}",
+                f"one of {', '.join(known)}",
+                f"did you mean '{near}'?",
+            )
+
+
+def _section(kind: Any, name: str, table: Any, source: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    _refuse_unknown(table, fields, f"[{name}] of {source}" if isinstance(table, dict) else name)
+    types = get_type_hints(kind)
+    return kind(
+        **{key: _checked(f"{name}.{key}", value, types[key], fields[key]) for key, value in table.items()}
+    )
+
+
+KINDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of texts",
+    dict[str, float]: "a table of names and finite numbers, as { embedded = 0.5 }",
+}
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    """`value`, with whole numbers as fractions where those are wanted; None where it is of another kind."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind == list[str]:
+        return value if isinstance(value, list) and all(type(item) is str for item in value) else None
+    if kind == dict[str, float]:
+        return _as_numbers(value) if isinstance(value, dict) else None
+    return value if type(value) is kind else None
+
+
+def _as_numbers(table: dict[str, Any]) -> dict[str, float] | None:
+    numbers = {name: _as_kind(number, float) for name, number in table.items()}
+    fits = all(number is not None and math.isfinite(number) for number in numbers.values())
+    return numbers if fits else None
+
+
+def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any:
+    value = _as_kind(given, kind)
+    if value is None:
+        raise ConfigError(f"{name} = {given!r}", KINDS[kind], f"see `rlr config` for {name}")
+    choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
+    if low is not None and not low <= value <= high:
+        wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
+        raise ConfigError(f"{name} = {value!r}", wanted, "correct it")
+    return value

@@ -1,0 +1,100 @@
+"""Configs as TOML: files, `--set section.key=value`, and the guide to every setting that `rlr config` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlr_core.config.sections import RunConfig
+from rlr_core.config.tables import from_dict, merged
+from rlr_core.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load(
+    path: Path | None, overrides: list[str] | None = None, base: dict[str, dict[str, Any]] | None = None
+) -> RunConfig:
+    """Read a TOML file (none: the defaults) on top of the settings `base`, and apply `section.key=value` overrides."""
+    values = merged(base or {}, _read_toml(path) if path else {})
+    for override in overrides or []:
+        section, key, value = _parse_override(override)
+        if isinstance(values.get(section, {}), dict):  # else `from_dict` refuses it
+            values = merged(values, {section: {key: value}})
+    return from_dict(values, str(path or "--set"))
+
+
+def to_toml(config: RunConfig, *, comments: bool = True) -> str:
+    """The config as a TOML file that `load` reads; with comments, a guide to every setting."""
+    lines = (
+        ["# A run of RLR. Every setting is shown with its default; delete what you do not change.", ""]
+        if comments
+        else []
+    )
+    for section in dataclasses.fields(config):
+        table = getattr(config, section.name)
+        lines += [f"# {(type(table).__doc__ or '').splitlines()[0]}"] if comments else []
+        lines.append(f"[{section.name}]")
+        lines += [_toml_line(f, getattr(table, f.name), comments) for f in dataclasses.fields(table)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_line(f: dataclasses.Field[Any], value: Any, comments: bool) -> str:
+    line = f"{f.name} = {_toml_value(value)}"
+    choices = " | ".join(f.metadata["choices"])
+    comment = "; ".join(part for part in (f.metadata["comment"], choices) if part)
+    return f"{line}  # {comment}" if comments and comment else line
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = "".join(
+            c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}"
+            for c in value.replace("\\", "\\\\").replace('"', '\\"')
+        )
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return (
+            "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+        )
+    return repr(value)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one"
+        ) from None
+    except OSError as error:
+        got = f"{path} cannot be read: {error.strerror}"
+        raise ConfigError(got, "a TOML file", "`rlr config > run.toml` writes one") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not TOML: {error}", "a UTF-8 TOML file", "compare it with `rlr config`"
+        ) from None
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    """`section.key=value`; the value is TOML, or else plain text."""
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot:
+        raise ConfigError(
+            f"--set {text}", "--set section.key=value", "for example --set training.iterations=100"
+        )
+    try:
+        return section, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return section, key, value.strip()
