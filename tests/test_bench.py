@@ -17,6 +17,7 @@ from rlr_core.bench.figures import on_grid
 from rlr_core.bench.jobs import complete
 from rlr_core.bench.memory import LiveTensors
 from rlr_core.bench.methods import base_settings, read_methods
+from rlr_core.bench.plan import plan_settings
 from rlr_core.bench.statistics import (
     Measured,
     jackknife,
@@ -29,6 +30,7 @@ from rlr_core.bench.statistics import (
 from rlr_core.bench.store import Store, fingerprint
 from rlr_core.cli.main import main
 from rlr_core.errors import ConfigError
+from rlr_core.planner.machine import ITSELF
 
 # Statistics
 
@@ -191,6 +193,28 @@ def test_a_stopwatch_adds_up_and_counts_nested_time_once(monkeypatch: pytest.Mon
 
 
 # The studies in small
+
+
+@pytest.mark.slow
+def test_predictions_are_what_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "plan", "--quick", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert len({row["predicted"] for row in found}) == len(found) == 3
+    for row in found:
+        assert row["predicted"] == pytest.approx(row["tensors"], rel=0.05), row["case"]
+        assert row["tensors"] < row["process"] < row["tensors"] + 2 * ITSELF["cpu"], row["case"]
+    assert "| rlr, K = 2, h = 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_measured_at_full_size(device: str) -> None:
+    models = {
+        (s["family"], s["size"], s["config"]["model"]["precision"])
+        for s in plan_settings(device, quick=False)
+    }
+    assert {family for family, _, _ in models} == {"sd1", "sdxl"}
+    if device == "cuda":
+        assert models == {("sd1", 512, "bfloat16"), ("sdxl", 1024, "bfloat16")}
 
 
 @pytest.fixture(scope="module")

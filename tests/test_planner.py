@@ -354,7 +354,7 @@ def footprint(peak: float) -> Footprint:
 
 
 def test_measured_peaks_correct_later_predictions() -> None:
-    plain, plan = Machine("cpu", "cpu: mine", ""), footprint(9.4e9)
+    plain, plan = Machine("cpu", "cpu: mine", ""), footprint(10e9 - ITSELF["cpu"])
     assert plain.needs(plan) == 10e9 and plain.seconds(plan, "float32") is None
     machine.learn(plain, plan, "float32", peak=int(12e9), seconds=4.0)
     known = machine.read_measured()["cpu: mine"]
@@ -411,3 +411,11 @@ def test_8_bit_adam_needs_its_library(workshop, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", library)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", library)
     assert type(Trainer(prepare(config)).optimizer).__name__ == "Adam8bit"
+    assert rehearse(config, "cpu").training == rehearse(runs.config(workshop), "cpu").training
+
+    def step(self: Any) -> None:
+        raise NotImplementedError("no kernel")
+
+    library.Adam8bit.step = step
+    with pytest.raises(ConfigError, match=r"on 'cpu': no kernel(.|\n)*set memory\.optimizer = 'adam'"):
+        Trainer(prepare(config))

@@ -138,10 +138,11 @@ def _shapes(make: Callable[[], nn.Module]) -> Shapes:
 def _filled(shapes: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights of a size that lets signals through, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    return {name: _values(name, shape, generator, dtype) for name, shape in shapes.items()}
+    return {name: values(name, shape, generator, dtype) for name, shape in shapes.items()}
 
 
-def _values(name: str, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+def values(name: str, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """A tensor's, by its name: norms near 1, biases near 0, and matrices that keep the size of what goes through."""
     if name.endswith("position_ids"):
         return torch.arange(shape[-1]).expand(shape).contiguous()
     if name.endswith("logit_scale"):

@@ -21,6 +21,7 @@ from rlr_core.bench.jobs import complete
 from rlr_core.bench.learn import Budget, learn, learn_settings
 from rlr_core.bench.memory import memory, memory_settings
 from rlr_core.bench.methods import Method
+from rlr_core.bench.plan import plan_cells, plan_settings, predicted_and_measured
 from rlr_core.bench.statistics import Measured, mean_over_seeds
 from rlr_core.bench.steps import steps, steps_settings
 from rlr_core.bench.store import Store
@@ -280,6 +281,22 @@ def study_breakdown(methods: Mapping[str, Method], iterations: int, desk: Desk) 
     ]
     cells.append(["one iteration", *[f"{row['seconds']:.2f} s" for row in rows]])
     return desk.write("breakdown", rows, table(titles, cells))
+
+
+def study_plan(desk: Desk, *, quick: bool) -> str:
+    """Predictions of the planner against what iterations take; jobs one at a time, each in a process of its own."""
+    settings = plan_settings(desk.device, quick=quick)
+    results = replace(desk, workers=0).complete(predicted_and_measured, settings, "plan", "plans")
+    rows = [
+        {"model": _model(mine), "case": mine["case"], **result}
+        for mine, result in zip(settings, results, strict=True)
+    ]
+    titles = ["model", "case", "predicted", "tensors", "off", "process", "off", "seconds"]
+    return desk.write("plan", rows, table(titles, plan_cells(rows, desk.device)))
+
+
+def _model(settings: Mapping[str, Any]) -> str:
+    return f"{settings['family']}, {settings['size'] or 'own'} px, {settings['config']['model']['precision']}"
 
 
 SPANS = {

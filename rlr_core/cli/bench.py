@@ -16,6 +16,7 @@ STUDIES = {
     "steps": "what one picture's gradient tells at each step of the chain",
     "memory": "peak memory as the chain and the sub-chain grow",
     "time": "where the time of an iteration goes",
+    "plan": "the planner's predictions against measured memory, at full size with random weights",
 }
 
 
@@ -92,8 +93,13 @@ def bench(options: argparse.Namespace) -> None:
     if options.study == "rewards":
         _bench_rewards(options)
         return
-    methods = _methods(options)
     from rlr_core.bench import study
+
+    if options.study == "plan":
+        desk = study.Desk(options.out, 0, options.device)
+        print(f"\n{study.study_plan(desk, quick=options.quick)}\nResults are in {options.out}.")
+        return
+    methods = _methods(options)
     from rlr_core.bench.learn import Budget
 
     desk, quick = study.Desk(options.out, options.workers, options.device), options.quick

@@ -96,11 +96,17 @@ def _settled(setup: Setup, rehearsal: Rehearsal) -> Trainer:
     trainer = Trainer(setup)
     trainer.batch()
     with rehearsal.part(LORA):
-        for parameter in setup.lora.parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
+        with_moments(trainer)
     rehearsal.flops = 0
+    return trainer
+
+
+def with_moments(trainer: Trainer) -> Trainer:
+    """The trainer after a step of its optimizer that changes nothing."""
+    for parameter in trainer.setup.lora.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
     return trainer
 
 
