@@ -25,7 +25,6 @@ from rlr_core.planner.footprint import LORA, WEIGHTS, Footprint, rehearse, short
 from rlr_core.planner.ladder import first_that_fits, ladder, savings, smaller_chunks
 from rlr_core.planner.live import LiveTensors
 from rlr_core.planner.machine import ITSELF, Machine
-from rlr_core.planner.shapes import Shapes
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.runner import request_stop, resume, start
@@ -116,6 +115,14 @@ def test_weights_are_counted_in_the_precision_asked_for(workshop) -> None:
     assert full["unet"] == pytest.approx(2 * half["unet"], rel=0.01)
 
 
+def test_on_a_cpu_there_is_nowhere_to_move_weights_to(workshop) -> None:
+    def sizes(device: str) -> list[int]:
+        configs = [runs.config(workshop, memory__offload=what) for what in ("none", "text")]
+        return [rehearse(config, device).training[WEIGHTS] for config in configs]
+
+    assert sizes("cpu")[0] == sizes("cpu")[1] and sizes("cuda")[0] > sizes("cuda")[1]
+
+
 def test_a_prediction_leaves_the_libraries_as_they_were(workshop) -> None:
     before = dict(vars(torch.nn.functional))
     rehearse(runs.config(workshop), "cuda")
@@ -130,43 +137,6 @@ def test_what_lives_does_not_count_views_of_what_was_there() -> None:
         assert live.peak == 0
         made = view + 1
     assert live.peak == 4000 and made.shape == (100, 10)
-
-
-def blank(*shape: int) -> torch.Tensor:
-    return torch.empty(shape, device="meta")
-
-
-aten = torch.ops.aten
-
-
-@pytest.mark.parametrize(
-    ("operation", "args"),
-    [
-        (aten.mm.default, (blank(3, 4), blank(5, 4).t())),
-        (aten.convolution.default, (blank(1, 2, 8, 8), blank(3, 2, 3, 3), None, [2, 2], [1, 1], [1, 1], False, [0, 0], 1)),
-        (aten.native_layer_norm.default, (blank(2, 4), [4], None, None, 1e-5)),
-        (aten.add.Tensor, (blank(2, 3), blank(3))),
-        (aten.cat.default, ([blank(1, 4), blank(2, 4)],)),
-        (aten.t.default, (blank(3, 4),)),
-        (aten.add_.Tensor, (blank(3, 4), 1)),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_what_is_remembered_is_what_torch_gives(operation, args) -> None:
-    """Sizes, work, and whether the storage is a new one."""
-    shapes = Shapes()
-    (first, work), (again, same_work) = shapes(operation, args, {}), shapes(operation, args, {})
-    assert work == same_work and type(first) is type(again)
-    many = isinstance(first, tuple)
-    for one, other in zip(first, again, strict=True) if many else [(first, again)]:
-        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
-        shared = one.untyped_storage()._cdata == other.untyped_storage()._cdata
-        assert shared is (operation in (aten.t.default, aten.add_.Tensor))
-
-
-def test_numbers_that_count_are_not_remembered() -> None:
-    shapes, rows = Shapes(), torch.arange(4)
-    assert [len(shapes(aten.index.Tensor, (rows, [rows > k]), {})[0]) for k in (0, 2)] == [3, 1]
 
 
 def test_the_worst_case_of_a_random_length_is_rehearsed() -> None:

@@ -72,6 +72,8 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
 def settled(config: RunConfig, device: str) -> RunConfig:
     """The config with what `device` decides."""
     precision = "bfloat16" if device == "cuda" else "float32"
+    if device == "cpu":  # what is taken off it stays in the same memory
+        config = replace(config, memory=replace(config.memory, offload="none"))
     if config.reward.precision != "auto":
         return config
     return replace(config, reward=replace(config.reward, precision=precision))
