@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ pytest.importorskip("diffusers")
 
 import runs
 
+from rlr_core.chain import Denoiser, Level, Prediction
 from rlr_core.config import RunConfig, load
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError
@@ -137,18 +140,48 @@ def demo(*settings: str) -> RunConfig:
     return load(DEMO, ["model.threads=1", "model.device=cpu", *settings])
 
 
+@dataclass(frozen=True)
+class Twofold:
+    """Moves along the chain in float32, and is rounded where it is differentiated: both see the same latents."""
+
+    exact: Denoiser
+    rounded: Denoiser
+
+    def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
+        return (self.rounded if torch.is_grad_enabled() else self.exact)(x, level, conditioning)
+
+
+def cosines(way: str, pictures: int, *settings: str) -> dict[str, Tensor]:
+    """Part → cosines (pictures,) of each picture's gradient, rounded in this `way`, with float32's at the same latents."""
+    settings = ("sampling.steps=6", "training.batch_size=1", "training.prompts_per_batch=1", *settings)
+    exact, rounded = ready(demo(*settings)), ready(demo(*settings, way))
+    problem = replace(rounded.problem, denoiser=Twofold(exact.problem.denoiser, rounded.problem.denoiser))
+    trainer, found = Trainer(exact), []
+    for trainer.iteration in range(pictures):
+        batch = trainer.batch()
+        both = exact.estimator(exact.problem, batch).parts, rounded.estimator(problem, batch).parts
+        found.append([cosine(both[0][name].gradient, both[1][name].gradient) for name in both[0]])
+    return dict(zip(both[0], torch.tensor(found).T, strict=True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_lower_precision_has_nearly_the_same_gradient(precision) -> None:
-    """Of each part, at the embedded checkpoint."""
-    chain = ["sampling.steps=3", "training.batch_size=2", "training.prompts_per_batch=2", "estimator.chunk=2"]
-    chain += ["estimator.name=rlr", "estimator.first_order_steps=1", "estimator.sub_chain_length=1"]
-    exact = gradients(demo(*chain))
-    for way in (f"memory.autocast={precision}", f"model.precision={precision}"):
-        rounded = gradients(demo(*chain, way))
-        assert {name: cosine(rounded[name], exact[name]) > 0.99 for name in exact} == dict.fromkeys(
-            exact, True
-        )
+@pytest.mark.parametrize(
+    ("way", "pictures"),
+    [
+        ("memory.autocast=bfloat16", 6),
+        ("model.precision=bfloat16", 6),
+        ("memory.autocast=float16", 3),  # for which many CPUs have no instructions
+        ("model.precision=float16", 2),
+    ],
+)
+def test_lower_precision_has_nearly_the_same_gradient(way, pictures) -> None:
+    """At the embedded checkpoint, of most pictures; a few are so steep that any rounding turns their gradient."""
+    rlr = "estimator.first_order_steps=1", "estimator.sub_chains=uniform"
+    found = cosines(way, pictures, "estimator.name=lookahead")
+    found |= cosines(way, pictures, "estimator.name=rlr", *rlr)
+    for part, values in found.items():
+        print(f"{way:26} {part:12} median {values.median():.4f}, least {values.min():.4f}")
+    assert {part: values.median() > 0.99 for part, values in found.items()} == dict.fromkeys(found, True)
 
 
 @pytest.mark.slow
