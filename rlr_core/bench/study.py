@@ -317,8 +317,9 @@ def _pm(value: Mapping[str, float]) -> str:
     middle, width = value["value"], value["half_width"]
     if width != width:
         return f"{middle:.3g}"
-    places = max(0, min(3, 1 - _exponent(width)))
-    return f"{middle:,.{places}f} ± {width:,.{places}f}"
+    places = min(3, 1 - _exponent(width))
+    shown = (f"{round(number, places) + 0.0:,.{max(0, places)}f}" for number in (middle, width))
+    return " ± ".join(shown)
 
 
 def _exponent(value: float) -> int:
