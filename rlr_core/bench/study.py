@@ -64,15 +64,20 @@ class Desk:
         return table
 
 
-def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int | None, desk: Desk) -> str:
-    """Every method's grid of learning rates at one tuning seed, then its best one at `seeds` seeds (None: its own number)."""
+def study_learn(
+    methods: Mapping[str, Method], budget: Budget, seeds: int | None, desk: Desk, timed: int = 6
+) -> str:
+    """Every method's grid of learning rates at one tuning seed, then its best one at `seeds` seeds (None: its own number).
+
+    `timed` iterations tell a method's pace.
+    """
     best = _best_rates(methods, budget, desk)
     jobs = [(method, seed) for method in methods.values() for seed in range(seeds or method.seeds)]
     settings = [
         learn_settings(method, best[method.name], seed, budget, device=desk.device) for method, seed in jobs
     ]
     results = desk.complete(learn, settings, "learn", "learning curves")
-    pace = _pace(methods, desk)
+    pace = _pace(methods, timed, desk)
     curves = {
         name: [
             _timed(result, pace[name])
@@ -107,11 +112,12 @@ def study_learn(methods: Mapping[str, Method], budget: Budget, seeds: int | None
     return desk.write("learn", rows, table(titles, cells))
 
 
-def _pace(methods: Mapping[str, Method], desk: Desk) -> dict[str, float]:
+def _pace(methods: Mapping[str, Method], iterations: int, desk: Desk) -> dict[str, float]:
     """Method → seconds of one iteration: the median of rounds in which all methods take their turn, one at a time."""
     turns = [(method, number) for number in range(ROUNDS) for method in methods.values()]
     settings = [
-        {**breakdown_settings(method, 6, device=desk.device), "round": number} for method, number in turns
+        {**breakdown_settings(method, iterations, device=desk.device), "round": number}
+        for method, number in turns
     ]
     results = replace(desk, workers=min(desk.workers, 1)).complete(breakdown, settings, "pace", "seconds")
     return {

@@ -107,7 +107,8 @@ def bench(options: argparse.Namespace) -> None:
         case "learn":
             budget = Budget(options.evaluations, options.seconds, points=4, pictures=options.pictures)
             budget = Budget(100, 0.0, points=1, pictures=4) if quick else budget
-            table = study.study_learn(methods, budget, 2 if quick else options.seeds, desk)
+            seeds, timed = (2, 1) if quick else (options.seeds, 6)
+            table = study.study_learn(methods, budget, seeds, desk, timed)
         case "variance":
             table = study.study_variance(
                 methods, 3 if quick else options.batches, 0.02, options.out / "cache", desk
