@@ -299,6 +299,11 @@ def test_the_cost_of_a_level_is_read_between_points() -> None:
     assert study.to_level([{**points[0], "held_out": 0.9}, points[1]], 0.6) == 0
 
 
+def test_a_device_that_plans_are_not_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "plan", "--out", str(tmp_path), "--device", "mps"]) == 2
+    assert "one of cuda, cpu" in capsys.readouterr().err
+
+
 def test_collapse_is_told_from_noise() -> None:
     def result(end: float, failure: str = "") -> dict[str, Any]:
         return {"points": [{"held_out": 0.4}, {"held_out": end, "error": 0.05}], "failure": failure}

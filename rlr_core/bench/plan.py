@@ -17,6 +17,7 @@ import torch
 
 from rlr_core.bench.random_weights import values
 from rlr_core.config import ModelConfig, from_dict, load, to_dict
+from rlr_core.errors import ConfigError
 from rlr_core.models import Model
 from rlr_core.models.blank import blank_parts
 from rlr_core.models.families import CONFIGS
@@ -51,7 +52,9 @@ FEW: dict[str, Models] = {"cuda": (), "cpu": (("sdxl", 128, "bfloat16"), ("sd1",
 
 
 def plan_settings(device: str, *, quick: bool) -> list[dict[str, Any]]:
-    """What defines the jobs of `predicted_and_measured`; quick: some, of the embedded checkpoint."""
+    """What defines the jobs of `predicted_and_measured`; quick: some, of the embedded checkpoint. Raises `ConfigError`."""
+    if device not in FULL:
+        raise ConfigError(f"--device {device}", f"one of {', '.join(FULL)}", "choose one of them")
     if quick:
         return [_settings(device, "embedded", 0, "float32", name) for name in (PLAIN, BOTH, THRIFTY)]
     jobs = [(model, name) for model in FULL[device] for name in CASES]
