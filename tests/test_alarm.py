@@ -1,4 +1,4 @@
-"""The reward-hacking alarm: how often it is false, how often it is missed, and what comes of it.
+"""The alarm: how often it is false, how often it is missed, and what comes of it.
 
 The statistical tests simulate whole runs; their limits are stated beside them.
 """
@@ -21,13 +21,14 @@ pytest.importorskip("diffusers")
 import killed
 import runs
 
-from rlr_core.config import to_toml
+from rlr_core.config import RunConfig, to_toml
 from rlr_core.errors import ConfigError
 from rlr_core.rewards.statistics import diversity
 from rlr_core.runs import log, runner
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.trainer import AlarmRaised, Evaluation, Iteration, NewBest, Trainer, prepare
 from rlr_core.trainer.alarm import TRAINED, Alarm, probabilities, student_tail
+from rlr_core.trainer.watch import Watch
 
 CHECKS, PAIRS = 9, 16
 RUNS = 400
@@ -62,8 +63,10 @@ def test_few_pairs_show_nothing_however_alike_they_are():
 # false alarms and missed ones, over whole runs
 
 
-def simulated(generator: torch.Generator, *, kind: str, fall: float = 0.0, watched: int = 3) -> bool:
-    """Whether a run raises the alarm whose trained reward surely rises, while watched series fall by `fall` in the end.
+def simulated(
+    generator: torch.Generator, *, kind: str, fall: float = 0.0, rise: float = 3.0, watched: int = 3
+) -> bool:
+    """Whether a run raises the alarm whose trained reward rises by `rise` a check, while a watched series falls in the end.
 
     A score is the pair's own level, the same at every check, and noise of the same size.
     """
@@ -73,7 +76,7 @@ def simulated(generator: torch.Generator, *, kind: str, fall: float = 0.0, watch
         noisy = levels + torch.randn(watched, PAIRS, generator=generator)
         noisy[0] -= fall if check >= CHECKS - 3 else 0.0
         scores = {f"series {k}": SHAPES[kind](values) for k, values in enumerate(noisy)}
-        if alarm({TRAINED: torch.randn(PAIRS, generator=generator) + 3.0 * check, **scores}):
+        if alarm({TRAINED: torch.randn(PAIRS, generator=generator) + rise * check, **scores}):
             return True
     return False
 
@@ -96,6 +99,16 @@ def test_false_alarms_are_as_rare_as_promised(kind):
     assert raised(kind) < 0.085
 
 
+def test_a_reward_that_stays_where_it_is_has_not_collapsed():
+    """False alarms, again of at most 5%."""
+    assert raised("normal", rise=0.0) < 0.085
+
+
+def test_a_collapse_is_found():
+    """The trained reward falls by a quarter of a standard deviation of its noise a check, by two in all."""
+    assert raised("normal", rise=-0.25) > 0.9
+
+
 def test_a_real_fall_is_found():
     """One series of three falls by 2.5 standard deviations of its noise at the last three of nine checks."""
     assert raised("normal", fall=2.5) > 0.9
@@ -103,7 +116,7 @@ def test_a_real_fall_is_found():
 
 def test_a_level_that_is_too_lax_would_be_noticed(monkeypatch):
     """Power of the first test: without the union bound, far more than 5% of runs raise a false alarm."""
-    monkeypatch.setattr(math, "comb", lambda n, k: 1)
+    monkeypatch.setattr(Alarm, "_tests", lambda alarm, watched: watched)
     assert raised("normal") > 0.3
 
 
@@ -130,15 +143,63 @@ def series(trained: float, held_out: float, spread: float = 0.01) -> dict[str, t
         ([(0.5, 0.5), (0.6, 0.4)], 0),
         ([(0.5, 0.5), (0.6, 0.9), (0.7, 0.6)], 1),  # fallen from the best, though above the start
         ([(0.5, 0.5), (0.7, 0.9), (0.7, 0.6)], 1),  # the trained reward has risen before
-        ([(0.5, 0.5), (0.4, 0.3)], None),  # both fall: training does harm, but no reward is hacked
-        ([(0.5, 0.5), (0.7, 0.9), (0.6, 0.6)], None),
+        ([(0.5, 0.5), (0.7, 0.9), (0.6, 0.6)], None),  # both fell, but are above the start
     ],
 )
-def test_when_it_is_raised(checks, expected):
+def test_when_a_reward_is_hacked(checks, expected):
     alarm = Alarm(len(checks), 0.05)
     *quiet, last = [alarm(series(*check)) for check in checks]
     assert not any(quiet)
     assert (last[0].check if last else None) == expected
+
+
+@pytest.mark.parametrize("held_out", [0.3, 0.5, 0.8])
+def test_when_training_has_collapsed(held_out):
+    """The trained reward is below that of the start, whatever became of the others."""
+    alarm = Alarm(3, 0.05)
+    assert not alarm(series(0.5, 0.5)) and not alarm(series(0.6, 0.9))
+    (fall,) = alarm(series(0.4, held_out))
+    assert (fall.series, fall.check) == (TRAINED, 0)
+    assert fall.before == pytest.approx(0.5) and fall.now == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (
+            (0.6, 0.4),
+            "the reward may be hacked: the reward trained on rose (0.500 → 0.600), but since iteration 0",
+        ),
+        (
+            (0.4, 0.4),
+            "training has collapsed: the reward trained on fell below that of the start: 0.500 → 0.400",
+        ),
+    ],
+)
+def test_what_it_says(now, words):
+    watch = Watch(RunConfig())
+    told = [
+        event
+        for k, check in enumerate([(0.5, 0.5), now])
+        for event in watch.judge(evaluation(k, *check), dict)
+    ]
+    (alarm,) = (event for event in told if isinstance(event, AlarmRaised))
+    assert alarm.message.startswith(words)
+    assert watch.raised
+
+
+def evaluation(iteration: int, trained: float, held_out: float) -> Evaluation:
+    rewards, scores = series(trained, held_out).values()
+    return Evaluation(
+        "during",
+        prompts=["a circle"] * PAIRS,
+        seeds=list(range(PAIRS)),
+        images=torch.zeros(PAIRS, 3, 1, 1),
+        scores=scores,
+        rewards=rewards,
+        iteration=iteration,
+        statistics={"diversity": torch.ones(PAIRS)},
+    )
 
 
 def test_the_surest_fall_comes_first():

@@ -106,7 +106,7 @@ def _tell_outcome(directory: RunDirectory) -> None:
 
 def _tell_alarm(directory: RunDirectory, summary: Summary) -> None:
     for event in summary.of("alarm"):
-        print(f"\nREWARD-HACKING ALARM at iteration {event['iteration']}: {event['message']}.")
+        print(f"\nALARM at iteration {event['iteration']}: {event['message']}.")
         best = f"the best LoRA by held-out score, of iteration {event['best']}"
         if directory.config.alarm.action == "rollback":
             print(f"Training ended there, with {best}.")

@@ -75,7 +75,7 @@ class Narrator:
             case CheckpointDue(iteration=0):
                 self._advance(0)
             case AlarmRaised():
-                self._say(f"REWARD-HACKING ALARM: {event.message}.")
+                self._say(f"ALARM: {event.message}.")
                 self._rolled_back = self._config.alarm.action == "rollback"
             case CheckpointDue() if event.iteration == self._config.training.iterations or self._rolled_back:
                 self._close()

@@ -253,7 +253,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    """The alarm for reward hacking: the trained reward rises while held-out ones or the diversity fall."""
+    """The alarm: the trained reward rises while held-out ones or the diversity fall, or falls below that of the start."""
 
     action: str = setting(
         "warn",

@@ -69,7 +69,7 @@ def alarm_banner(alarms: Sequence[dict[str, Any]], config: RunConfig) -> str:
     alarm = alarms[0]
     did = WHAT_IT_DID[config.alarm.action].format(best=alarm["best"])
     return (
-        '<section class="alarm"><h2>Reward-hacking alarm</h2>'
+        '<section class="alarm"><h2>Alarm</h2>'
         f"<p>At iteration {alarm['iteration']} {html.escape(alarm['message'])}.</p>"
         f"<p>{did} The best LoRA by held-out score is that of iteration {alarm['best']}. What helps: fewer iterations, "
         "a lower training.learning_rate, or a mix with a reward that the fallen one agrees with.</p></section>"

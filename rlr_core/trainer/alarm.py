@@ -1,10 +1,12 @@
-"""The alarm for reward hacking: the reward that is trained on rises while what only watches falls.
+"""The alarm: a hacked reward, which rises while what only watches falls, or a collapse, where it falls itself.
 
 At every check the same (prompt, seed) pairs are painted and scored. A series (the held-out score, every watched reward, the
 diversity) has fallen where its mean difference to any earlier check, pair by pair, is below 0 in a one-sided Student's t-test
-at level false_alarms / (pairs of checks · series). By the union bound a run whose watched series do not fall raises the alarm
-with at most the probability false_alarms, whichever check it is compared with: the start, the best so far or any other. The
-alarm is raised where, besides, the trained reward is above that of the start (at 5%) and has not fallen since that check.
+at level false_alarms / number of tests of the whole run. By the union bound a run in which nothing falls raises the alarm with
+at most the probability false_alarms, whichever check it is compared with: the start, the best so far or any other.
+
+A reward is hacked where, besides, the trained reward is above that of the start (at 5%) and has not fallen since that check.
+Training has collapsed where the trained reward has fallen below that of the start; the two exclude each other.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 TRAINED = "the reward trained on"
-"""Name of the series that rises when a reward is hacked."""
+"""Name of the series that rises when a reward is hacked, and falls when training collapses."""
 ROSE = 0.05
 """Level of the test that the trained reward has risen."""
 
@@ -62,11 +64,19 @@ class Alarm:
         self.history.append({name: values.double() for name, values in scores.items()})
         if len(self.history) == 1:
             return []
-        tests = math.comb(max(self.checks, len(self.history)), 2) * (len(scores) - 1)
+        watched = [name for name in scores if name != TRAINED]
         suspects = self._checks_since_which_training_went_well()
-        falls = [self._surest_fall(name, suspects) for name in scores if name != TRAINED]
-        sure = [fall for fall in falls if fall.probability < self.false_alarms / tests]
+        only_the_start = [number == 0 for number in range(len(suspects))]
+        falls = [self._surest_fall(name, suspects) for name in watched]
+        falls.append(self._surest_fall(TRAINED, only_the_start))
+        level = self.false_alarms / self._tests(len(watched))
+        sure = [fall for fall in falls if fall.probability < level]
         return sorted(sure, key=lambda fall: fall.probability)
+
+    def _tests(self, watched: int) -> int:
+        """Of the whole run: pairs of checks for every watched series, and the trained reward against the start."""
+        checks = max(self.checks, len(self.history))
+        return math.comb(checks, 2) * watched + checks - 1
 
     def _past(self, series: str) -> Tensor:
         """All checks but the present one, (k, n)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rlr_core.trainer.alarm import Fall
+from rlr_core.trainer.alarm import TRAINED, Fall
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class NewBest:
 
 @dataclass(frozen=True)
 class AlarmRaised:
-    """The trained reward rose while others fell.
+    """The trained reward rose while others fell, or fell below that of the start.
 
     Attributes:
         iteration: of the check that showed it.
@@ -125,11 +125,14 @@ class AlarmRaised:
     def message(self) -> str:
         """In plain words."""
         fall = self.falls[0]
+        change = f"{fall.before:.3f} → {fall.now:.3f} ({fall.now - fall.before:+.3f} ± {fall.half_width:.3f})"
+        if fall.series == TRAINED:
+            return f"training has collapsed: the reward trained on fell below that of the start: {change}"
         others = "".join(f", {other.series}" for other in self.falls[1:])
         return (
-            f"the reward trained on rose ({self.trained[0]:.3f} → {self.trained[1]:.3f}), but since iteration {self.since} "
-            f"the {fall.series} fell: {fall.before:.3f} → {fall.now:.3f} "
-            f"({fall.now - fall.before:+.3f} ± {fall.half_width:.3f}){'; also' + others[1:] if others else ''}"
+            "the reward may be hacked: the reward trained on rose "
+            f"({self.trained[0]:.3f} → {self.trained[1]:.3f}), but since iteration {self.since} "
+            f"the {fall.series} fell: {change}{'; also' + others[1:] if others else ''}"
         )
 
 
