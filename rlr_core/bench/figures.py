@@ -33,13 +33,16 @@ def learning_curves(
     axes = figure.add_subplot()
     grid = [limit * k / 10 for k in range(11)]
     for number, (label, seeds) in enumerate(curves.items()):
-        colour = OURS if number == 0 else OTHERS[(number - 1) % len(OTHERS)]
+        again, at_colour = divmod(number - 1, len(OTHERS))
+        colour, style = (OURS, "-") if number == 0 else (OTHERS[at_colour], "--" if again else "-")
         at = [
             mean_over_seeds(column)
             for column in zip(*(on_grid(points, axis, grid) for points in seeds), strict=True)
         ]
         middle = [value.value for value in at]
-        axes.plot(grid, middle, color=colour, linewidth=2.6 if number == 0 else 1.3, label=label)
+        axes.plot(
+            grid, middle, color=colour, linestyle=style, linewidth=2.6 if number == 0 else 1.3, label=label
+        )
         if len(seeds) > 1:
             low, high = [value.low for value in at], [value.high for value in at]
             axes.fill_between(grid, low, high, color=colour, alpha=0.22 if number == 0 else 0.10, linewidth=0)

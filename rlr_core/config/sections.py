@@ -147,7 +147,7 @@ class EstimatorConfig:
     antithetic: bool = setting(True, "zeroth: a second rollout with the opposite perturbation")
     sub_chains: str = setting(
         "learned",
-        "that a picture differentiates: one, drawn with learned or uniform probabilities, or all",
+        "that a picture differentiates: one, drawn with learned (chunk below batch_size) or uniform probabilities, or all",
         choices=("learned", "uniform", "all"),
     )
     baseline: str = setting(

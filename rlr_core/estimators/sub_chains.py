@@ -112,7 +112,8 @@ class OneSubChain(SubChainPolicy):
 
     Args:
         length: h.
-        learned: p_j ∝ sqrt(E|term_j|²), the choice of least variance, tracked over earlier batches; else uniform.
+        learned: p_j ∝ sqrt(E|term_j|²), the choice of least variance, tracked over earlier batches; else uniform. What a chunk
+            shows is the norm of its sum: where every chunk has all sub-chains in equal numbers, p stays uniform.
         floor: the share of uniform probability that is mixed in, which bounds the weights.
         decay: how much of a tracked mean stays after a batch that observed it.
     """
