@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toy import toy_batch, toy_problem
 
 from rlr_core.bench import study
 from rlr_core.bench.breakdown import Stopwatch
@@ -28,8 +29,12 @@ from rlr_core.bench.statistics import (
     total_variance,
 )
 from rlr_core.bench.store import Store, fingerprint
+from rlr_core.bench.terms import back_propagated
+from rlr_core.chain import rollout
 from rlr_core.cli.main import main
+from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError
+from rlr_core.estimators import build
 from rlr_core.planner.machine import ITSELF
 
 # Statistics
@@ -266,6 +271,58 @@ def test_what_a_gradient_tells_at_each_step(folder: Path, capsys: pytest.Capture
     assert [row["cost"] for row in found] == [*range(3, 13), 40]
     assert all(row["tail"] >= 1 and row["median"] > 0 for row in found)
     assert "| full BP |" in capsys.readouterr().out
+
+
+TERMS = """
+[all]
+sampling = { steps = 4 }
+training = { batch_size = 2, prompts_per_batch = 2 }
+estimator = { name = "rlr", first_order_steps = 1, sub_chain_length = 2, chunk = 1 }
+[antithetic]
+[control]
+estimator = { sub_chain_end = "control_variate" }
+[draft]
+estimator = { name = "draft" }
+"""
+
+
+def test_the_terms_of_sub_chains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """3 steps before the tail: sub-chains of 1 and of 2, each differentiated (3 a step), and finished once more by the twin.
+
+    The control variate has two lookaheads with gradient (6), and a second way back for its other part (2 a step).
+    """
+    (tmp_path / "methods.toml").write_text(TERMS, encoding="utf-8")
+    command = ["bench", "terms", "--quick", "--workers", "0", "--out", str(tmp_path), "--methods"]
+    assert main([*command, str(tmp_path / "methods.toml"), "--only", "antithetic,control"]) == 0
+    found = rows(tmp_path, "terms")
+    for name, costs in (("antithetic", [3 + 3, 6 + 1]), ("control", [3 + 3 + 6 + 2, 6 + 1 + 6 + 4])):
+        terms = found[name]["terms"]
+        assert [(term["start"], term["stop"]) for term in terms] == [(0, 1), (1, 3)]
+        assert [term["cost"] for term in terms] == costs
+        moments = [term["estimated"]["value"] for term in terms]
+        assert found[name]["uniform"]["value"] == pytest.approx(2 * sum(moments))
+        assert found[name]["best"]["value"] == pytest.approx(sum(m**0.5 for m in moments) ** 2)
+    assert found["antithetic"]["terms"][0]["exact"] == found["control"]["terms"][0]["exact"]
+    assert "| 1–2 " in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "methods.toml"), "--only", "draft"]) == 2
+    assert "half-order" in capsys.readouterr().err
+
+
+def test_back_propagated_terms_add_up_to_the_whole_gradient() -> None:
+    problem, batch = toy_problem(), toy_batch(4, 0)
+    chain, x = problem.chain(batch), batch.noise.initial()
+    _, latents = rollout(chain, x, torch.arange(4), range(problem.steps), keep=range(problem.steps))
+    latents[problem.steps], _ = rollout(chain, x, torch.arange(4), range(problem.steps))
+    apart = torch.stack(
+        [
+            back_propagated(problem, chain, batch, j, {i: x[j].detach() for i, x in latents.items()})
+            for j in torch.arange(4).split(1)
+        ]
+    )
+    assert apart.shape[:2] == (4, problem.steps)
+    whole = build(EstimatorConfig(name="full_bp", chunk=4), problem.steps)(problem, batch).gradient
+    assert torch.allclose(apart.sum(1).mean(0), whole, rtol=1e-10, atol=1e-14)
+    assert (apart.abs().sum(-1) > 0).all(), "every step has a term"
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from rlr_core.bench.plan import plan_cells, plan_settings, predicted_and_measure
 from rlr_core.bench.statistics import Measured, mean_over_seeds
 from rlr_core.bench.steps import steps, steps_settings
 from rlr_core.bench.store import Store
+from rlr_core.bench.terms import terms, terms_settings
 from rlr_core.bench.variance import product, reference, reference_settings, variance, variance_settings
 from rlr_core.storage import write_text
 
@@ -229,6 +230,33 @@ def study_variance(
         for row in rows
     ]  # fmt: skip
     return desk.write("variance", rows, table(titles, cells))
+
+
+def study_terms(methods: Mapping[str, Method], pictures: int, spread: float, desk: Desk) -> str:
+    """How noisy the half-order term of each sub-chain is; a row for each, and a column for each method."""
+    settings = [terms_settings(method, pictures, spread, device=desk.device) for method in methods.values()]
+    results = desk.complete(terms, settings, "terms", "terms")
+    rows = [
+        {"method": method.name, "label": method.label, **result}
+        for method, result in zip(methods.values(), results, strict=True)
+    ]
+    ends = sorted({(term["start"], term["stop"]) for row in rows for term in row["terms"]})
+    cells = [[_steps(*end), *[_term(row, end) for row in rows]] for end in ends]
+    cells.append(["one, drawn uniformly", *[_pm(row["uniform"]) for row in rows]])
+    cells.append(["one, best probabilities", *[_pm(row["best"]) for row in rows]])
+    return desk.write("terms", rows, table(["steps", *[row["label"] for row in rows]], cells))
+
+
+def _steps(start: int, stop: int) -> str:
+    return f"{start}" if stop == start + 1 else f"{start}–{stop - 1}"
+
+
+def _term(row: Mapping[str, Any], end: tuple[int, int]) -> str:
+    """A cell: the estimated term's second moment, and the back-propagated one's."""
+    for term in row["terms"]:
+        if (term["start"], term["stop"]) == end:
+            return f"{_pm(term['estimated'])} ({_pm(term['exact'])})"
+    return "–"
 
 
 def study_steps(method: Method, pictures: int, points: Sequence[tuple[float, int]], desk: Desk) -> str:

@@ -13,6 +13,7 @@ from rlr_core.errors import ConfigError
 STUDIES = {
     "learn": "learning curves at equal compute, over several seeds",
     "variance": "bias, variance, cost, time and memory of each gradient",
+    "terms": "how noisy the half-order term of each sub-chain is",
     "steps": "what one picture's gradient tells at each step of the chain",
     "memory": "peak memory as the chain and the sub-chain grow",
     "time": "where the time of an iteration goes",
@@ -113,6 +114,8 @@ def bench(options: argparse.Namespace) -> None:
             table = study.study_variance(
                 methods, 3 if quick else options.batches, 0.02, options.out / "cache", desk
             )
+        case "terms":
+            table = study.study_terms(methods, 2 if quick else 64, 0.02, desk)
         case "steps":
             points = [(0.02, 0)] if quick else [(0.02, 0), (0.0, 25)]
             table = study.study_steps(next(iter(methods.values())), 6 if quick else 128, points, desk)

@@ -146,9 +146,9 @@ class EstimatorConfig:
     branches: int = setting(1, "antithetic pairs at a sub-chain's end", low=1)
     antithetic: bool = setting(True, "zeroth: a second rollout with the opposite perturbation")
     sub_chains: str = setting(
-        "learned",
-        "that a picture differentiates: one, drawn with learned (chunk below batch_size) or uniform probabilities, or all",
-        choices=("learned", "uniform", "all"),
+        "uniform",
+        "that a picture differentiates: one, each with the same probability, or all",
+        choices=("uniform", "all"),
     )
     baseline: str = setting(
         "leave_one_out",

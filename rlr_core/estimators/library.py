@@ -30,8 +30,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "none": NoBaseline,
 }
 
-POLICIES: dict[str, Callable[[int], SubChainPolicy]] = {
-    "learned": lambda length: OneSubChain(length, learned=True),
+POLICIES: dict[str, type[SubChainPolicy]] = {
     "uniform": OneSubChain,
     "all": AllSubChains,
 }

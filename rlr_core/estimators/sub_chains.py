@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,20 +46,6 @@ class SubChainPolicy(ABC):
     def ends(self, steps: int) -> Tensor:
         """The last steps that sub-chains may have, where the likelihood ratio needs noise."""
         return torch.tensor([stop - 1 for _, stop in partition(steps, self.length)])
-
-    def observe(self, drawn: SubChains, squared_norm: float) -> None:  # noqa: B027  (most policies learn nothing)
-        """Learn from the squared norm of a gradient that came from `drawn`."""
-
-    def settle(self) -> None:  # noqa: B027
-        """The batch is over: what was observed may be used from now on."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was learned."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        assert not state
 
 
 def partition(steps: int, length: int) -> list[tuple[int, int]]:
@@ -108,74 +94,14 @@ class RandomStart(SubChainPolicy):
 
 
 class OneSubChain(SubChainPolicy):
-    """One sub-chain of the partition, drawn with probability p_j and weighted by 1/p_j: every step counts once in expectation.
-
-    Args:
-        length: h.
-        learned: p_j ∝ sqrt(E|term_j|²), the choice of least variance, tracked over earlier batches; else uniform. What a chunk
-            shows is the norm of its sum: where every chunk has all sub-chains in equal numbers, p stays uniform.
-        floor: the share of uniform probability that is mixed in, which bounds the weights.
-        decay: how much of a tracked mean stays after a batch that observed it.
-    """
-
-    def __init__(self, length: int, *, learned: bool = False, floor: float = 0.2, decay: float = 0.9):
-        super().__init__(length)
-        self.learned, self.floor, self.decay = learned, floor, decay
-        self._second_moment: dict[int, float] = {}
-        self._observed: dict[int, list[float]] = {}
-
-    def probabilities(self, count: int) -> Tensor:
-        """(count,) p_j of the sub-chains of the partition."""
-        uniform = torch.full((count,), 1 / count, dtype=torch.float64)
-        if not self.learned or not self._second_moment:
-            return uniform
-        typical = sum(self._second_moment.values()) / len(self._second_moment)
-        moments = torch.tensor(
-            [self._second_moment.get(j, typical) for j in range(count)], dtype=torch.float64
-        )
-        weights = moments.sqrt()
-        if not weights.sum() > 0:
-            return uniform
-        return self.floor * uniform + (1 - self.floor) * weights / weights.sum()
+    """One sub-chain of the partition, drawn uniformly and weighted by their number: every step counts once in expectation."""
 
     def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
         parts = torch.tensor(partition(steps, self.length))
-        p = self.probabilities(len(parts))
-        edges = p.cumsum(0)
-        number = torch.searchsorted(edges, stratified(batch_size, generator), right=True).clamp(
-            max=len(parts) - 1
-        )
-        return [SubChains(parts[number, 0], parts[number, 1], 1 / p[number], number)]
+        count = len(parts)
+        number = (stratified(batch_size, generator) * count).long().clamp(max=count - 1)
+        weight = torch.full((batch_size,), float(count), dtype=torch.float64)
+        return [SubChains(parts[number, 0], parts[number, 1], weight, number)]
 
     def coverage(self, steps: int) -> Tensor:
         return torch.ones(steps)
-
-    def observe(self, drawn: SubChains, squared_norm: float) -> None:
-        """Share the squared norm of a chunk's mean gradient among its samples, in the proportion expected so far.
-
-        Terms of different samples are nearly uncorrelated, so |Σ_j w_j·term_j / n|² ≈ Σ_j w_j²·|term_j|² / n².
-        """
-        n, numbers = len(drawn.number), drawn.number.tolist()
-        typical = sum(self._second_moment.values()) / max(len(self._second_moment), 1)
-        expected = [self._second_moment.get(j, typical) or 1.0 for j in numbers]
-        scale = (
-            squared_norm
-            * n
-            * n
-            / sum(w * w * e for w, e in zip(drawn.weight.tolist(), expected, strict=True))
-        )
-        for j, e in zip(numbers, expected, strict=True):
-            self._observed.setdefault(j, []).append(scale * e)
-
-    def settle(self) -> None:
-        for j, values in self._observed.items():
-            mean = sum(values) / len(values)
-            self._second_moment[j] = self.decay * self._second_moment.get(j, mean) + (1 - self.decay) * mean
-        self._observed = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {str(j): value for j, value in self._second_moment.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._second_moment = {int(j): value for j, value in state.items()}
-        self._observed = {}
