@@ -16,6 +16,7 @@ from rlr_core.bench import study
 from rlr_core.bench.breakdown import Stopwatch
 from rlr_core.bench.figures import on_grid
 from rlr_core.bench.jobs import complete
+from rlr_core.bench.learn import Budget
 from rlr_core.bench.memory import LiveTensors
 from rlr_core.bench.methods import base_settings, read_methods
 from rlr_core.bench.plan import plan_settings
@@ -29,12 +30,13 @@ from rlr_core.bench.statistics import (
     total_variance,
 )
 from rlr_core.bench.store import Store, fingerprint
-from rlr_core.bench.terms import back_propagated
+from rlr_core.bench.terms import back_propagated, squares
 from rlr_core.chain import rollout
 from rlr_core.cli.main import main
 from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError
-from rlr_core.estimators import build
+from rlr_core.estimators import Part, RecursiveLikelihoodRatio, build
+from rlr_core.estimators.half_order import HALF
 from rlr_core.planner.machine import ITSELF
 
 # Statistics
@@ -104,6 +106,8 @@ def square(settings: dict[str, Any]) -> dict[str, Any]:
     """A job that leaves a trace each time it is done."""
     with Path(settings["trace"]).open("a") as file:
         file.write(f"{settings['value']}\n")
+    if settings["value"] == "?":
+        raise ConfigError("value = '?'", "a number", "write one")
     return {"square": settings["value"] ** 2}
 
 
@@ -124,6 +128,43 @@ def test_a_failing_job_keeps_what_the_others_found(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         complete(square, jobs, store, workers=0, what="jobs")
     assert Store(tmp_path / "results.jsonl").get(jobs[0]) == {"square": 1}
+
+
+def test_a_job_that_fails_in_its_process_says_why_and_keeps_the_others(tmp_path: Path) -> None:
+    jobs = [{"value": "?", "trace": str(tmp_path / "trace")}, {"value": 3, "trace": str(tmp_path / "trace")}]
+    with pytest.raises(ConfigError, match="what to do"):
+        complete(square, jobs, Store(tmp_path / "results.jsonl"), workers=2, what="jobs")
+    assert Store(tmp_path / "results.jsonl").get(jobs[1]) == {"square": 9}
+
+
+def test_the_fingerprint_counts_what_the_estimator_reads() -> None:
+    """So that a setting of other estimators may change, or lose a value, and results stay."""
+
+    def of(**estimator: Any) -> str:
+        return fingerprint({"config": {**base_settings(), "estimator": {"name": "v1", **estimator}}})
+
+    assert of() == of(sigma=0.5) == of(sub_chains="gone")
+    assert of() != of(chunk=4) and of(name="rlr") != of(name="rlr", branches=2)
+    with pytest.raises(ConfigError, match="gone"):
+        of(name="rlr", sub_chains="gone")
+
+
+def test_a_run_that_failed_does_not_end_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared at equal seconds are runs that ran."""
+
+    def fake(settings: dict[str, Any]) -> dict[str, Any]:
+        failed = settings["config"]["training"]["seed"] == 1
+        points = [
+            {"evaluations": n, "held_out": 0.4 + n / 1000, "iteration": n, "error": 0.1} for n in (0, 100)
+        ]
+        return {"points": points[:1] if failed else points, "failure": "NaN" if failed else ""}
+
+    monkeypatch.setattr(study, "learn", fake)
+    monkeypatch.setattr(study, "breakdown", lambda settings: {"seconds": 6.0, "evaluations": 3.0})
+    one = {"draft_1": read_methods()["draft_1"]}
+    study.study_learn(one, Budget(100, 0.0, 1, 4), 3, study.Desk(folder, 0), 1)
+    row = rows(folder, "learn")["draft_1"]
+    assert row["collapsed"] == 1 and row["seconds"]["value"] == pytest.approx((0.5 + 0.4 + 0.5) / 3)
 
 
 def test_the_shipped_methods_are_valid_and_differ() -> None:
@@ -292,7 +333,18 @@ def test_the_terms_of_sub_chains(tmp_path: Path, capsys: pytest.CaptureFixture[s
     The control variate has two lookaheads with gradient (6), and a second way back for its other part (2 a step).
     """
     (tmp_path / "methods.toml").write_text(TERMS, encoding="utf-8")
-    command = ["bench", "terms", "--quick", "--workers", "0", "--out", str(tmp_path), "--methods"]
+    command = [
+        "bench",
+        "terms",
+        "--quick",
+        "--workers",
+        "0",
+        "--out",
+        str(tmp_path),
+        "--spread",
+        "0.05",
+        "--methods",
+    ]
     assert main([*command, str(tmp_path / "methods.toml"), "--only", "antithetic,control"]) == 0
     found = rows(tmp_path, "terms")
     for name, costs in (("antithetic", [3 + 3, 6 + 1]), ("control", [3 + 3 + 6 + 2, 6 + 1 + 6 + 4])):
@@ -303,9 +355,37 @@ def test_the_terms_of_sub_chains(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert found[name]["uniform"]["value"] == pytest.approx(2 * sum(moments))
         assert found[name]["best"]["value"] == pytest.approx(sum(m**0.5 for m in moments) ** 2)
     assert found["antithetic"]["terms"][0]["exact"] == found["control"]["terms"][0]["exact"]
+    assert '"spread": 0.05' in (tmp_path / "terms.jsonl").read_text(encoding="utf-8")
     assert "| 1–2 " in capsys.readouterr().out
     assert main([*command, str(tmp_path / "methods.toml"), "--only", "draft"]) == 2
-    assert "half-order" in capsys.readouterr().err
+    assert "'draft'" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "methods.toml")]) == 0, "those that have terms, which are there"
+
+
+def mean_square(part: Part, n: int) -> float:
+    """Mean of |g_k|² over n chunks, from what a part tells: |mean|² + (n − 1)·SE²."""
+    return part.norm**2 + (n - 1) * part.standard_error**2
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"sub_chain_end": "plain", "baseline": "running_mean"}], ids=["antithetic", "plain"]
+)
+def test_terms_are_those_of_the_estimator(settings: dict[str, Any]) -> None:
+    """With a single sub-chain before the tail, the term of a picture is the estimator's half-order part."""
+    problem, n = toy_problem(), 4
+    length = {"sub_chain_length": problem.steps - 1, "sub_chains": "all"}
+    config = EstimatorConfig(name="rlr", first_order_steps=1, chunk=1, **length, **settings)
+    mine, its = (build(config, problem.steps) for _ in range(2))
+    assert isinstance(mine, RecursiveLikelihoodRatio) and mine.half
+    parts = mine.half.sub_chains.draw(n, problem.steps - 1, torch.Generator())
+    for seed in range(3):
+        batch = toy_batch(n, seed)
+        found = squares(problem, batch, mine.half, mine.baseline, parts)
+        half = its(problem, batch).parts[HALF]
+        assert sum(f.estimated[0] for f in found) / n == pytest.approx(mean_square(half, n), rel=1e-9)
+        (whole,) = build(EstimatorConfig(name="full_bp"), problem.steps)(problem, batch).parts.values()
+        assert sum(f.full for f in found) / n == pytest.approx(mean_square(whole, n), rel=1e-9)
+        assert all(f.exact[0] > 0 for f in found)
 
 
 def test_back_propagated_terms_add_up_to_the_whole_gradient() -> None:

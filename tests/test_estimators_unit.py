@@ -270,11 +270,13 @@ def test_a_reward_that_is_not_finite_is_reported_and_not_learned(name: str) -> N
         def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
             return super().__call__(images, prompts) * float("nan")
 
-    estimator = make(name, baseline="running_mean")
+    ends = {"sub_chain_end": "control_variate"} if name == "rlr" else {}
+    estimator = make(name, baseline="running_mean", **ends)
     before = copy.deepcopy(estimator.state_dict())
     estimate = estimator(replace(toy_problem(), reward=Broken()), toy_batch(8, 0))
     assert not estimate.finite
     assert estimator.state_dict().get("baseline") == before.get("baseline")
+    assert estimator.state_dict().get("end") == before.get("end")
     assert estimator(toy_problem(), toy_batch(8, 1)).finite
 
 

@@ -24,7 +24,7 @@ from rlr_core.config import EstimatorConfig
 from rlr_core.estimators import Batch, Problem, build
 
 FALSE_FAILURE, COMPARISONS, SIZE = 1e-3, 9, 512
-RLR = {"first_order_steps": 3, "sub_chain_length": 2, "sub_chains": "uniform"}
+RLR = {"first_order_steps": 3, "sub_chain_length": 2}
 STEPS, LATENT, TOKENS, WIDTH = 6, (1, 4, 4), 2, 8
 
 

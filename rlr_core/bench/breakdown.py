@@ -115,14 +115,15 @@ class TimedHalfOrder(HalfOrder):
             return super().gradients(*args, **kwargs)
 
 
-def breakdown_settings(method: Method, iterations: int, **model: Any) -> dict[str, Any]:
+def breakdown_settings(method: Method, iterations: int, seed: int = 0, **model: Any) -> dict[str, Any]:
     """What defines a job of `breakdown`."""
-    config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
+    changes = {"training": {"seed": seed}, "model": {"threads": 1, **model}}
+    config = to_dict(method.config(base_settings(), changes))
     return {"study": "breakdown", "config": config, "iterations": iterations}
 
 
 def breakdown(settings: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of one iteration: {"seconds": wall clock, "spans": {name: seconds}}, means over the iterations."""
+    """Of one iteration: {"seconds": wall clock, "spans": {name: seconds}, "evaluations": of the network}, means of them all."""
     from rlr_core.trainer import Trainer, prepare
 
     setup = prepare(from_dict(settings["config"]))
@@ -137,10 +138,11 @@ def breakdown(settings: dict[str, Any]) -> dict[str, Any]:
         trainer.iterate()
     watch.lap()
     watch.seconds.clear()
-    began = time.perf_counter()
+    began, evaluations = time.perf_counter(), 0.0
     for _ in range(settings["iterations"]):
-        trainer.iterate()
+        evaluations += trainer.iterate().evaluations * setup.config.training.batch_size
     watch.lap()
     wall = time.perf_counter() - began
     count = settings["iterations"]
-    return {"seconds": wall / count, "spans": {name: value / count for name, value in watch.seconds.items()}}
+    spans = {name: value / count for name, value in watch.seconds.items()}
+    return {"seconds": wall / count, "spans": spans, "evaluations": evaluations / count}

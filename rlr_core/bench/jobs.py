@@ -47,9 +47,16 @@ def _run(job: Job, settings: Sequence[dict[str, Any]], workers: int) -> Any:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_single_thread) as pool:
         futures = {pool.submit(job, mine): mine for mine in settings}
+        left = set(futures)
         try:
             for future in as_completed(futures):
+                left.discard(future)
                 yield futures[future], future.result()
+        except Exception:  # what has begun is finished, and kept
+            for future in as_completed([future for future in left if not future.cancel()]):
+                if future.exception() is None:
+                    yield futures[future], future.result()
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -57,7 +57,7 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
         except RunError as error:
             failure = str(error).splitlines()[0]
             break
-        spent += getattr(event, "evaluations", 0.0) * config.training.batch_size
+        spent += event.evaluations * config.training.batch_size
         seconds += event.seconds
         if spent >= len(points) * budget.evaluations / budget.points:
             points.append(_look(trainer, config, budget, spent, seconds))

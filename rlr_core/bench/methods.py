@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,19 @@ class Method:
         return from_dict(merged(base, self.settings, *changes), f"method '{self.name}'")
 
 
-def relevant(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """The settings that a job's result depends on: not what a run writes, nor what its estimator does not read."""
+def relevant(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings that a job's result depends on: not what a run writes, nor what its estimator does not read.
+
+    Raises `ConfigError` where one of them is not valid today.
+    """
+    unread = unread_settings(from_dict({"estimator": {"name": tables["estimator"]["name"]}}).estimator)
+    estimator = {name: value for name, value in tables["estimator"].items() if name not in unread}
+    config = from_dict({**tables, "estimator": estimator})
     settings = to_dict(config)
     del settings["output"]
     if config.training.schedule == "constant":
         del settings["training"]["iterations"]  # a job ends with its budget
-    for name in unread_settings(config.estimator):
+    for name in unread:
         del settings["estimator"][name]
     return settings
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.bench.methods import relevant
-from rlr_core.config import from_dict
 from rlr_core.errors import ConfigError
 from rlr_core.storage import storing
 
@@ -23,7 +22,7 @@ def fingerprint(settings: dict[str, Any]) -> str:
     """
     counted = {name: value for name, value in settings.items() if not name.startswith("_")}
     if "config" in counted:
-        counted["config"] = relevant(from_dict(counted["config"]))
+        counted["config"] = relevant(counted["config"])
     text = json.dumps(counted, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from rlr_core.bench import figures
@@ -25,8 +25,9 @@ from rlr_core.bench.plan import plan_cells, plan_settings, predicted_and_measure
 from rlr_core.bench.statistics import Measured, mean_over_seeds
 from rlr_core.bench.steps import steps, steps_settings
 from rlr_core.bench.store import Store
-from rlr_core.bench.terms import terms, terms_settings
+from rlr_core.bench.terms import has_terms, terms, terms_settings
 from rlr_core.bench.variance import product, reference, reference_settings, variance, variance_settings
+from rlr_core.errors import ConfigError
 from rlr_core.storage import write_text
 
 ROUNDS = 3
@@ -87,9 +88,11 @@ def study_learn(
         ]
         for name in methods
     }
+    everyone = [result for mine in curves.values() for result in mine]
+    ran = [result for result in everyone if not result["failure"]] or everyone
     limits = {
         "evaluations": float(budget.evaluations),
-        "seconds": min(r["points"][-1]["seconds"] for mine in curves.values() for r in mine),
+        "seconds": min(result["points"][-1]["seconds"] for result in ran),
     }
     for axis, limit in limits.items():
         drawn = {methods[name].label: [result["points"] for result in mine] for name, mine in curves.items()}
@@ -114,24 +117,25 @@ def study_learn(
 
 
 def _pace(methods: Mapping[str, Method], iterations: int, desk: Desk) -> dict[str, float]:
-    """Method → seconds of one iteration: the median of rounds in which all methods take their turn, one at a time."""
+    """Method → seconds for each network evaluation: the median of rounds in which all take their turn, one at a time."""
     turns = [(method, number) for number in range(ROUNDS) for method in methods.values()]
     settings = [
-        {**breakdown_settings(method, iterations, device=desk.device), "round": number}
-        for method, number in turns
+        breakdown_settings(method, iterations, seed=number, device=desk.device) for method, number in turns
     ]
     results = replace(desk, workers=min(desk.workers, 1)).complete(breakdown, settings, "pace", "seconds")
     return {
         name: median(
-            result["seconds"] for (mine, _), result in zip(turns, results, strict=True) if mine.name == name
+            result["seconds"] / result["evaluations"]
+            for (mine, _), result in zip(turns, results, strict=True)
+            if mine.name == name
         )
         for name in methods
     }
 
 
 def _timed(result: Mapping[str, Any], pace: float) -> dict[str, Any]:
-    """A curve with the seconds that it takes on a machine with nothing else to do, evaluations not counted."""
-    points = [{**point, "seconds": pace * point["iteration"]} for point in result["points"]]
+    """A curve with the seconds that it takes on a machine with nothing else to do, without those of painting its points."""
+    points = [{**point, "seconds": pace * point["evaluations"]} for point in result["points"]]
     return {**result, "points": points}
 
 
@@ -233,28 +237,41 @@ def study_variance(
 
 
 def study_terms(methods: Mapping[str, Method], pictures: int, spread: float, desk: Desk) -> str:
-    """How noisy the half-order term of each sub-chain is; a row for each, and a column for each method."""
+    """How noisy the half-order term of each sub-chain is; a row for each, and a column for each method.
+
+    Raises `ConfigError` for a method whose gradient has no such terms.
+    """
+    for method in methods.values():
+        if not has_terms(method):
+            raise ConfigError(
+                f"terms of the method '{method.name}', whose gradient has no sub-chains weighted by 1/p",
+                "methods of the estimators rlr, half or reinforce",
+                "name such methods with --only",
+            )
     settings = [terms_settings(method, pictures, spread, device=desk.device) for method in methods.values()]
     results = desk.complete(terms, settings, "terms", "terms")
     rows = [
         {"method": method.name, "label": method.label, **result}
         for method, result in zip(methods.values(), results, strict=True)
     ]
-    ends = sorted({(term["start"], term["stop"]) for row in rows for term in row["terms"]})
-    cells = [[_steps(*end), *[_term(row, end) for row in rows]] for end in ends]
+    parts = sorted({(term["start"], term["stop"]) for row in rows for term in row["terms"]})
+    cells = [[_range(*part), *[_term(row, part) for row in rows]] for part in parts]
     cells.append(["one, drawn uniformly", *[_pm(row["uniform"]) for row in rows]])
     cells.append(["one, best probabilities", *[_pm(row["best"]) for row in rows]])
+    cells.append(
+        ["evaluations for a term", *[f"{fmean(t['cost'] for t in row['terms']):.1f}" for row in rows]]
+    )
     return desk.write("terms", rows, table(["steps", *[row["label"] for row in rows]], cells))
 
 
-def _steps(start: int, stop: int) -> str:
+def _range(start: int, stop: int) -> str:
     return f"{start}" if stop == start + 1 else f"{start}–{stop - 1}"
 
 
-def _term(row: Mapping[str, Any], end: tuple[int, int]) -> str:
+def _term(row: Mapping[str, Any], part: tuple[int, int]) -> str:
     """A cell: the estimated term's second moment, and the back-propagated one's."""
     for term in row["terms"]:
-        if (term["start"], term["stop"]) == end:
+        if (term["start"], term["stop"]) == part:
             return f"{_pm(term['estimated'])} ({_pm(term['exact'])})"
     return "–"
 

@@ -1,8 +1,9 @@
 """How noisy each sub-chain's half-order term is (with h = 1: each step's), beside the same term back-propagated.
 
-The steps before the first-order tail are cut into sub-chains, and each one's term t_j is estimated for the same pictures,
-one at a time. Told are the second moments E|t_j|² over E|f|² of full back-propagation, and what they make of an estimator that
-gives a picture one of J sub-chains, weighted by 1/p_j: J·ΣE|t_j|² with p_j = 1/J, and (Σ√E|t_j|²)² with the best p_j there are.
+The steps before the first-order tail are cut into sub-chains, and each one's term t_j is estimated for the same pictures, one
+by one. Told are the second moments E|t_j|² over E|f|² of full back-propagation, and what they make of an estimator that gives
+a picture one of n sub-chains, weighted by 1/p_j: n·ΣE|t_j|² with p_j = 1/n, and (Σ√E|t_j|²)² with the p_j that make it least.
+An end that learns does so from all sub-chains of every picture, and knows more than it would from one of them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,17 @@ from rlr_core.bench.statistics import jackknife
 from rlr_core.bench.variance import WARM_UP, trainer_at_a_point
 from rlr_core.chain import ChainLike, Cost, advance, rollout
 from rlr_core.config import to_dict
-from rlr_core.errors import ConfigError
-from rlr_core.estimators import AllSubChains, Batch, Estimator, HalfOrder, Problem, RecursiveLikelihoodRatio
+from rlr_core.estimators import (
+    AllSubChains,
+    Baseline,
+    Batch,
+    HalfOrder,
+    Problem,
+    RandomStart,
+    RecursiveLikelihoodRatio,
+    build,
+)
+from rlr_core.estimators.base import check_differentiable
 from rlr_core.estimators.problem import flatten
 from rlr_core.estimators.sub_chains import SubChains
 
@@ -35,6 +45,14 @@ def terms_settings(method: Method, pictures: int, spread: float, **model: Any) -
     return {"study": "terms", "config": config, "pictures": pictures, "spread": spread}
 
 
+def has_terms(method: Method) -> bool:
+    """Whether its gradient is the sum of the terms of a partition's sub-chains."""
+    config = method.config(base_settings())
+    estimator = build(config.estimator, config.sampling.steps)
+    half = estimator.half if isinstance(estimator, RecursiveLikelihoodRatio) else None
+    return half is not None and not isinstance(half.sub_chains, RandomStart)
+
+
 class Squares(NamedTuple):
     """Of one picture: |t_j|² as estimated (J,) and back-propagated (J,), |f|², and the estimates' network evaluations (J,)."""
 
@@ -47,18 +65,20 @@ class Squares(NamedTuple):
 def terms(settings: dict[str, Any]) -> dict[str, Any]:
     """{"terms": [row of each sub-chain], "uniform", "best"}; moments as {"value", "half_width"}.
 
-    Raises `ConfigError` for a method that has no sub-chains.
+    Raises `EstimatorError` for a reward without gradient.
     """
     trainer = trainer_at_a_point(settings)
     setup, found = trainer.setup, []
     estimator, size = setup.estimator, setup.config.training.batch_size
     batches = -(-settings["pictures"] // size)
     warm_up = min(WARM_UP, batches)
-    half, before = _half_order(estimator, setup.problem.steps)
+    assert isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half
+    check_differentiable(setup.problem, "the back-propagated terms")
+    half = HalfOrder(AllSubChains(estimator.half.sub_chains.length), estimator.half.end)
+    before = setup.problem.steps - (estimator.first.high if estimator.first else 0)
     parts = half.sub_chains.draw(size, before, torch.Generator())
     for trainer.iteration in range(warm_up + batches):
-        found += _squares(setup.problem, trainer.batch(), half, estimator, parts)
-        half.end.settle()
+        found += squares(setup.problem, trainer.batch(), half, estimator.baseline, parts)
     kept = found[warm_up * size :][: settings["pictures"]]
     estimated, exact, full, cost = (np.array(values) for values in zip(*kept, strict=True))
 
@@ -66,7 +86,6 @@ def terms(settings: dict[str, Any]) -> dict[str, Any]:
         """Of E|f|²."""
         return asdict(jackknife(lambda chosen: float(moment(chosen) / full[chosen].mean()), len(full)))
 
-    J = len(parts)
     rows = [
         {
             "start": int(drawn.start[0]),
@@ -79,31 +98,19 @@ def terms(settings: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "terms": rows,
-        "uniform": share(lambda chosen: J * estimated[chosen].mean(0).sum()),
+        "uniform": share(lambda chosen: len(parts) * estimated[chosen].mean(0).sum()),
         "best": share(lambda chosen: np.sqrt(estimated[chosen].mean(0)).sum() ** 2),
     }
 
 
-def _half_order(estimator: Estimator, steps: int) -> tuple[HalfOrder, int]:
-    """The estimator's half order on all sub-chains, and how many steps they share."""
-    if not isinstance(estimator, RecursiveLikelihoodRatio) or not estimator.half:
-        raise ConfigError(
-            "terms of an estimator without a half-order part",
-            "one with sub-chains, such as rlr",
-            "correct --only",
-        )
-    half = HalfOrder(AllSubChains(estimator.half.sub_chains.length), estimator.half.end)
-    return half, steps - (estimator.first.high if estimator.first else 0)
-
-
-def _squares(
+def squares(
     problem: Problem,
     batch: Batch,
     half: HalfOrder,
-    estimator: RecursiveLikelihoodRatio,
+    baseline: Baseline,
     parts: list[SubChains],
 ) -> list[Squares]:
-    """Of each picture of a batch."""
+    """Of each picture of a batch; the end and the baseline learn."""
     cost, everyone = Cost(), torch.arange(len(batch))
     problem = problem.counted(cost)
     chain, found = problem.chain(batch), []
@@ -113,7 +120,7 @@ def _squares(
         )
         rewards = problem.score(x, batch, everyone)
     latents[problem.steps] = x
-    beta = estimator.baseline(rewards, batch.prompts, everyone)
+    beta = baseline(rewards, batch.prompts, everyone)
     for j in everyone.split(1):
         estimated, costs = [], []
         for drawn in parts:
@@ -126,6 +133,8 @@ def _squares(
         exact = back_propagated(problem, chain, batch, j, {step: x[j] for step, x in latents.items()})
         mine = [_square(exact[int(drawn.start[0]) : int(drawn.stop[0])].sum(0)) for drawn in parts]
         found.append(Squares(np.array(estimated), np.array(mine), _square(exact.sum(0)), np.array(costs)))
+    baseline.observe(rewards, batch.prompts)
+    half.end.settle()
     return found
 
 

@@ -39,7 +39,7 @@ def variance_settings(
         cache: folder for the reference gradients.
     """
     config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
-    config["estimator"]["batch_reuse"] = 1
+    config["estimator"] |= {"batch_reuse": 1, "normalise": False}  # the gradient itself
     return {"study": "variance", "config": config, "batches": batches, "spread": spread, "_cache": str(cache)}
 
 

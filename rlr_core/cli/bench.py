@@ -43,6 +43,13 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
         )
         if name == "variance":
             study.add_argument("--batches", type=int, default=64, help="of 4 pictures (default: %(default)s)")
+        if name in ("variance", "terms"):
+            study.add_argument(
+                "--spread",
+                type=float,
+                default=0.02,
+                help="of random numbers added to the LoRA, zero when new; 0 for the one of lora.start (default: %(default)s)",
+            )
         if name == "learn":
             study.add_argument("--evaluations", type=int, default=4_000, help="budget (default: %(default)s)")
             study.add_argument(
@@ -112,10 +119,14 @@ def bench(options: argparse.Namespace) -> None:
             table = study.study_learn(methods, budget, seeds, desk, timed)
         case "variance":
             table = study.study_variance(
-                methods, 3 if quick else options.batches, 0.02, options.out / "cache", desk
+                methods, 3 if quick else options.batches, options.spread, options.out / "cache", desk
             )
         case "terms":
-            table = study.study_terms(methods, 2 if quick else 64, 0.02, desk)
+            from rlr_core.bench.terms import has_terms
+
+            if not options.only:
+                methods = {name: method for name, method in methods.items() if has_terms(method)}
+            table = study.study_terms(methods, 2 if quick else 64, options.spread, desk)
         case "steps":
             points = [(0.02, 0)] if quick else [(0.02, 0), (0.0, 25)]
             table = study.study_steps(next(iter(methods.values())), 6 if quick else 128, points, desk)

@@ -83,41 +83,41 @@ class ControlVariate(SubChainEnd):
     _moments: dict[int, tuple[float, float]] = field(default_factory=dict)
     _observed: dict[int, tuple[float, float]] = field(default_factory=dict)
 
-    def coefficient(self, number: int) -> float:
-        """c of a sub-chain, in [0, 1]; 1 before anything was observed."""
-        product, square = self._moments.get(number, (1.0, 1.0))
+    def coefficient(self, start: int) -> float:
+        """c of the sub-chain that begins at a step, in [0, 1]; 1 before anything was observed."""
+        product, square = self._moments.get(start, (1.0, 1.0))
         return min(max(product / square, 0.0), 1.0) if square > 0 else 1.0
 
     def fields(self, arrival: Arrival) -> dict[str, Tensor]:
-        numbers = arrival.drawn.number.tolist()
-        c = arrival.rewards.new_tensor([self.coefficient(number) for number in numbers])
+        starts = arrival.drawn.start.tolist()
+        c = arrival.rewards.new_tensor([self.coefficient(start) for start in starts])
         slopes, ratios = [], []
         for z, up, down in mirrored(arrival, self.branches):
             (above, slope_above), (below, slope_below) = (
                 slope(arrival, arrival.leave(s * z)) for s in (1, -1)
             )
             truth, critic = (up - down) / 2, (above - below) / 2
-            self._observe(numbers, truth, critic)
+            self._observe(starts, truth, critic)
             slopes.append(c.reshape(-1, *[1] * (z.dim() - 1)) * (slope_above + slope_below) / 2)
             ratios.append(arrival.ratio(truth - c * critic, z))
         return {LOOKAHEAD: torch.stack(slopes).mean(0), HALF: torch.stack(ratios).mean(0)}
 
-    def _observe(self, numbers: list[int], truth: Tensor, critic: Tensor) -> None:
-        for number, t, v in zip(numbers, truth.tolist(), critic.tolist(), strict=True):
-            product, square = self._observed.get(number, (0.0, 0.0))
-            self._observed[number] = (product + t * v, square + v * v)
+    def _observe(self, starts: list[int], truth: Tensor, critic: Tensor) -> None:
+        for start, t, v in zip(starts, truth.tolist(), critic.tolist(), strict=True):
+            product, square = self._observed.get(start, (0.0, 0.0))
+            self._observed[start] = (product + t * v, square + v * v)
 
     def settle(self) -> None:
         """Blend the batch's sums into the running ones; sums that are not finite are dropped."""
-        for number, (product, square) in self._observed.items():
+        for start, (product, square) in self._observed.items():
             if abs(product) + square < float("inf"):
-                old = self._moments.get(number, (0.0, 0.0))
-                self._moments[number] = (self.decay * old[0] + product, self.decay * old[1] + square)
+                old = self._moments.get(start, (0.0, 0.0))
+                self._moments[start] = (self.decay * old[0] + product, self.decay * old[1] + square)
         self._observed = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {str(number): list(moments) for number, moments in self._moments.items()}
+        return {str(start): list(moments) for start, moments in self._moments.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._moments = {int(number): (p, s) for number, (p, s) in state.items()}
+        self._moments = {int(start): (p, s) for start, (p, s) in state.items()}
         self._observed = {}

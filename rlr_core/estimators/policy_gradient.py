@@ -76,7 +76,7 @@ class ClippedPolicyGradient(Estimator):
         advantages = rewards - self.baseline(rewards, batch.prompts, torch.arange(len(batch)))
         if self._uses == self.batch_reuse - 1 and rewards.isfinite().all():
             self.baseline.observe(rewards, batch.prompts)
-        return advantages / (rewards.std() + 1e-6) if self.normalise else advantages
+        return advantages / (advantages.std() + 1e-6) if self.normalise else advantages
 
     def _gradient(self, problem: Problem, batch: Batch, samples: Tensor, advantages: Tensor) -> Tensor:
         """Sum over the steps that add noise, mean over the chunk, (P,)."""
@@ -87,6 +87,7 @@ class ClippedPolicyGradient(Estimator):
             x, reached = (self._latents[k][samples] for k in (i, i + 1))
             with torch.enable_grad():
                 mean, scale = chain.move(x, step, samples)
+                mean = problem.amplified(mean)
                 log_ratio = self._log_ratio(reached, mean, scale, chain.noise.at(step, samples))
                 objective = torch.minimum(
                     log_ratio.exp() * advantages, self._clipped(log_ratio) * advantages

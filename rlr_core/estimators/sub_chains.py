@@ -16,12 +16,11 @@ from torch import Tensor
 
 
 class SubChains(NamedTuple):
-    """One sub-chain per sample: its first step, the step after its last one, its weight and its number; all (B,)."""
+    """One sub-chain per sample: its first step, the step after its last one, and its weight; all (B,)."""
 
     start: Tensor
     stop: Tensor
     weight: Tensor
-    number: Tensor
 
     def of(self, samples: Tensor) -> SubChains:
         """Those of some samples."""
@@ -65,8 +64,8 @@ class AllSubChains(SubChainPolicy):
 
     def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
         drawn = []
-        for number, (start, stop) in enumerate(partition(steps, self.length)):
-            values = (torch.full((batch_size,), value) for value in (start, stop, 1.0, number))
+        for edges in partition(steps, self.length):
+            values = (torch.full((batch_size,), value) for value in (*edges, 1.0))
             drawn.append(SubChains(*values))
         return drawn
 
@@ -80,7 +79,7 @@ class RandomStart(SubChainPolicy):
     def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
         choices = steps - self.length + 1
         start = (stratified(batch_size, generator) * choices).long().clamp(max=choices - 1)
-        return [SubChains(start, start + self.length, torch.ones(batch_size), start)]
+        return [SubChains(start, start + self.length, torch.ones(batch_size))]
 
     def coverage(self, steps: int) -> Tensor:
         starts = range(steps - self.length + 1)
@@ -101,7 +100,7 @@ class OneSubChain(SubChainPolicy):
         count = len(parts)
         number = (stratified(batch_size, generator) * count).long().clamp(max=count - 1)
         weight = torch.full((batch_size,), float(count), dtype=torch.float64)
-        return [SubChains(parts[number, 0], parts[number, 1], weight, number)]
+        return [SubChains(parts[number, 0], parts[number, 1], weight)]
 
     def coverage(self, steps: int) -> Tensor:
         return torch.ones(steps)

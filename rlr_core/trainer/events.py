@@ -46,11 +46,12 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An iteration that changed nothing, and why."""
+    """An iteration that changed nothing, and why; `evaluations` as in `Iteration`."""
 
     iteration: int
     reason: str
     seconds: float
+    evaluations: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -114,14 +114,17 @@ class Trainer:
         reward = self.setup.reward
         reward_parts = reward.settle() if isinstance(reward, Mix) else {}
         self.iteration += 1
+        evaluations = estimate.cost.evaluations / len(batch)
         if not estimate.finite:
-            return self._skip(_what_is_not_finite(estimate), began)
+            return self._skip(_what_is_not_finite(estimate), evaluations, began)
         weights = self.weighing(estimate.parts)
         gradient = torch.stack([weights[name] * part.gradient for name, part in estimate.parts.items()]).sum(
             0
         )
         if not self._step(gradient):
-            return self._skip("the step would have made a weight of the LoRA NaN or infinite", began)
+            return self._skip(
+                "the step would have made a weight of the LoRA NaN or infinite", evaluations, began
+            )
         self.average.update()
         self.skipped_in_a_row = 0
         rewards, n = estimate.rewards, len(batch)
@@ -131,7 +134,7 @@ class Trainer:
             reward_error=float(rewards.std() / math.sqrt(n)) if n > 1 else math.nan,
             parts={k: PartReport(p.norm, p.standard_error, weights[k]) for k, p in estimate.parts.items()},
             gradient_norm=float(gradient.norm()),
-            evaluations=estimate.cost.evaluations / n,
+            evaluations=evaluations,
             seconds=time.perf_counter() - began,
             measured_on=f"{'predicted' if self.setup.estimator.scores_predictions else 'finished'} pictures",
             reward_parts=reward_parts,
@@ -193,7 +196,7 @@ class Trainer:
         self.optimizer.state.clear()
         return False
 
-    def _skip(self, reason: str, began: float) -> Skipped:
+    def _skip(self, reason: str, evaluations: float, began: float) -> Skipped:
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= self.setup.config.training.max_skipped:
             raise RunError(
@@ -201,7 +204,7 @@ class Trainer:
                 "finite rewards and gradients",
                 "check the reward, lower training.learning_rate, or use model.precision = float32",
             )
-        return Skipped(self.iteration, reason, time.perf_counter() - began)
+        return Skipped(self.iteration, reason, time.perf_counter() - began, evaluations)
 
     def _check(self) -> Iterator[Event]:
         """Paint and score held-out pairs for the best LoRA and the alarm: all before training, fewer on the way."""
