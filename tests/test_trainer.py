@@ -176,6 +176,11 @@ def test_a_reward_that_is_not_finite_skips_the_step(bad, workshop):
         if isinstance(event, Skipped):
             assert all(torch.equal(p, q) for p, q in zip(made.setup.lora.parameters, start, strict=True))
     (skipped,) = (event for event in told if isinstance(event, Skipped))
+    assert (
+        {event.evaluations for event in told if isinstance(event, (Skipped, Iteration))}
+        == {skipped.evaluations}
+        != {0}
+    )
     assert skipped.iteration == 1 and "2 of 4 rewards are NaN or infinite" in skipped.reason
     assert sum(isinstance(event, Iteration) for event in told) == 5
     assert finite(made)

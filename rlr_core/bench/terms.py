@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlr_core.bench.methods import Method, base_settings
 from rlr_core.bench.statistics import jackknife
-from rlr_core.bench.variance import WARM_UP, trainer_at_a_point
+from rlr_core.bench.variance import trainer_at_a_point
 from rlr_core.chain import ChainLike, Cost, advance, rollout
 from rlr_core.config import to_dict
 from rlr_core.estimators import (
@@ -33,6 +33,9 @@ from rlr_core.estimators import (
 from rlr_core.estimators.base import check_differentiable
 from rlr_core.estimators.problem import flatten
 from rlr_core.estimators.sub_chains import SubChains
+
+WARM_UP = 2
+"""Batches that an end which learns, from every sub-chain of every picture, sees before it is measured."""
 
 
 def terms_settings(method: Method, pictures: int, spread: float, **model: Any) -> dict[str, Any]:
@@ -71,15 +74,14 @@ def terms(settings: dict[str, Any]) -> dict[str, Any]:
     setup, found = trainer.setup, []
     estimator, size = setup.estimator, setup.config.training.batch_size
     batches = -(-settings["pictures"] // size)
-    warm_up = min(WARM_UP, batches)
     assert isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half
     check_differentiable(setup.problem, "the back-propagated terms")
     half = HalfOrder(AllSubChains(estimator.half.sub_chains.length), estimator.half.end)
     before = setup.problem.steps - (estimator.first.high if estimator.first else 0)
     parts = half.sub_chains.draw(size, before, torch.Generator())
-    for trainer.iteration in range(warm_up + batches):
+    for trainer.iteration in range(WARM_UP + batches):
         found += squares(setup.problem, trainer.batch(), half, estimator.baseline, parts)
-    kept = found[warm_up * size :][: settings["pictures"]]
+    kept = found[WARM_UP * size :][: settings["pictures"]]
     estimated, exact, full, cost = (np.array(values) for values in zip(*kept, strict=True))
 
     def share(moment: Any) -> dict[str, float]:

@@ -126,7 +126,7 @@ def bench(options: argparse.Namespace) -> None:
 
             if not options.only:
                 methods = {name: method for name, method in methods.items() if has_terms(method)}
-            table = study.study_terms(methods, 2 if quick else 64, options.spread, desk)
+            table = study.study_terms(methods, 2 if quick else 48, options.spread, desk)
         case "steps":
             points = [(0.02, 0)] if quick else [(0.02, 0), (0.0, 25)]
             table = study.study_steps(next(iter(methods.values())), 6 if quick else 128, points, desk)

@@ -33,7 +33,8 @@ class ClippedPolicyGradient(Estimator):
         clip: c, how far a ratio may leave 1 in the direction that its advantage favours.
         baseline: subtracted from the rewards; A = R − β.
         batch_reuse: gradients taken from one rollout (inner epochs).
-        normalise: divide the advantages by their standard deviation over the batch, as DDPO does (scales the gradient).
+        normalise: divide the advantages by their standard deviation over the batch (scales the gradient). DDPO divides by
+            that of each prompt's rewards, which it collects over many batches.
         chunk: samples that go through the network together.
     """
 
