@@ -26,7 +26,7 @@ PRESETS = {
     "default": Preset("what learned best in the measurements: see docs/evidence.md", {}),
     "black-box": Preset(
         "for rewards without a gradient: half order on one sub-chain of each picture",
-        {"estimator": {"name": "rlr", "first_order_steps": 0}},
+        {"estimator": {"name": "rlr", "first_order_steps": 0, "sub_chains": "learned"}},
     ),
     "published": Preset(
         "Recursive Likelihood Ratio to the letter of arXiv 2502.00639, eq. 11: unbiased, and very noisy",

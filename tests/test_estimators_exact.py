@@ -38,7 +38,6 @@ from toy import (
 from rlr_core.config import EstimatorConfig
 from rlr_core.estimators import (
     ESTIMATORS,
-    AllSubChains,
     Estimate,
     Estimator,
     OneSubChain,
@@ -107,6 +106,7 @@ class Case:
     unbiased: bool = True
     size: int = 2048
     replicates: int = 128
+    learned: dict[str, float] = field(default_factory=dict)
     coefficients: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -114,12 +114,13 @@ class Case:
         return list(self.plans[0].covers)
 
     def __str__(self) -> str:
-        told = [str(value) for value in self.settings.values()]
+        told = [str(value) for value in self.settings.values()] + ["skewed"] * bool(self.learned)
         return "-".join([self.name, *told, *[f"c={p / s}" for p, s in self.coefficients.values()]])
 
 
 def rlr(
     size: int,
+    learned: dict[str, float] | None = None,
     tail: int = 1,
     length: int = 2,
     coefficients: dict[str, list[float]] | None = None,
@@ -127,24 +128,27 @@ def rlr(
 ) -> Case:
     settings = {"first_order_steps": tail, "sub_chain_length": length, **settings}
     plans, fixed = tail_and_rest(tail, HALF), coefficients or {}
-    return Case("rlr", settings, plans, size=size, coefficients=fixed)
+    return Case("rlr", settings, plans, size=size, learned=learned or {}, coefficients=fixed)
 
 
 SHORT, WHOLE, PLAIN = {"sub_chain_length": 2}, {"sub_chain_length": T}, {"sub_chain_end": "plain"}
 SINGLE = {"sub_chain_length": 1}
+SKEWED = {"0": 1e-4, "1": 1.0}
 HALVED, WHOLLY = ({str(j): [c, 1.0] for j in range(2)} for c in (0.5, 1.0))
 CASES = [
     rlr(2048),
+    rlr(2048, sub_chains="learned"),
+    rlr(2048, sub_chains="learned", learned=SKEWED),
     rlr(2048, tail=2, length=1, rerun=True),
-    rlr(2048, tail=0),
+    rlr(2048, tail=0, sub_chains="learned"),
     rlr(7168, sub_chain_end="plain"),
-    rlr(7168, sub_chain_end="plain", baseline="running_mean"),
+    rlr(7168, sub_chains="learned", sub_chain_end="plain", baseline="running_mean"),
     rlr(7168, sub_chain_end="plain", baseline="none"),
     rlr(2048, sub_chains="all"),
     rlr(2048, branches=2),
     rlr(7168, sub_chain_end="lookahead_baseline"),
-    rlr(2048, sub_chain_end="control_variate"),
-    rlr(2048, sub_chain_end="control_variate", branches=2),
+    rlr(2048, sub_chains="learned", sub_chain_end="control_variate"),
+    rlr(2048, sub_chains="learned", sub_chain_end="control_variate", branches=2),
     rlr(2048, sub_chain_end="control_variate", coefficients=HALVED),
     rlr(2048, sub_chain_end="control_variate", coefficients=WHOLLY),
     Case("published", {**SINGLE, "baseline": "leave_one_out"}, random_start(1, True), size=10752),
@@ -286,6 +290,8 @@ def one(case: Case, config: EstimatorConfig, estimator: Estimator, seed: int) ->
     if isinstance(estimator, RecursiveLikelihoodRatio):
         if estimator.zeroth:
             estimator.zeroth = Recorded(config.sigma, estimator.zeroth.antithetic, directions)
+        if estimator.half and case.learned:
+            estimator.half.sub_chains.load_state_dict(case.learned)
         if estimator.half and case.coefficients:
             estimator.half.end.load_state_dict(case.coefficients)
         if config.baseline == "running_mean":
@@ -445,15 +451,51 @@ def test_a_biased_estimate_has_its_own_exact_expectation_and_not_the_full_gradie
     assert compare(drawn, full_gradient(), rate).scores.abs().max() > 5 * right.limit
 
 
-@pytest.mark.parametrize("policy", [OneSubChain(2), AllSubChains(2)], ids=["one sub-chain", "all"])
-def test_weights_cover_every_step_once_in_expectation(policy: SubChainPolicy) -> None:
-    """E[Σ w·[step in the sub-chain]] = 1, for a partition with a remainder."""
-    steps, size, covered = torch.arange(5), 100_000, torch.zeros(5, dtype=torch.float64)
-    for drawn in policy.draw(size, 5, torch.Generator().manual_seed(0)):
-        inside = (drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None])
-        covered += (inside * drawn.weight[:, None]).double().mean(0)
-    # Stratified: each of 3 is drawn within 1 of its expected number of times.
-    assert torch.allclose(covered, torch.ones_like(covered), rtol=0, atol=2 * 3 / size)
+@pytest.mark.parametrize("end", ["antithetic", "plain"])
+def test_learned_probabilities_are_far_from_uniform_and_sum_to_one(end: str) -> None:
+    """So that the exactness above is not that of the uniform draw."""
+    policy = OneSubChain(1, learned=True)
+    policy.load_state_dict({"0": 1e-4, "1": 1.0, "2": 4.0})
+    p = policy.probabilities(torch.arange(3))
+    assert p.sum() == pytest.approx(1)
+    assert p.tolist() == pytest.approx([0.2 / 3 + 0.8 * share for share in (0.01 / 3.01, 1 / 3.01, 2 / 3.01)])
+    config = EstimatorConfig(
+        name="rlr", first_order_steps=0, chunk=1, sub_chains="learned", sub_chain_end=end
+    )
+    estimator = build(config, T)
+    for seed in range(6):
+        estimator(toy_problem(), toy_batch(32, seed))
+    assert isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half
+    learned = estimator.half.sub_chains.probabilities(torch.arange(T))
+    assert learned.max() > 1.5 * learned.min()
+
+
+def test_learned_probabilities_approach_the_best_ones() -> None:
+    """p_j ∝ sqrt(E|term_j|²), here 4 : 2 : 1 : 1, with a floor of 0.2 shared by all."""
+    policy, second_moments = OneSubChain(1, learned=True, decay=0.9), torch.tensor([16.0, 4.0, 1.0, 1.0])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        (drawn,) = policy.draw(8, 4, generator)
+        for samples in torch.arange(8).split(2):
+            mine = drawn.of(samples)
+            scale = (second_moments[mine.start] / 50).sqrt()
+            terms = torch.randn(2, 50, generator=generator) * scale[:, None]
+            policy.observe(mine, float((mine.weight[:, None] * terms).mean(0).square().sum()))
+        policy.settle()
+    best = 0.05 + 0.8 * torch.tensor([4.0, 2.0, 1.0, 1.0]) / 8
+    assert torch.allclose(policy.probabilities(torch.arange(4)).float(), best, rtol=0.15)
+
+
+def test_importance_weights_cover_every_step_once_in_expectation() -> None:
+    """Σ_j p_j·w_j·[step in sub-chain j] = 1, for learned probabilities and a partition with a remainder."""
+    policy = OneSubChain(2, learned=True)
+    policy.load_state_dict({"0": 9.0, "1": 0.01, "3": 1.0})
+    (drawn,) = policy.draw(100_000, 5, torch.Generator().manual_seed(0))
+    steps = torch.arange(5)
+    inside = (drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None])
+    mean = (inside * drawn.weight[:, None]).mean(0)
+    # Stratified: each is drawn within 1 of its expected number of times, and no weight exceeds 3/0.2 = 15.
+    assert torch.allclose(mean, torch.ones(5, dtype=mean.dtype), rtol=0, atol=2 * 15 / 100_000)
 
 
 @pytest.mark.parametrize("policy", [OneSubChain(1), RandomStart(1)], ids=["one sub-chain", "random start"])

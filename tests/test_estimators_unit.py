@@ -277,6 +277,7 @@ def test_a_reward_that_is_not_finite_is_reported_and_not_learned(name: str) -> N
     assert not estimate.finite
     assert estimator.state_dict().get("baseline") == before.get("baseline")
     assert estimator.state_dict().get("end") == before.get("end")
+    assert estimator.state_dict().get("sub_chains") == before.get("sub_chains")
     assert estimator(toy_problem(), toy_batch(8, 1)).finite
 
 
@@ -374,6 +375,7 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 MEMORIES = [
+    ("rlr", {"sub_chains": "learned", "sub_chain_length": 1}),
     ("rlr", {"baseline": "running_mean", "sub_chain_end": "plain"}),
     ("rlr", {"sub_chain_end": "control_variate", "sub_chain_length": 1}),
     ("published", {"baseline": "running_mean"}), ("ddpo", {"baseline": "running_mean"}), ("full_bp", {}),

@@ -147,8 +147,8 @@ class EstimatorConfig:
     antithetic: bool = setting(True, "zeroth: a second rollout with the opposite perturbation")
     sub_chains: str = setting(
         "uniform",
-        "that a picture differentiates: one, each with the same probability, or all",
-        choices=("uniform", "all"),
+        "that a picture differentiates: one, drawn with uniform or learned (chunk below batch_size) probabilities, or all",
+        choices=("uniform", "learned", "all"),
     )
     baseline: str = setting(
         "leave_one_out",

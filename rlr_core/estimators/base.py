@@ -16,7 +16,7 @@ from rlr_core.estimators.problem import Batch, Problem
 class Estimator(ABC):
     """An estimate of ∇J(θ) from a batch: `estimator(problem, batch) -> Estimate`.
 
-    An estimator may learn from earlier calls (baselines, coefficients); what it has learned is in `state_dict`.
+    An estimator may learn from earlier calls (baselines, coefficients, probabilities); what it has learned is in `state_dict`.
     """
 
     batch_reuse: int = 1

@@ -30,8 +30,9 @@ BASELINES: dict[str, type[Baseline]] = {
     "none": NoBaseline,
 }
 
-POLICIES: dict[str, type[SubChainPolicy]] = {
+POLICIES: dict[str, Callable[[int], SubChainPolicy]] = {
     "uniform": OneSubChain,
+    "learned": lambda length: OneSubChain(length, learned=True),
     "all": AllSubChains,
 }
 ENDS: dict[str, Callable[[EstimatorConfig], SubChainEnd]] = {

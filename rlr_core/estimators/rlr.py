@@ -100,6 +100,7 @@ class RecursiveLikelihoodRatio(Estimator):
         if rewards.isfinite().all():
             self.baseline.observe(rewards, batch.prompts)
         if self.half:
+            self.half.sub_chains.settle()
             self.half.end.settle()
         return Estimate({name: mean.part() for name, mean in means.items()}, rewards, cost)
 
@@ -163,6 +164,9 @@ class RecursiveLikelihoodRatio(Estimator):
             mine = drawn.of(rolled.samples)
             x, rewards = rolled.at(mine.start), rolled.rewards
             terms = self.half.gradients(problem, rolled.chain, batch, rolled.samples, x, mine, rewards, beta)
+            together = torch.stack(list(terms.values())).sum(0)
+            if together.isfinite().all():
+                self.half.sub_chains.observe(mine, float(together.double().square().sum()))
             totals = {name: totals.get(name, 0) + gradient for name, gradient in terms.items()}
         return totals
 
@@ -256,10 +260,11 @@ class RecursiveLikelihoodRatio(Estimator):
     def state_dict(self) -> dict[str, Any]:
         state = {"baseline": self.baseline.state_dict()}
         if self.half:
-            state["end"] = self.half.end.state_dict()
+            state |= {"sub_chains": self.half.sub_chains.state_dict(), "end": self.half.end.state_dict()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.baseline.load_state_dict(state["baseline"])
         if self.half:
+            self.half.sub_chains.load_state_dict(state["sub_chains"])
             self.half.end.load_state_dict(state["end"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,20 @@ class SubChainPolicy(ABC):
     def ends(self, steps: int) -> Tensor:
         """The last steps that sub-chains may have, where the likelihood ratio needs noise."""
         return torch.tensor([stop - 1 for _, stop in partition(steps, self.length)])
+
+    def observe(self, drawn: SubChains, squared_norm: float) -> None:  # noqa: B027  (most policies learn nothing)
+        """Learn from the squared norm of a gradient that came from `drawn`."""
+
+    def settle(self) -> None:  # noqa: B027
+        """The batch is over: what was observed may be used from now on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        assert not state
 
 
 def partition(steps: int, length: int) -> list[tuple[int, int]]:
@@ -93,14 +107,66 @@ class RandomStart(SubChainPolicy):
 
 
 class OneSubChain(SubChainPolicy):
-    """One sub-chain of the partition, drawn uniformly and weighted by their number: every step counts once in expectation."""
+    """One sub-chain of the partition, drawn with probability p_j and weighted by 1/p_j: every step counts once in expectation.
+
+    Args:
+        length: h.
+        learned: p_j ∝ sqrt(E|term_j|²), the choice of least variance, tracked over earlier batches; else uniform. What a chunk
+            shows is the norm of its sum: where every chunk has all sub-chains in equal numbers, p stays uniform.
+        floor: the share of uniform probability that is mixed in, which bounds the weights.
+        decay: how much of a tracked mean stays after a batch that observed it.
+    """
+
+    def __init__(self, length: int, *, learned: bool = False, floor: float = 0.2, decay: float = 0.9):
+        super().__init__(length)
+        self.learned, self.floor, self.decay = learned, floor, decay
+        self._second_moment: dict[int, float] = {}  # by first step
+        self._observed: dict[int, list[float]] = {}
+
+    def probabilities(self, starts: Tensor) -> Tensor:
+        """p_j of the sub-chains that begin at the steps `starts`."""
+        uniform = torch.full((len(starts),), 1 / len(starts), dtype=torch.float64)
+        if not self.learned or not self._second_moment:
+            return uniform
+        typical = sum(self._second_moment.values()) / len(self._second_moment)
+        moments = [self._second_moment.get(start, typical) for start in starts.tolist()]
+        weights = torch.tensor(moments, dtype=torch.float64).sqrt()
+        if not weights.sum() > 0:
+            return uniform
+        return self.floor * uniform + (1 - self.floor) * weights / weights.sum()
 
     def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
-        parts = torch.tensor(partition(steps, self.length))
-        count = len(parts)
-        number = (stratified(batch_size, generator) * count).long().clamp(max=count - 1)
-        weight = torch.full((batch_size,), float(count), dtype=torch.float64)
-        return [SubChains(parts[number, 0], parts[number, 1], weight)]
+        starts, stops = torch.tensor(partition(steps, self.length)).T
+        p = self.probabilities(starts)
+        drawn = torch.searchsorted(p.cumsum(0), stratified(batch_size, generator), right=True)
+        drawn = drawn.clamp(max=len(p) - 1)
+        return [SubChains(starts[drawn], stops[drawn], 1 / p[drawn])]
 
     def coverage(self, steps: int) -> Tensor:
         return torch.ones(steps)
+
+    def observe(self, drawn: SubChains, squared_norm: float) -> None:
+        """Share the squared norm of a chunk's mean gradient among its samples, in the proportion expected so far.
+
+        Terms of different samples are nearly uncorrelated, so |Σ_j w_j·term_j / n|² ≈ Σ_j w_j²·|term_j|² / n².
+        """
+        n, starts = len(drawn.start), drawn.start.tolist()
+        typical = sum(self._second_moment.values()) / max(len(self._second_moment), 1)
+        expected = [self._second_moment.get(start, typical) or 1.0 for start in starts]
+        weighted = sum(w * w * e for w, e in zip(drawn.weight.tolist(), expected, strict=True))
+        for start, e in zip(starts, expected, strict=True):
+            self._observed.setdefault(start, []).append(squared_norm * n * n / weighted * e)
+
+    def settle(self) -> None:
+        for start, values in self._observed.items():
+            mean = sum(values) / len(values)
+            old = self._second_moment.get(start, mean)
+            self._second_moment[start] = self.decay * old + (1 - self.decay) * mean
+        self._observed = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(start): value for start, value in self._second_moment.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._second_moment = {int(start): value for start, value in state.items()}
+        self._observed = {}
