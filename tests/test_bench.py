@@ -149,7 +149,7 @@ def test_the_fingerprint_counts_what_the_estimator_reads() -> None:
         of(name="rlr", sub_chains="gone")
 
 
-def test_a_run_that_failed_does_not_end_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_failed_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compared at equal seconds are runs that ran."""
 
     def fake(settings: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def test_a_run_that_failed_does_not_end_the_others(folder: Path, monkeypatch: py
     monkeypatch.setattr(study, "learn", fake)
     monkeypatch.setattr(study, "breakdown", lambda settings: {"seconds": 6.0, "evaluations": 3.0})
     one = {"draft_1": read_methods()["draft_1"]}
-    study.study_learn(one, Budget(100, 0.0, 1, 4), 3, study.Desk(folder, 0), 1)
-    row = rows(folder, "learn")["draft_1"]
+    study.study_learn(one, Budget(100, 0.0, 1, 4), 3, study.Desk(tmp_path, 0), 1)
+    row = rows(tmp_path, "learn")["draft_1"]
     assert row["collapsed"] == 1 and row["seconds"]["value"] == pytest.approx((0.5 + 0.4 + 0.5) / 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -41,6 +42,14 @@ def workshop(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RLR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process begins at zero")
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    large = torch.ones(400_000_000)  # 1.6 GB
+    ask = "import torch; from rlr_core.planner.machine import peak_bytes; print(peak_bytes(torch.device('cpu')))"
+    told = int(subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout)
+    assert 1e7 < told < large.nbytes <= machine.peak_bytes(torch.device("cpu"))
 
 
 def small_demo(*settings: str) -> RunConfig:

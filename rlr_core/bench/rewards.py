@@ -7,7 +7,6 @@ a process of its own.
 from __future__ import annotations
 
 import gc
-import math
 import multiprocessing
 import shutil
 import time
@@ -21,6 +20,7 @@ import torch
 from rlr_core.bench.memory import LiveTensors
 from rlr_core.bench.random_weights import write_random
 from rlr_core.bench.study import table
+from rlr_core.planner.machine import peak_bytes
 from rlr_core.rewards import PUBLISHED
 from rlr_core.rewards.networks import Place
 from rlr_core.rewards.published import Scorer
@@ -80,7 +80,7 @@ def measure(name: str, folder: Path, device: str, dtype: str) -> dict[str, str]:
     row = {"reward": name, "loading": f"{seconds(lambda: load(rerun=False), device):.1f} s"}
     row["score"] = str(cost(lambda: score(kept[0], images), device))
     row["gradient"] = str(cost(lambda: gradient(kept[0], images), device))
-    row["whole process"] = f"{resident_megabytes():.0f} MB"
+    row["whole process"] = f"{peak_bytes(torch.device('cpu')) / MB:.0f} MB"
     kept.clear()
     gc.collect()
     load(rerun=True)
@@ -121,12 +121,3 @@ def seconds(call: Callable[[], Any], device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     return clock() - began
-
-
-def resident_megabytes() -> float:
-    """Most memory that this process has held so far, in 10⁶ bytes; NaN where the system does not say (only Linux does)."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return math.nan
-    fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-    return int(fields["VmHWM"].split()[0]) * 1024 / MB
