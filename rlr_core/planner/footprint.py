@@ -10,7 +10,7 @@ import torch
 
 from rlr_core.config import ModelConfig, RunConfig
 from rlr_core.models import Model, load_configured
-from rlr_core.planner.on_meta import as_on
+from rlr_core.planner.on_meta import AsOn
 from rlr_core.planner.rehearsal import Recalled, Rehearsal
 from rlr_core.rewards import Mix
 from rlr_core.trainer import Setup, Trainer, prepare, score
@@ -54,7 +54,7 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
             setattr(network, name, Recalled(getattr(network, name), rehearsal, part))
         return model
 
-    with rehearsal, as_on(device), warnings.catch_warnings():
+    with rehearsal, AsOn(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with rehearsal.part(WEIGHTS):
             setup = prepare(short, device=META, load=load)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from contextlib import suppress
@@ -15,7 +14,7 @@ import torch
 
 from rlr_core.errors import StorageError
 from rlr_core.planner.footprint import Footprint
-from rlr_core.storage import write_text
+from rlr_core.storage import cache_folder, write_text
 
 ITSELF = {"cuda": 0.75e9, "mps": 0.5e9, "cpu": 0.9e9}
 """Bytes that no tensor has: context, libraries, workspaces. Measured on a CPU; assumed elsewhere, until a run was measured."""
@@ -128,8 +127,5 @@ def read_measured() -> dict[str, dict[str, Any]]:
 
 
 def measured_file() -> Path:
-    """In the user's cache folder, or in the one that RLR_CACHE names."""
-    places = {"win32": ("LOCALAPPDATA", "~/AppData/Local"), "darwin": ("", "~/Library/Caches")}
-    variable, default = places.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
-    folder = os.environ.get("RLR_CACHE") or os.environ.get(variable) or default
-    return Path(folder).expanduser() / "rlr" / "measured.json"
+    """In the user's cache folder."""
+    return cache_folder() / "measured.json"
