@@ -16,7 +16,6 @@ from rlr_core.cli.score import score
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
 from rlr_core.errors import RunError
-from rlr_core.presets import preset
 from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
 from rlr_core.runs.summary import Summary, short
 
@@ -42,8 +41,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _load(path: Path | None, options: argparse.Namespace) -> RunConfig:
-    """Preset, then file, then --set."""
-    return load(path, options.set, preset(options.preset).settings)
+    return load(path, options.set, options.preset)
 
 
 def _start(config: RunConfig, folder: Path | None, name: str) -> None:

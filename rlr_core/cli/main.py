@@ -19,8 +19,8 @@ from rlr_core.cli.plan import add_plan
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
+from rlr_core.config import PRESETS
 from rlr_core.errors import RLRError
-from rlr_core.presets import PRESETS
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",

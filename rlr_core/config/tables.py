@@ -10,8 +10,11 @@ from typing import Any, get_type_hints
 from rlr_core.config.sections import MOST, RunConfig
 from rlr_core.errors import ConfigError
 
+Tables = dict[str, Any]
+"""Section → key → value."""
 
-def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
+
+def from_dict(values: Tables, source: str = "config") -> RunConfig:
     """A config from nested tables. Raises `ConfigError` for unknown keys, wrong types and values out of range."""
     sections = {f.name: f for f in dataclasses.fields(RunConfig)}
     _refuse_unknown(values, sections, source)
@@ -23,14 +26,14 @@ def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
     )
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
+def to_dict(config: RunConfig) -> Tables:
     """Nested tables, as `from_dict` reads them."""
     return dataclasses.asdict(config)
 
 
-def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+def merged(*layers: Tables) -> Tables:
     """Sections of settings on top of each other, the last one uppermost. What is not a table replaces what it is put on."""
-    together: dict[str, Any] = {}
+    together: Tables = {}
     for layer in layers:
         for section, table in layer.items():
             below = together.get(section)
