@@ -6,6 +6,8 @@ import argparse
 import shlex
 from typing import Any
 
+from rlr_core.markdown import table
+
 CARDS = (6.0, 8.0, 12.0, 16.0, 24.0)
 """GB of the cards that people have."""
 TITLES = [
@@ -53,7 +55,6 @@ def family_settings(family: str | None) -> list[str]:
 
 def plan(config: Any, cards: list[float], device: str) -> None:
     """Go down the ladder until the smallest card is enough, and print every plan."""
-    from rlr_core.bench.study import table
     from rlr_core.planner.ladder import gigabytes, ladder
     from rlr_core.planner.machine import machine_to_plan_for
 
