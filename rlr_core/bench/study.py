@@ -46,7 +46,7 @@ class Desk:
     Attributes:
         folder: of results and plots.
         workers: jobs at a time.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda", a card by its number as "cuda:1", or "mps".
     """
 
     folder: Path

@@ -40,7 +40,7 @@ def add_plan(command: argparse.ArgumentParser) -> None:
         help="plan for any checkpoint of this family, none being given",
     )
     command.add_argument(
-        "--device", default="cuda", choices=("cuda", "cpu", "mps"), help="to plan for (default: %(default)s)"
+        "--device", default="cuda", help="to plan for: cuda, cuda:1, cpu or mps (default: %(default)s)"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from typing import Any, get_type_hints
 
 from rlr_core.config.sections import MOST, RunConfig
@@ -98,10 +99,12 @@ def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any
     value = _as_kind(given, kind)
     if value is None:
         raise ConfigError(f"{name} = {given!r}", KINDS[kind], f"see `rlr config` for {name}")
-    choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
+    choices, form, low, high = (f.metadata[key] for key in ("choices", "form", "low", "high"))
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
+    if form and not re.fullmatch(form, value):
+        raise ConfigError(f"{name} = {value!r}", f.metadata["comment"], "correct it")
     if low is not None and not low <= value <= high:
         wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
         raise ConfigError(f"{name} = {value!r}", wanted, "correct it")

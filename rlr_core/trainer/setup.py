@@ -206,12 +206,24 @@ def _visiting(guests: Guests, reward: Reward) -> Reward:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device named, or the best there is for "auto"."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device named, as "cuda:1", or the best there is for "auto". Raises `ConfigError` for one that is not there."""
+    here = devices_here()
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available[name]:
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if kind in here))
+    if name not in here:
         raise ConfigError(
-            f"model.device = '{name}', which this machine does not have", "auto or cpu", "set model.device"
+            f"the device '{name}', which this machine does not have",
+            f"one of auto, {', '.join(here)}",
+            "set model.device, or --device",
         )
     return torch.device(name)
+
+
+def devices_here() -> list[str]:
+    """This machine's devices by the names that `choose_device` takes; "cuda" is torch's current card."""
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [
+        "cpu",
+        *(["cuda", *cards] if cards else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+    ]
