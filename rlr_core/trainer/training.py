@@ -38,6 +38,7 @@ class Trainer:
     def __init__(self, setup: Setup):
         training = setup.config.training
         self.setup = setup
+        self.whole = True
         self.iteration = 0
         self.skipped_in_a_row = 0
         self.previewed = self.checked = self.saved = -1
