@@ -164,7 +164,7 @@ class RunDirectory:
     @property
     def is_active(self) -> bool:
         """Whether a process works on the run, or is about to."""
-        return self.is_held or self._is_starting(self._last)
+        return self.is_held or self._word(False, self._last) in ("starting", "running")
 
     @property
     def is_launched(self) -> bool:
@@ -211,12 +211,13 @@ class RunDirectory:
 
     def state(self) -> RunState:
         """What the folder tells of the run."""
+        held = self.is_held  # first: a run that is over by now has written its last event
         events = log.read(self.events_file)
         iterations = [event for event in events if event["type"] == "iteration"]
         done = max(
             (event["iteration"] for event in events if event["type"] in ("iteration", "skipped")), default=0
         )
-        word = self._word(_last_type(events))
+        word = self._word(held, _last_type(events))
         return RunState(
             folder=self.folder,
             state=word,
@@ -233,17 +234,16 @@ class RunDirectory:
         """Who works on the run, or was the last to."""
         return Worker.read(self.worker_file)
 
-    def _word(self, last: str) -> str:
-        """The state, where `last` is the type of the last event."""
-        if self.is_held:
+    def _word(self, held: bool, last: str) -> str:
+        """The state, where `last` is the type of the last event, read after the lock was looked at."""
+        if held:
             return "running"
         if last in ("finished", "stopped", "failed"):
             return last
-        return "starting" if self._is_starting(last) else "interrupted"
-
-    def _is_starting(self, last: str) -> bool:
         worker = self.worker
-        return last == "launched" and worker is not None and worker.lives
+        if last == "launched" and worker and worker.lives:
+            return "starting"
+        return "running" if self.is_held else "interrupted"  # it may have been taken up in between
 
     def _vanished(self, events: list[dict[str, Any]]) -> str:
         """What can be told of a run whose worker left without a word. The lock says that it did: of this computer's alone."""
