@@ -97,16 +97,13 @@ class RunDirectory:
         """Write the config, and beside it the LoRA file that it goes on from. The lock is held by the caller."""
         self.refuse_if_taken()
         if config.lora.start:
-            copy = self.folder / "start" / Path(config.lora.start).name
+            copy = self._kept(config.lora.start)
             write_atomically(copy, lambda temporary: shutil.copyfile(config.lora.start, temporary))
-            config = _starting_from(config, str(copy.absolute()))
+            config = _starting_from(config, copy)
         self.rewrite(config)
 
     def rewrite(self, config: RunConfig) -> None:
         """Go on with another config. The lock is held by the caller."""
-        start, here = Path(config.lora.start), self.folder.absolute()
-        if config.lora.start and start.is_relative_to(here):  # so that the folder may be moved and copied
-            config = _starting_from(config, start.relative_to(here).as_posix())
         write_text(self.config_file, to_toml(config, comments=False))
 
     @classmethod
@@ -123,10 +120,14 @@ class RunDirectory:
 
     @property
     def config(self) -> RunConfig:
-        """The run's config."""
+        """The run's config; it goes on from the LoRA file in this folder, which may be a copy of the run's, or moved."""
         config = load(self.config_file)
-        start = config.lora.start
-        return _starting_from(config, str(self.folder.absolute() / start)) if start else config
+        kept = self._kept(config.lora.start)
+        return _starting_from(config, kept) if config.lora.start and kept.is_file() else config
+
+    def _kept(self, start: str) -> Path:
+        """Where the folder has its copy of `lora.start`."""
+        return self.folder.absolute() / "start" / Path(start).name
 
     @contextmanager
     def held(self, patience: float = PATIENCE) -> Iterator[None]:
@@ -265,8 +266,8 @@ def _message(events: list[dict[str, Any]]) -> str:
     return next((event["message"] for event in reversed(told) if event["type"] in ("alarm", "failed")), "")
 
 
-def _starting_from(config: RunConfig, start: str) -> RunConfig:
-    return dataclasses.replace(config, lora=dataclasses.replace(config.lora, start=start))
+def _starting_from(config: RunConfig, start: Path) -> RunConfig:
+    return dataclasses.replace(config, lora=dataclasses.replace(config.lora, start=str(start)))
 
 
 def list_runs(root: Path) -> list[RunState]:
