@@ -48,7 +48,7 @@ def within_an_iteration() -> None:
 
     def arm(trainer: Trainer, batch: Any) -> Any:
         if trainer.iteration == 3:
-            model = type(trainer.setup.model.unet)
+            model = type(trainer.setup.model.components[0].network)
             model.forward = die_at_call(5, model.forward)
         return original(trainer, batch)
 

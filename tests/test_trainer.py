@@ -151,7 +151,7 @@ def test_training_raises_the_reward(name, workshop):
 def with_reward(workshop: Path, function, **overrides) -> Trainer:
     made = trainer(workshop, estimator__name="half", estimator__chunk=2, **overrides)
     reward = Reward("spoiled", False, function)
-    object.__setattr__(made.setup, "reward", reward)
+    object.__setattr__(made.setup.rewards, "trained", reward)
     object.__setattr__(made.setup.problem, "reward", reward)
     return made
 

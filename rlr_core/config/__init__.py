@@ -15,6 +15,7 @@ from rlr_core.config.sections import (
     RewardConfig,
     RunConfig,
     SamplingConfig,
+    Size,
     TrainingConfig,
 )
 from rlr_core.config.tables import from_dict, merged, to_dict
@@ -32,6 +33,7 @@ __all__ = [
     "RewardConfig",
     "RunConfig",
     "SamplingConfig",
+    "Size",
     "TrainingConfig",
     "from_dict",
     "load",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
 
-from rlr_core.config import ModelConfig, RunConfig
-from rlr_core.models import Model, load_configured
+from rlr_core.config import RunConfig
+from rlr_core.models import load_configured
 from rlr_core.planner.on_meta import as_on
-from rlr_core.planner.rehearsal import Recalled, Rehearsal
+from rlr_core.planner.rehearsal import Rehearsal, RehearsedModel
 from rlr_core.rewards import Mix
-from rlr_core.trainer import Setup, Trainer, prepare, score
+from rlr_core.trainer import Materials, Setup, Trainer, prepare, score
 
 META = torch.device("meta")
 WEIGHTS, LORA = "weights", "LoRA and optimizer"
@@ -47,25 +48,22 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
     """Rehearse one iteration and one preview as on `device` ("cuda", "cpu", "mps"). Raises `RLRError` as training would."""
     short, share = shortened(settled(config, device))
     rehearsal = Rehearsal()
-
-    def load(settings: ModelConfig, on: torch.device) -> Model:
-        model = load_configured(settings, on)
-        for network, name, part in ((model.unet, "forward", "UNet"), (model.vae, "decode", "VAE")):
-            setattr(network, name, Recalled(getattr(network, name), rehearsal, part))
-        return model
-
-    with rehearsal, as_on(device), warnings.catch_warnings():
+    materials = Materials(
+        load=lambda settings, on: RehearsedModel.of(load_configured(settings, on), rehearsal)
+    )
+    with rehearsal, as_on(device), warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
         with rehearsal.part(WEIGHTS):
-            setup = prepare(short, device=META, load=load)
+            setup = stack.enter_context(prepare(short, device=META, materials=materials))
         trainer = _settled(setup, rehearsal)
         rehearsal.restart()
         trainer.iterate()
         training, flops = dict(rehearsal.at_peak), rehearsal.flops
         rehearsal.restart()
         _paint(setup, config)
-    networks = {**setup.model.networks, "vae": setup.model.vae, "rewards": _together(setup)}
-    weights = {name: _bytes(network) for name, network in networks.items()}
+        networks = {component.name: component.network for component in setup.model.components}
+        weights = {name: _bytes(network) for name, network in networks.items()}
+        weights["rewards"] = _bytes(_together(setup))
     return Footprint(training, rehearsal.peak, flops / share, weights)
 
 

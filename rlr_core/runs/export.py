@@ -15,8 +15,6 @@ from rlr_core.runs.summary import Comparison, Summary
 from rlr_core.storage import write_text
 from rlr_core.trainer import Trainer
 
-CARDS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
-"""Family → what A1111 and Forge call it on a card."""
 MOST_PROMPTS = 200
 
 
@@ -38,7 +36,7 @@ def export(file: Path, trainer: Trainer, iteration: int, summary: Summary) -> No
     write_lora(file, lora.weights(), facts, kind=output.format, family=lora.family, dtype=dtype)
     card = {
         "description": describe(setup.reward.name, summary),
-        "sd version": CARDS[lora.family],
+        "sd version": lora.family.card,
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",

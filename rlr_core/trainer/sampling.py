@@ -1,4 +1,4 @@
-"""Pictures, with a seed each: from the chain, or from a sampler of diffusers."""
+"""Pictures, with a seed each: from the chain, or from a sampler that the model offers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
-from rlr_core.config import InferenceConfig, SamplingConfig
+from rlr_core.chain import Chain, SampleNoise, Schedule, rollout
+from rlr_core.config import InferenceConfig, SamplingConfig, Size
+from rlr_core.errors import ConfigError
 from rlr_core.estimators import RewardFunction
-from rlr_core.models import Model, Prompted, prompted
-from rlr_core.models.samplers import scheduler, walk
+from rlr_core.models import Model, Prompted, Sampler, prompted
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What pictures of one size are painted on.
+
+    Attributes:
+        size: width and height; None is the model's own.
+        latent_shape: of one latent, as (C, h, w).
+        schedule: the chain's noise levels, which may depend on the size.
+    """
+
+    size: Size | None
+    latent_shape: tuple[int, ...]
+    schedule: Schedule
+
+    def noise(self, seeds: Sequence[int], device: torch.device) -> SampleNoise:
+        """Of pictures with these seeds."""
+        return SampleNoise(seeds, self.latent_shape, torch.float32, device)
+
+
+def canvas(model: Model, steps: int, size: Size | None) -> Canvas:
+    """For chains of `steps` steps. Raises `ConfigError` for what the model cannot do."""
+    return Canvas(size, model.latent_shape(size), model.schedule(steps, size))
 
 
 @dataclass(frozen=True)
@@ -21,18 +45,18 @@ class Painter:
     """A model with everything that pictures depend on, but prompts and seeds.
 
     Attributes:
-        prompted: the guided denoiser and what encodes prompts for it.
+        prompted: the guided denoiser and its conditioning.
         sampling: steps, η and size.
-        sampler: "chain", or a key of `SAMPLERS`.
-        negative: the negative prompt.
+        canvas: of the size that pictures have.
+        sampler: instead of the chain.
         together: pictures that are painted at a time.
     """
 
     model: Model
     prompted: Prompted
     sampling: SamplingConfig
-    sampler: str
-    negative: str = ""
+    canvas: Canvas
+    sampler: Sampler | None = None
     together: int = 8
 
     @torch.no_grad()
@@ -41,19 +65,18 @@ class Painter:
         pictures = []
         for first in range(0, len(prompts), self.together):
             mine, rows = prompts[first : first + self.together], seeds[first : first + self.together]
-            latents = self._latents(self.prompted.encode(mine, self.negative), rows)
-            pictures.append(self.model.decode(latents).cpu())
+            pictures.append(self.model.decode(self._latents(mine, rows)).cpu())
         return torch.cat(pictures)
 
-    def _latents(self, conditioning: dict[str, Tensor], seeds: Sequence[int]) -> Tensor:
-        steps, shape = self.sampling.steps, self.model.latent_shape(self.sampling.size)
-        noise = SampleNoise(seeds, shape, torch.float32, self.model.device)
-        if self.sampler != "chain":
-            sampler = scheduler(self.sampler, self.model.scheduler_config, steps)
-            return walk(sampler, self.prompted.denoiser, conditioning, noise.initial(), seeds)
-        constant = Conditioning.constant(conditioning, steps)
-        chain = Chain(self.prompted.denoiser, self.model.schedule(steps), constant, noise, self.sampling.eta)
-        return rollout(chain, noise.initial(), torch.arange(len(seeds)), range(steps))[0]
+    def _latents(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        noise, denoiser = self.canvas.noise(seeds, self.model.device), self.prompted.denoiser
+        if self.sampler is not None:
+            conditioning = self.prompted.conditioning(prompts, self.sampler.schedule)
+            return self.sampler(denoiser, conditioning, noise.initial(), seeds)
+        schedule = self.canvas.schedule
+        conditioning = self.prompted.conditioning(prompts, schedule)
+        chain = Chain(denoiser, schedule, conditioning, noise, self.sampling.eta)
+        return rollout(chain, noise.initial(), torch.arange(len(seeds)), range(schedule.steps))[0]
 
 
 def painter(
@@ -72,12 +95,20 @@ def painter(
     inference = inference or InferenceConfig()
     steps, guidance = inference.steps or sampling.steps, inference.guidance_scale or sampling.guidance_scale
     settled = dataclasses.replace(sampling, steps=steps, guidance_scale=guidance)
-    if inference.sampler == "chain":
-        model.schedule(steps)
-    else:
-        scheduler(inference.sampler, model.scheduler_config, steps)
-    view = prompted(model, guidance, encode_anew=encode_anew)
-    return Painter(model, view, settled, inference.sampler, negative)
+    size = sampling.sizes[0]
+    sampler = None if inference.sampler == "chain" else _sampler(model, inference.sampler, steps, size)
+    view = prompted(model, guidance, negative, encode_anew=encode_anew)
+    return Painter(model, view, settled, canvas(model, steps, size), sampler)
+
+
+def _sampler(model: Model, name: str, steps: int, size: Size | None) -> Sampler:
+    if name not in model.samplers:
+        raise ConfigError(
+            f"inference.sampler = '{name}' with the model {model.name}",
+            f"one of {', '.join(('chain', *model.samplers))}",
+            "set inference.sampler",
+        )
+    return model.sampler(name, steps, size)
 
 
 @torch.no_grad()

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Conditioning, SampleNoise
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import RunError
-from rlr_core.estimators import Batch, Estimate
+from rlr_core.estimators import Batch, Estimate, Problem
 from rlr_core.rewards import Mix
 from rlr_core.trainer.averaging import Average
 from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped
@@ -145,25 +144,34 @@ class Trainer:
         estimator = self.setup.estimator
         learned = estimator.state_dict()
         try:
-            return estimator(self.setup.problem, batch)
+            return estimator(self._problem, batch)
         except StopRequested:
             estimator.load_state_dict(learned)
             raise
 
+    @property
+    def _turn(self) -> int:
+        """The number of the batch: an estimator that reuses its rollouts is shown the same one again."""
+        return self.iteration // self.setup.estimator.batch_reuse
+
+    @property
+    def _problem(self) -> Problem:
+        """Of the size that this batch has."""
+        return self.setup.problems[self._turn % len(self.setup.problems)]
+
     def batch(self) -> Batch:
-        """The batch of this iteration; an estimator that reuses its rollouts is shown the same one again."""
-        setup, training = self.setup, self.setup.config.training
-        turn = self.iteration // setup.estimator.batch_reuse
+        """The batch of this iteration; sizes come in turn."""
+        setup, training, turn = self.setup, self.setup.config.training, self._turn
         _seed_everything(derive_seed(training.seed, "iteration", self.iteration))
         repeats = training.batch_size // training.prompts_per_batch
         dealt = deal(setup.prompts, training.prompts_per_batch, turn, training.seed)
         prompts = [prompt for prompt in dealt for _ in range(repeats)]
-        encoded = setup.encode(prompts, setup.config.prompts.negative)
+        canvas = setup.canvases[turn % len(setup.canvases)]
         seeds = [derive_seed(training.seed, "picture", turn, j) for j in range(training.batch_size)]
         return Batch(
             prompts=prompts,
-            conditioning=Conditioning.constant(encoded, setup.problem.steps),
-            noise=SampleNoise(seeds, setup.latent_shape, torch.float32, setup.model.device),
+            conditioning=setup.prompted.conditioning(prompts, canvas.schedule),
+            noise=canvas.noise(seeds, setup.model.device),
             seed=derive_seed(training.seed, "estimator", self.iteration),
         )
 

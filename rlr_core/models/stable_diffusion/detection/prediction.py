@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rlr_core.models.families import SD2, Family
-from rlr_core.models.weights import Weights
+from rlr_core.families import StableDiffusionFamily
+from rlr_core.models.tensor_files import TensorFile
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 WORDS = {
@@ -32,19 +32,19 @@ SPREAD = 0.09
 LONGEST_SIDECAR = 64 * 1024
 
 
-def find_prediction(path: Path, weights: Weights, family: Family) -> tuple[str, str]:
+def find_prediction(path: Path, weights: TensorFile, family: StableDiffusionFamily) -> tuple[str, str]:
     """The prediction type, and by which rule."""
     if "v_pred" in weights.header.tensors:
         return VELOCITY, "its v_pred mark"
     metadata = weights.header.metadata
     if said := WORDS.get(metadata.get("modelspec.prediction_type", "").lower()):
         return said, "its metadata"
-    for prediction, architecture in family.architectures.items():
-        if len(family.architectures) > 1 and metadata.get("modelspec.architecture") == architecture:
+    for prediction, architecture in family.lora.architectures.items():
+        if len(family.lora.architectures) > 1 and metadata.get("modelspec.architecture") == architecture:
             return prediction, "its metadata"
     if said := _beside(path):
         return said, f"{path.stem}.yaml"
-    if family.base_version == SD2.base_version:
+    if family.lora.second:
         return _second_generation(path, weights)
     return EPSILON, "usual for the family"
 
@@ -59,7 +59,7 @@ def _beside(path: Path) -> str | None:
     return WORDS[found[1]] if found else None
 
 
-def _second_generation(path: Path, weights: Weights) -> tuple[str, str]:
+def _second_generation(path: Path, weights: TensorFile) -> tuple[str, str]:
     name = path.stem.lower()
     if re.search(r"(?<!\d)768(?!\d)|(?<![a-z])v[-_]?pred", name):
         return VELOCITY, "its name"

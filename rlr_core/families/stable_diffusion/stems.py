@@ -1,7 +1,7 @@
-"""What a layer of a checkpoint is called in LoRA files of each format.
+"""What a layer of a Stable Diffusion checkpoint is called in LoRA files of each format.
 
-A `Place` is a network and the path of a layer in it, in diffusers' and transformers' words. A *stem* is what a format
-makes of it; the suffix after the stem says which tensor it is.
+A `Place` names a layer in diffusers' and transformers' words. A *stem* is what a format makes of it; the suffix after the stem
+says which tensor it is.
 
 kohya      lora_unet_down_blocks_0_attentions_0_proj_in      lora_te_
   SDXL     lora_unet_input_blocks_4_1_proj_in                lora_te1_, lora_te2_
@@ -12,13 +12,11 @@ comfyui    diffusion_model.input_blocks.1.1.proj_in          text_encoders.clip_
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
-from rlr_core.lora.ldm import from_ldm, to_ldm
+from rlr_core.families.component import Place
+from rlr_core.families.stable_diffusion.unet_paths import from_ldm
 
 UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
-COMFYUI_TEXT = {"sd1": {TEXT: "clip_l"}, "sd2": {TEXT: "clip_h"}, "sdxl": {TEXT: "clip_l", TEXT_2: "clip_g"}}
-"""Family → network → ComfyUI's name of the text encoder."""
 
 _NAMES = """
     down_blocks mid_block up_blocks attentions resnets downsamplers upsamplers transformer_blocks proj_in proj_out attn1 attn2
@@ -28,38 +26,6 @@ _NAMES = """
 """
 _WORDS = frozenset(_NAMES.split())
 _LONGEST_FIRST = re.compile("|".join([*sorted(_WORDS, key=len, reverse=True), r"\d+"]))
-
-
-class Place(NamedTuple):
-    """A layer: the network ("unet", "text_encoder" or "text_encoder_2") and its path there."""
-
-    network: str
-    path: str
-
-
-def kohya_stem(place: Place, family: str = "sd1") -> str:
-    """The default format; A1111, Forge, ComfyUI and diffusers read it. For SDXL's UNet sd-scripts writes the original names."""
-    prefixes = {UNET: "unet", TEXT: "te1" if family == "sdxl" else "te", TEXT_2: "te2"}
-    original = family == "sdxl" and place.network == UNET
-    path = to_ldm(place.path, attention_in_first_up_block=True) if original else place.path
-    return f"lora_{prefixes[place.network]}_{path.replace('.', '_')}"
-
-
-def diffusers_stem(place: Place, family: str = "sd1") -> str:
-    """What diffusers' `save_lora_weights` writes."""
-    return f"{place.network}.{place.path}"
-
-
-def comfyui_stem(place: Place, family: str = "sd1") -> str:
-    """The names of ComfyUI's own layers."""
-    if place.network == UNET:
-        path = to_ldm(place.path, attention_in_first_up_block=family == "sdxl")
-        return f"diffusion_model.{path}"
-    return f"text_encoders.{COMFYUI_TEXT[family][place.network]}.transformer.{place.path}"
-
-
-STEMS = {"kohya": kohya_stem, "diffusers": diffusers_stem, "comfyui": comfyui_stem}
-"""Format → what writes its stems."""
 
 _FLAT_PREFIXES = {"lora_unet_": UNET, "lora_te_": TEXT, "lora_te1_": TEXT, "lora_te2_": TEXT_2}
 _DOTTED_PREFIXES = {
@@ -100,14 +66,22 @@ def _read_dotted(kind: str, network: str, path: str) -> tuple[str, Place] | None
         return None
     if text:
         path = re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", path)
-        return kind, Place(network, f"text_model.{path}" if path.startswith("encoder.") else path)
+        return kind, Place(network, whole_text_path(path))
     try:
-        return kind, Place(network, from_ldm(path) if _is_ldm(path) else path)
+        return kind, Place(network, unet_path(path))
     except KeyError:
         return None
 
 
-def _is_ldm(path: str) -> bool:
-    return path.startswith(
-        ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
-    )
+def whole_text_path(path: str) -> str:
+    """Newer versions of transformers leave out a text model's first part, which LoRA files have."""
+    return f"text_model.{path}" if path.startswith("encoder.") else path
+
+
+def unet_path(path: str) -> str:
+    """A UNet layer's path in diffusers' words, also where it is given in those of the original layout. Raises `KeyError`."""
+    return from_ldm(path) if path.startswith(_LDM) else path
+
+
+_LDM = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
+"""How paths begin in the original layout."""

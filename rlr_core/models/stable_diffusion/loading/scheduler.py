@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.errors import CheckpointError
-from rlr_core.models.folder import COPY_AGAIN
+from rlr_core.models.diffusers_folder import COPY_AGAIN
 
 
 def noise_scheduler(config: Mapping[str, Any], prediction: str, path: Path) -> Any:

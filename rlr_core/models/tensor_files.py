@@ -1,4 +1,4 @@
-"""The tensors of a single file, safetensors or, if that is wanted, pickled."""
+"""A file of tensors, safetensors or, if that is wanted, pickled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = {
 }
 
 
-class Weights(Protocol):
+class TensorFile(Protocol):
     """A file's tensors, read one by one."""
 
     @property
@@ -37,12 +37,12 @@ class Weights(Protocol):
         ...
 
 
-def open_weights(path: Path, *, allow_pickle: bool) -> Weights:
+def open_tensors(path: Path, *, allow_pickle: bool) -> TensorFile:
     """Raises `CheckpointError` for what is damaged, and for pickled files unless they are allowed."""
     if not is_pickled(path):
-        return _SafetensorsWeights(path)
+        return _SafetensorsFile(path)
     if allow_pickle:
-        return _PickledWeights(path)
+        return _PickledFile(path)
     raise CheckpointError(
         f"{path} is a pickled file, which is not read unless you ask for it",
         "a safetensors file",
@@ -62,7 +62,7 @@ def is_pickled(path: Path) -> bool:
         ) from None
 
 
-class _SafetensorsWeights:
+class _SafetensorsFile:
     def __init__(self, path: Path):
         self._path = path
         self.header = read_header(path)
@@ -74,7 +74,7 @@ class _SafetensorsWeights:
             return {name: file.get_tensor(name) for name in names}
 
 
-class _PickledWeights:
+class _PickledFile:
     def __init__(self, path: Path):
         loaded = _unpickled(path)
         state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}

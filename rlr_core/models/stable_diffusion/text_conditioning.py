@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.models.prompt_encoder import Encoded, PromptEncoder
+from rlr_core.models.stable_diffusion.prompt_encoder import Encoded, PromptEncoder
 
 NEGATIVE = "negative_"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Denoiser, Guided, Level, Prediction, Schedule, variance_preserving
+from rlr_core.config import Size
 from rlr_core.errors import ConfigError
-from rlr_core.models.families import Family, lora_metadata
-from rlr_core.models.text_conditioning import TextConditioning
+from rlr_core.families import Component, LoraFamily, Role, StableDiffusionFamily
+from rlr_core.models.samplers import SAMPLERS, DiffusersSampler, diffusers_sampler
+from rlr_core.models.stable_diffusion.savings import SAVINGS
+from rlr_core.models.stable_diffusion.text_conditioning import TextConditioning
 
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Level], Prediction]] = {
     "epsilon": Prediction.from_noise,
@@ -67,38 +71,52 @@ class SizeAndPooledText:
 
 
 class StableDiffusion:
-    """A frozen Stable Diffusion checkpoint, 1.x, 2.x or XL.
+    """A frozen Stable Diffusion checkpoint, 1.x, 2.x or XL; see `Model`.
 
     Attributes:
         name: of the checkpoint, for people.
         family: which of them.
-        unet: the network that a LoRA is injected into.
+        unet: the denoising network.
+        vae: what makes pictures of latents.
+        tokens: the text models, which a LoRA can be trained in.
     """
 
+    samplers = tuple(SAMPLERS)
+    savings = ("autocast", "checkpoint_denoiser", "decoder", "offload")
+
     def __init__(
-        self, *, name: str, family: Family, unet: Any, vae: Any, text: TextConditioning, scheduler: Any
+        self,
+        *,
+        name: str,
+        family: StableDiffusionFamily,
+        unet: Any,
+        vae: Any,
+        text: TextConditioning,
+        scheduler: Any,
     ):
         self.name = name
         self.family = family
         self.unet = unet
-        self._vae = vae
-        self._text = text
+        self.vae = vae
+        self.tokens = text
         self._scheduler = scheduler
 
     @property
-    def networks(self) -> dict[str, Any]:
-        """What a LoRA can be injected into."""
-        return {"unet": self.unet, **self._text.networks}
+    def lora_family(self) -> LoraFamily:
+        """What LoRA files know of the family."""
+        return self.family.lora
 
     @property
-    def vae(self) -> Any:
-        """What makes pictures of latents."""
-        return self._vae
-
-    @property
-    def scheduler_config(self) -> Mapping[str, Any]:
-        """Of diffusers' scheduler."""
-        return self._scheduler.config
+    def components(self) -> list[Component]:
+        """The UNet, the text models and the VAE."""
+        texts = [
+            Component(name, Role.TEXT_ENCODER, network) for name, network in self.tokens.networks.items()
+        ]
+        return [
+            Component("unet", Role.DENOISER, self.unet),
+            *texts,
+            Component("vae", Role.DECODER, self.vae),
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -108,15 +126,15 @@ class StableDiffusion:
     @property
     def pixels_per_latent(self) -> int:
         """The VAE's downsampling factor f."""
-        return 2 ** (len(self._vae.config.block_out_channels) - 1)
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def prediction_type(self) -> str:
         """What the UNet predicts: "epsilon", "v_prediction" or "sample"."""
         return self._scheduler.config.prediction_type
 
-    def schedule(self, steps: int) -> Schedule:
-        """The levels that `diffusers.DDIMScheduler` visits with the checkpoint's scheduler config.
+    def schedule(self, steps: int, size: Size | None = None) -> Schedule:
+        """The levels that `diffusers.DDIMScheduler` visits with the checkpoint's scheduler config, the same for all sizes.
 
         Raises `ConfigError` for more steps than the model has training timesteps.
         """
@@ -137,6 +155,10 @@ class StableDiffusion:
         got = f"sampling.steps = {steps} for a checkpoint with {trained} training timesteps"
         raise ConfigError(got, "far fewer steps, such as 20 or 50", "lower sampling.steps")
 
+    def sampler(self, name: str, steps: int, size: Size | None = None) -> DiffusersSampler:
+        """One of diffusers', over the noise levels that the UNet was trained with. Raises `ConfigError`."""
+        return diffusers_sampler(name, self._scheduler.config, steps)
+
     def denoiser(self, guidance_scale: float) -> Denoiser:
         """The UNet with classifier-free guidance."""
         network = UNetDenoiser(self.unet, self.prediction_type)
@@ -149,15 +171,7 @@ class StableDiffusion:
 
         A text is encoded once and remembered. Warns where one is too long, naming the words that are lost.
         """
-        return self._text.encode(prompts, negative)
-
-    def tokenize(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        """Token numbers for `embed`, each (B, 2, L)."""
-        return self._text.tokenize(prompts, negative)
-
-    def embed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `encode` gives, of what `tokenize` gave, with a gradient."""
-        return self._text.embed(tokens)
+        return self.tokens.encode(prompts, negative)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, range [0, 1]; differentiable.
@@ -165,25 +179,33 @@ class StableDiffusion:
         Values beyond [0, 1] are clamped, as in diffusers, and their gradient is 0: it is the exact gradient
         of what the reward is shown, which is also what likelihood-ratio and zeroth-order estimators estimate.
         """
-        scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
-        decoded = self._vae.decode(scaled, return_dict=False)[0].float()
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        decoded = self.vae.decode(scaled, return_dict=False)[0].float()
         return (decoded * 0.5 + 0.5).clamp(0, 1)
 
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, h, w) of square pictures of `size` pixels; 0 is the checkpoint's own size."""
-        factor, channels = self.pixels_per_latent, self._vae.config.latent_channels
-        if size == 0:
+    def latent_shape(self, size: Size | None) -> tuple[int, int, int]:
+        """(C, h, w) of pictures of that size; None is the checkpoint's own. Raises `ConfigError`."""
+        factor, channels = self.pixels_per_latent, self.vae.config.latent_channels
+        if size is None:
             return channels, *self._own_latent_size()
-        if size < 0 or size % factor:
-            near = max(1, round(size / factor)) * factor
+        if any(side < 1 or side % factor for side in size):
+            near = [max(1, round(side / factor)) * factor for side in size]
             raise ConfigError(
-                f"sampling.size = {size}", f"a multiple of {factor} pixels", f"set sampling.size = {near}"
+                f"sampling.size = {size[0]} × {size[1]}",
+                f"multiples of {factor} pixels",
+                f"set sampling.size = {near if near[0] != near[1] else near[0]}",
             )
-        return channels, size // factor, size // factor
+        width, height = size
+        return channels, height // factor, width // factor
 
     def _own_latent_size(self) -> tuple[int, int]:
+        """Height and width."""
         size = self.unet.config.sample_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def saving(self, setting: str, value: Any) -> AbstractContextManager[None]:
+        """See `Model.saving`."""
+        return SAVINGS[setting](self.unet, self.vae, value)
 
     def lora_metadata(self) -> dict[str, str]:
         """For the metadata of a LoRA file: which model it belongs to (sd-scripts, ModelSpec 1.0.1)."""
@@ -191,5 +213,5 @@ class StableDiffusion:
         return {
             "ss_sd_model_name": self.name,
             "modelspec.resolution": f"{width}x{height}",
-            **lora_metadata(self.family, self.prediction_type),
+            **self.lora_family.metadata(self.prediction_type),
         }

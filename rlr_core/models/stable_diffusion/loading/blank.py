@@ -7,30 +7,34 @@ from typing import Any
 
 import torch
 
-from rlr_core.models.clip_tokenizer import clip_tokenizer
-from rlr_core.models.describing import family_of_folder
-from rlr_core.models.detection import describe_file
-from rlr_core.models.families import CONFIGS, FAMILIES, Family, family_titled
-from rlr_core.models.folder import read_json
-from rlr_core.models.folder_loading import tokenizer_of
-from rlr_core.models.networks import class_of
-from rlr_core.models.parts import Parts
-from rlr_core.models.scheduler import noise_scheduler
+from rlr_core.families import FAMILIES, StableDiffusionFamily
+from rlr_core.models.architecture import Request
+from rlr_core.models.diffusers_folder import read_json
+from rlr_core.models.stable_diffusion.detection.of_file import family_of_file
+from rlr_core.models.stable_diffusion.detection.of_folder import family_of_folder
+from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
+from rlr_core.models.stable_diffusion.loading.folder import tokenizer_of
+from rlr_core.models.stable_diffusion.loading.networks import class_of
+from rlr_core.models.stable_diffusion.loading.parts import Parts
+from rlr_core.models.stable_diffusion.loading.scheduler import noise_scheduler
+from rlr_core.models.tensor_files import open_tensors
 
 
-def blank_parts(path: Path, dtype: torch.dtype, prediction: str) -> Parts:
+def blank_parts(path: Path, request: Request) -> Parts:
     """The parts that loading would give, the VAE being the family's or the folder's own.
 
     Args:
-        path: a checkpoint, or the folder of a family's configs in `CONFIGS`.
-        dtype: that the weights would have.
-        prediction: see `load_model`.
+        path: a checkpoint, or the folder of a family's configs.
+        request: how it would be loaded.
 
     Raises:
         CheckpointError: the checkpoint is of no family that can be trained on.
     """
-    family, configs, own = _family(path)
-    encoders = [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()]
+    family, configs, own = _family(path, request)
+    dtype, encoders = (
+        request.dtype,
+        [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()],
+    )
     return Parts(
         family=family,
         unet=_network(configs, "unet", dtype),
@@ -42,18 +46,19 @@ def blank_parts(path: Path, dtype: torch.dtype, prediction: str) -> Parts:
         ],
         pads=[None if own else family.parts[name].pad for name in encoders],
         scheduler=noise_scheduler(
-            read_json(configs / "scheduler" / "scheduler_config.json"), prediction, configs
+            read_json(configs / "scheduler" / "scheduler_config.json"), request.prediction, configs
         ),
         zero_negative=family.is_xl,
     )
 
 
-def _family(path: Path) -> tuple[Family, Path, bool]:
+def _family(path: Path, request: Request) -> tuple[StableDiffusionFamily, Path, bool]:
     """The family, where its configs are, and whether they are the checkpoint's own."""
-    if path.parent == CONFIGS:
-        return next(family for family in FAMILIES if family.configs == path), path, False
+    for family in FAMILIES.values():
+        if path == family.configs:
+            return family, path, False
     if path.is_file():
-        family = family_titled(describe_file(path).family)
+        family = family_of_file(path, open_tensors(path, allow_pickle=request.allow_pickle).header)
         return family, family.configs, False
     return family_of_folder(path), path, True
 

@@ -6,20 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.models.clip_tokenizer import clip_tokenizer
-from rlr_core.models.conversion import text_encoder_of, unet_of
+from rlr_core.families import StableDiffusionFamily
+from rlr_core.families.stable_diffusion.family import EMA
+from rlr_core.models.architecture import Request
 from rlr_core.models.description import Description
-from rlr_core.models.detection import UNET, describe_weights, part_names
-from rlr_core.models.families import EMA, Family, family_titled
-from rlr_core.models.folder import COPY_AGAIN, read_json
-from rlr_core.models.parts import Parts
-from rlr_core.models.scheduler import noise_scheduler
-from rlr_core.models.vae import load_vae
-from rlr_core.models.weights import Weights, open_weights
+from rlr_core.models.diffusers_folder import COPY_AGAIN, read_json
+from rlr_core.models.stable_diffusion.detection.of_file import UNET, describe_file, family_of_file, part_names
+from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
+from rlr_core.models.stable_diffusion.loading.conversion import text_encoder_of, unet_of
+from rlr_core.models.stable_diffusion.loading.parts import Parts
+from rlr_core.models.stable_diffusion.loading.scheduler import noise_scheduler
+from rlr_core.models.stable_diffusion.loading.vae import load_vae
+from rlr_core.models.tensor_files import TensorFile
 
 OLD_NAMES = re.compile(r"(?<=^cond_stage_model\.transformer\.)(?=embeddings\.|encoder\.|final_layer_norm\.)")
 """Where the text encoder's names of some early checkpoints lack `text_model.`."""
@@ -31,27 +32,27 @@ FLAT = re.compile(
 """The words of a UNet's tensor names, for names whose dots were left out."""
 
 
-def load_single_file(
-    path: Path, dtype: torch.dtype, prediction: str, vae: Path | None, *, allow_pickle: bool
-) -> Parts:
+def file_parts(path: Path, tensors: TensorFile, request: Request) -> Parts:
     """Raises `CheckpointError`; see `load_model`."""
-    weights = open_weights(path, allow_pickle=allow_pickle)
-    described = describe_weights(path, weights)
-    _refuse_incomplete(path, described, separate_vae=vae is not None)
-    family = family_titled(described.family)
+    described, family, dtype = (
+        describe_file(path, tensors),
+        family_of_file(path, tensors.header),
+        request.dtype,
+    )
+    _refuse_incomplete(path, described, separate_vae=request.vae is not None)
     config = _scheduler_config(family, described)
     encoders = [name for name in family.parts if "text_encoder" in name]
     return Parts(
         family=family,
-        unet=unet_of(path, _unet_tensors(weights, family), family, described.size, dtype),
-        vae=load_vae(vae or path, family, dtype, allow_pickle=allow_pickle),
+        unet=unet_of(path, _unet_tensors(tensors, family), family, described.size, dtype),
+        vae=load_vae(request.vae or path, family, dtype, allow_pickle=request.allow_pickle),
         text_encoders=[
-            text_encoder_of(path, _text_tensors(weights, family, name), family, name, dtype)
+            text_encoder_of(path, _text_tensors(tensors, family, name), family, name, dtype)
             for name in encoders
         ],
         tokenizers=[clip_tokenizer()] * len(encoders),
         pads=[family.parts[name].pad for name in encoders],
-        scheduler=noise_scheduler(config, prediction, path),
+        scheduler=noise_scheduler(config, request.prediction, path),
         zero_negative=family.is_xl,
     )
 
@@ -70,12 +71,12 @@ def _refuse_incomplete(path: Path, described: Description, *, separate_vae: bool
         )
 
 
-def _unet_tensors(weights: Weights, family: Family) -> dict[str, Tensor]:
+def _unet_tensors(file: TensorFile, family: StableDiffusionFamily) -> dict[str, Tensor]:
     """The UNet's; those of its running mean, if there are no others."""
-    names = part_names(weights.header, family.parts["unet"])
+    names = part_names(file.header, family.parts["unet"])
     if names:
-        return weights.tensors(names)
-    flat = weights.tensors(name for name in weights.header.tensors if name.startswith(EMA))
+        return file.tensors(names)
+    flat = file.tensors(name for name in file.header.tensors if name.startswith(EMA))
     return {UNET + with_dots(name[len(EMA) :]): value for name, value in flat.items()}
 
 
@@ -84,12 +85,12 @@ def with_dots(name: str) -> str:
     return ".".join(FLAT.findall(name))
 
 
-def _text_tensors(weights: Weights, family: Family, component: str) -> dict[str, Tensor]:
-    tensors = weights.tensors(part_names(weights.header, family.parts[component]))
+def _text_tensors(file: TensorFile, family: StableDiffusionFamily, component: str) -> dict[str, Tensor]:
+    tensors = file.tensors(part_names(file.header, family.parts[component]))
     return {OLD_NAMES.sub("text_model.", name): value for name, value in tensors.items()}
 
 
-def _scheduler_config(family: Family, described: Description) -> dict[str, Any]:
+def _scheduler_config(family: StableDiffusionFamily, described: Description) -> dict[str, Any]:
     config = read_json(family.configs / "scheduler" / "scheduler_config.json")
     config["prediction_type"] = described.prediction
     if described.zero_snr:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rlr_core.errors import CheckpointError
-from rlr_core.models.folder import COPY_AGAIN
+from rlr_core.models.diffusers_folder import COPY_AGAIN, WeightsFile
 
 
 def class_of(component: str) -> Any:
@@ -27,16 +27,16 @@ def class_of(component: str) -> Any:
     }[component]
 
 
-def load_network(path: Path, component: str, variant: str | None, dtype: torch.dtype) -> Any:
+def load_network(path: Path, component: str, weights: WeightsFile, dtype: torch.dtype) -> Any:
     """One component out of its folder, frozen. A weight that the file lacks, or that has another shape, is an error.
 
     Args:
         path: the component's own folder.
         component: "unet", "vae", "text_encoder" or "text_encoder_2".
-        variant: diffusers' name for the file, as "fp16".
+        weights: which of its files; pickled ones are read by torch's unpickler for nothing but weights.
         dtype: of the weights.
     """
-    options = {"local_files_only": True, "use_safetensors": True, "variant": variant}
+    options = {"local_files_only": True, "use_safetensors": not weights.pickled, "variant": weights.variant}
     options["dtype" if "text" in component else "torch_dtype"] = dtype
     try:
         with without_progress_bars():

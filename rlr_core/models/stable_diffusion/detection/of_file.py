@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from rlr_core.families import FAMILIES, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.family import EMA, Original
 from rlr_core.models.description import Description
-from rlr_core.models.families import EMA, FAMILIES, Family, Part, own_size
-from rlr_core.models.prediction import find_prediction
-from rlr_core.models.refusals import TEXT_TO_IMAGE, WIDTHS, refuse, refuse_channels, refuse_known
-from rlr_core.models.weights import Weights, open_weights
+from rlr_core.models.refusals import TEXT_TO_IMAGE, WIDTHS, refuse, refuse_beside_a_unet, refuse_channels
+from rlr_core.models.stable_diffusion.detection.prediction import find_prediction
+from rlr_core.models.tensor_files import TensorFile
 from rlr_core.safetensors_header import UNQUANTISED, Header, TensorInfo
 
 UNET = "model.diffusion_model."
@@ -25,19 +26,18 @@ PRECISIONS = {
 """Number types that weights may have → what people call them."""
 
 
-def describe_file(path: Path, *, allow_pickle: bool = False) -> Description:
-    """Raises `CheckpointError`, naming the file, for what cannot be trained on."""
-    return describe_weights(path, open_weights(path, allow_pickle=allow_pickle))
+def has_unet(header: Header) -> bool:
+    """Whether a file holds a UNet in the original layout."""
+    return any(name.startswith("input_blocks") for name in _unet(header))
 
 
-def describe_weights(path: Path, weights: Weights) -> Description:
-    """Of the file at `path`, whose weights are open."""
-    header = weights.header
-    unet = _unet(header)
-    refuse_known(path, header, has_unet=any(name.startswith("input_blocks") for name in unet))
-    family = _family(path, unet)
+def describe_file(path: Path, tensors: TensorFile) -> Description:
+    """Of the file at `path`, whose tensors are open. Raises `CheckpointError`, naming it, for what cannot be trained on."""
+    header = tensors.header
+    refuse_beside_a_unet(path, header)
+    family = family_of_file(path, header)
     precision = _precisions(path, header, family)
-    prediction, rule = find_prediction(path, weights, family)
+    prediction, rule = find_prediction(path, tensors, family)
     return Description(
         layout="file",
         family=family.title,
@@ -51,7 +51,7 @@ def describe_weights(path: Path, weights: Weights) -> Description:
     )
 
 
-def part_names(header: Header, part: Part) -> list[str]:
+def part_names(header: Header, part: Original) -> list[str]:
     """The names of a part's tensors."""
     ignored = re.compile(part.ignored)
     start = len(part.prefix)
@@ -73,14 +73,15 @@ def _unet(header: Header) -> dict[str, TensorInfo]:
     return {}
 
 
-def _family(path: Path, unet: dict[str, TensorInfo]) -> Family:
-    """By the width of the text that the UNet looks at."""
+def family_of_file(path: Path, header: Header) -> StableDiffusionFamily:
+    """By the width of the text that the UNet looks at. Raises `CheckpointError`."""
+    unet = _unet(header)
     first = unet.get("input_blocks00weight")
     refuse_channels(path, first.shape[1] if first and len(first.shape) == 4 else 0)
     widths = {
         info.shape[-1] for name, info in unet.items() if name.endswith("attn2to_kweight") and info.shape
     }
-    for family in FAMILIES:
+    for family in FAMILIES.values():
         if widths == {family.context}:
             return family
     for width in widths & WIDTHS.keys():
@@ -90,17 +91,17 @@ def _family(path: Path, unet: dict[str, TensorInfo]) -> Family:
     )
 
 
-def _precisions(path: Path, header: Header, family: Family) -> str:
+def _precisions(path: Path, header: Header, family: StableDiffusionFamily) -> str:
     """Of the UNet; and of the other parts, where theirs is another one."""
     found = {name: _precision(path, header, part) for name, part in family.parts.items()}
-    most = found.pop("unet") or _precision(path, header, Part(EMA, 0)) or "unknown"
+    most = found.pop("unet") or _precision(path, header, Original(EMA, 0)) or "unknown"
     others = [
         f"{name.replace('vae', 'VAE')} {text}" for name, text in found.items() if text not in ("", most)
     ]
     return ", ".join([most, *others])
 
 
-def _precision(path: Path, header: Header, part: Part) -> str:
+def _precision(path: Path, header: Header, part: Original) -> str:
     """Of most of a part's tensors; "" if there are none."""
     counts = Counter(header.tensors[name].dtype for name in part_names(header, part))
     if not counts:
@@ -111,10 +112,10 @@ def _precision(path: Path, header: Header, part: Part) -> str:
     return PRECISIONS[dtype]
 
 
-def _size(header: Header, family: Family, prediction: str) -> int:
+def _size(header: Header, family: StableDiffusionFamily, prediction: str) -> int:
     """What ModelSpec's metadata say, or else the family's own."""
     said = re.fullmatch(r"(\d{2,5})x(\d{2,5})", header.metadata.get("modelspec.resolution", ""))
-    return int(said[1]) if said and said[1] == said[2] else own_size(family, prediction)
+    return int(said[1]) if said and said[1] == said[2] else family.own_size(prediction)
 
 
 def _ema(header: Header) -> str:
@@ -123,11 +124,11 @@ def _ema(header: Header) -> str:
     return "beside" if any(name.startswith(UNET) for name in header.tensors) else "only"
 
 
-def _missing(header: Header, family: Family) -> list[str]:
+def _missing(header: Header, family: StableDiffusionFamily) -> list[str]:
     only_ema = _ema(header) == "only"
     missing = []
     for name, part in family.parts.items():
-        part = Part(EMA, part.count) if name == "unet" and only_ema else part
+        part = Original(EMA, part.count) if name == "unet" and only_ema else part
         count = len(part_names(header, part))
         if count < part.count:
             missing.append(f"{name} ({count} of {part.count} tensors)" if count else name)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from rlr_core.errors import ConfigError
-from rlr_core.models.families import Family
-from rlr_core.models.prompt_encoder import PromptEncoder
-from rlr_core.models.stable_diffusion import StableDiffusion
-from rlr_core.models.text_conditioning import TextConditioning
+from rlr_core.families import StableDiffusionFamily
+from rlr_core.models.architecture import Request
+from rlr_core.models.stable_diffusion.model import StableDiffusion
+from rlr_core.models.stable_diffusion.prompt_encoder import PromptEncoder
+from rlr_core.models.stable_diffusion.text_conditioning import TextConditioning
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Parts:
         zero_negative: whether an empty negative prompt is zeros.
     """
 
-    family: Family
+    family: StableDiffusionFamily
     unet: Any
     vae: Any
     text_encoders: list[Any]
@@ -35,16 +34,16 @@ class Parts:
     zero_negative: bool
 
 
-def assembled(parts: Parts, name: str, device: torch.device, clip_skip: int) -> StableDiffusion:
-    """The model, on its device; `clip_skip` 0 is the family's own. Raises `ConfigError`."""
-    layer = _layer(parts, clip_skip)
+def assembled(parts: Parts, request: Request) -> StableDiffusion:
+    """The model, on its device. Raises `ConfigError`."""
+    layer, device = _layer(parts, request.clip_skip), request.device
     normalised = not parts.family.is_xl
     encoders = [
         PromptEncoder(tokenizer, network.to(device), layer=layer, normalised=normalised, pad=pad)
         for tokenizer, network, pad in zip(parts.tokenizers, parts.text_encoders, parts.pads, strict=True)
     ]
     return StableDiffusion(
-        name=name,
+        name=request.name,
         family=parts.family,
         unet=parts.unet.to(device),
         vae=parts.vae.to(device),

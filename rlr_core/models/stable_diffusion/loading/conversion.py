@@ -11,27 +11,29 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.models.families import Family
-from rlr_core.models.folder import COPY_AGAIN
-from rlr_core.models.networks import class_of
+from rlr_core.families import StableDiffusionFamily
+from rlr_core.models.diffusers_folder import COPY_AGAIN
+from rlr_core.models.stable_diffusion.loading.networks import class_of
 
 State = Mapping[str, Tensor]
 
 
-def unet_of(path: Path, state: State, family: Family, size: int, dtype: torch.dtype) -> Any:
+def unet_of(path: Path, state: State, family: StableDiffusionFamily, size: int, dtype: torch.dtype) -> Any:
     """A frozen `UNet2DConditionModel`; `size` is the side of its own pictures in pixels. Raises `CheckpointError`."""
     make = class_of("unet").from_single_file
     options = {**_options(family, "unet", dtype), "sample_size": size // 8}
     return _made(path, "unet", family, lambda: make(dict(state), **options))
 
 
-def vae_of(path: Path, state: State, family: Family, dtype: torch.dtype) -> Any:
+def vae_of(path: Path, state: State, family: StableDiffusionFamily, dtype: torch.dtype) -> Any:
     """A frozen `AutoencoderKL`. Raises `CheckpointError`."""
     make = class_of("vae").from_single_file
     return _made(path, "vae", family, lambda: make(dict(state), **_options(family, "vae", dtype)))
 
 
-def text_encoder_of(path: Path, state: State, family: Family, component: str, dtype: torch.dtype) -> Any:
+def text_encoder_of(
+    path: Path, state: State, family: StableDiffusionFamily, component: str, dtype: torch.dtype
+) -> Any:
     """A frozen CLIP text model; `component` is "text_encoder" or "text_encoder_2". Raises `CheckpointError`."""
     from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm as make
 
@@ -39,13 +41,13 @@ def text_encoder_of(path: Path, state: State, family: Family, component: str, dt
     return _made(path, component, family, lambda: make(network, dict(state), **options))
 
 
-def _options(family: Family, component: str, dtype: torch.dtype) -> dict[str, Any]:
+def _options(family: StableDiffusionFamily, component: str, dtype: torch.dtype) -> dict[str, Any]:
     """Of diffusers' converters: the config is our own folder's, and nothing is fetched."""
     place = {"config": str(family.configs), "subfolder": component}
     return {**place, "torch_dtype": dtype, "local_files_only": True}
 
 
-def _made(path: Path, component: str, family: Family, make: Callable[[], Any]) -> Any:
+def _made(path: Path, component: str, family: StableDiffusionFamily, make: Callable[[], Any]) -> Any:
     """What `make` gives, frozen. A tensor that is not there stays without data, which diffusers then trips over."""
     try:
         with _silent():
