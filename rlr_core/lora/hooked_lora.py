@@ -88,10 +88,12 @@ class _Side:
 
     def __call__(self, x: Tensor, output: Tensor, strength: float) -> Tensor:
         """The layer's new output, of its input `x` and its `output`."""
-        added = self._apply(self.up, self._apply(self.down, x.to(self.down.dtype), place=True)) * self._scale
+        added = self._apply(self.up, self._apply(self.down, x.to(self.down.dtype), place=True))
         if len(self.tensors) == 3:
-            added = self._dora(output, added)
-        return (output + (added if strength == 1 else strength * added)).to(output.dtype)
+            added = strength * self._dora(output, added * self._scale)
+        else:
+            added = added * (self._scale * strength)
+        return (output + added).to(output.dtype)
 
     def _apply(self, weight: Tensor, x: Tensor, *, place: bool = False) -> Tensor:
         """`weight` acting on `x`; with `place`, as far apart as the layer itself."""
