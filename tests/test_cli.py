@@ -82,6 +82,8 @@ def test_train_tells_what_it_does(desk, capsys):
     assert rlr("train", "tiny.toml", "--set", "training.iterations=3") == 0
     out, err = capsys.readouterr()
     assert "runs/tiny-001" in out and "Held-out score at the start: 0." in out
+    assert out.count("Painting 3 pictures for the score at the start …") == 1
+    assert out.count("Painting 3 pictures for the score at the end …") == 1
     assert "Preview after iteration 2: held-out score 0." in out
     assert "The pictures " in out and "95% confidence, 3 pairs" in out
     assert "3/3" in err and "reward " in err and "at the start " in err
@@ -97,7 +99,7 @@ def test_the_next_run_has_the_next_number(desk, capsys):
     settings = ["training.iterations=1", "output.evaluation=0", "output.preview_every=0"]
     assert rlr("train", "tiny.toml", *(word for s in settings for word in ("--set", s))) == 0
     assert Path("runs/tiny-002/report.html").is_file()
-    assert "Held-out score" not in capsys.readouterr().out
+    assert "Held-out score" not in (out := capsys.readouterr().out) and "Painting" not in out
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "rlr stop"])

@@ -7,6 +7,7 @@ from rlr_core.trainer.events import (
     Event,
     Iteration,
     NewBest,
+    Painting,
     Preview,
     Replanned,
     Skipped,
@@ -16,6 +17,6 @@ from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "NewBest", "Painter", "Preview", "Replanned",
-    "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "NewBest", "Painter", "Painting", "Preview",
+    "Replanned", "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
 ]  # fmt: skip

@@ -17,9 +17,10 @@ from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Gain, Problem, build, ignored_settings
 from rlr_core.lora import InjectedLora, inject, load_lora
 from rlr_core.models import Guests, Model, load_configured, prompted, save_memory
-from rlr_core.rewards import Mix, Reward, load_mix, load_reward
+from rlr_core.rewards import Reward, load_mix, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Painter, painter
+from rlr_core.trainer.seeding import seeded
 
 
 class StopRequested(Exception):
@@ -51,7 +52,7 @@ class Setup:
     config: RunConfig
     model: Model
     lora: InjectedLora
-    reward: Reward | Mix
+    reward: Reward
     held_out: Reward
     watched: dict[str, Reward]
     problem: Problem
@@ -94,9 +95,10 @@ def prepare(
         torch.set_num_threads(config.model.threads)
     guests, memory = Guests(device), config.memory
     visiting = partial(_visiting, guests) if memory.offload == "all" else lambda reward: reward
-    reward = _reward(config.reward, device, visiting)
-    held_out_reward = visiting(load_reward(config.reward.held_out, device, config.reward))
-    watched = {name: visiting(load_reward(name, device, config.reward)) for name in config.reward.watch}
+    with seeded(0):  # a user's file may draw random numbers, or seed them, when it is loaded
+        reward = _reward(config.reward, device, visiting)
+        held_out_reward = visiting(load_reward(config.reward.held_out, device, config.reward))
+        watched = {name: visiting(load_reward(name, device, config.reward)) for name in config.reward.watch}
     model = (load or load_configured)(config.model, device)
     save_memory(model, memory, guests)
     lora = _lora(config, model)
@@ -146,12 +148,10 @@ def _lora(config: RunConfig, model: Model) -> InjectedLora:
     return lora
 
 
-def _reward(config: RewardConfig, device: torch.device, visiting: Callable[[Reward], Reward]) -> Reward | Mix:
-    if config.name != "mix":
-        return visiting(load_reward(config.name, device, config))
-    mix = load_mix(config, device)
-    mix.parts = {name: visiting(part) for name, part in mix.parts.items()}
-    return mix
+def _reward(config: RewardConfig, device: torch.device, visiting: Callable[[Reward], Reward]) -> Reward:
+    if config.name == "mix":
+        return visiting(load_mix(config, device))
+    return visiting(load_reward(config.name, device, config))
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -202,7 +202,7 @@ def _visiting(guests: Guests, reward: Reward) -> Reward:
     """The reward, its networks on the card only while it scores."""
     for network in reward.networks:
         network.to("cpu")
-    return replace(reward, function=guests.invited(reward.networks, reward.function))
+    return reward.wrapped(guests.invited)
 
 
 def choose_device(name: str) -> torch.device:
