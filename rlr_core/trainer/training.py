@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -259,7 +260,7 @@ class Trainer:
             raise StopRequested
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, as tensors, numbers and texts."""
+        """Everything a resumed run needs, as tensors, numbers and texts; training on does not change it."""
         return {
             "iteration": self.iteration,
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -267,7 +268,7 @@ class Trainer:
             "checked": self.checked,
             "saved": self.saved,
             "lora": self.setup.lora.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": deepcopy(self.optimizer.state_dict()),
             "estimator": self.setup.estimator.state_dict(),
             "weighing": self.weighing.state_dict(),
             "average": self.average.state_dict(),
@@ -280,7 +281,9 @@ class Trainer:
         for name in ("iteration", "skipped_in_a_row", "previewed", "checked", "saved"):
             setattr(self, name, state[name])
         self.setup.lora.load_state_dict(state["lora"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(
+            deepcopy(state["optimizer"])
+        )  # torch would go on with the very tensors
         self.setup.estimator.load_state_dict(state["estimator"])
         self.weighing.load_state_dict(state["weighing"])
         self.average.load_state_dict(state["average"])
