@@ -131,9 +131,8 @@ def in_main_memory(iterate: Callable[[], Any], setup: Setup) -> tuple[int, float
 
 def resident(setup: Setup) -> int:
     """Bytes of weights, and of the LoRA with its two moments."""
-    rewards = [setup.reward, setup.held_out]
     networks = [component.network for component in setup.model.components]
-    networks += [network for reward in rewards for network in getattr(reward, "networks", ())]
+    networks += [*setup.reward.networks, *setup.held_out.networks]
     tensors = {id(t): t for network in networks for t in (*network.parameters(), *network.buffers())}
     moments = 2 * sum(tensor.nbytes for tensor in setup.lora.parameters)
     return moments + sum(tensor.nbytes for tensor in tensors.values())

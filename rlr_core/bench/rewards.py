@@ -22,7 +22,7 @@ from rlr_core.bench.random_weights import write_random
 from rlr_core.bench.study import table
 from rlr_core.planner.machine import peak_bytes
 from rlr_core.rewards import PUBLISHED
-from rlr_core.rewards.networks import Place
+from rlr_core.rewards.networks import Placement
 from rlr_core.rewards.published import Scorer
 
 PICTURES, SIDE = 4, 512
@@ -75,7 +75,7 @@ def measure(name: str, folder: Path, device: str, dtype: str) -> dict[str, str]:
     kept: list[Scorer] = []
 
     def load(*, rerun: bool) -> None:
-        kept[:] = [published.make(paths, Place(torch.device(device), getattr(torch, dtype), rerun))]
+        kept[:] = [published.make(paths, Placement(torch.device(device), getattr(torch, dtype), rerun))]
 
     row = {"reward": name, "loading": f"{seconds(lambda: load(rerun=False), device):.1f} s"}
     row["score"] = str(cost(lambda: score(kept[0], images), device))

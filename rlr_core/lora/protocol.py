@@ -39,6 +39,10 @@ class Lora(Protocol):
         """Copies on the CPU, float32."""
         ...
 
+    def set_weights(self, weights: LoraWeights) -> None:
+        """The inverse of `weights`. Raises `CheckpointError`, and changes nothing, where they do not fit."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]:
         """Copies on the CPU of all that `load_state_dict` needs."""
         ...

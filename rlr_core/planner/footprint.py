@@ -13,7 +13,6 @@ from rlr_core.config import RunConfig
 from rlr_core.models import load_configured
 from rlr_core.planner.on_meta import as_on
 from rlr_core.planner.rehearsal import Rehearsal, RehearsedModel
-from rlr_core.rewards import Mix
 from rlr_core.trainer import Materials, Setup, Trainer, prepare, score
 
 META = torch.device("meta")
@@ -120,8 +119,7 @@ def _paint(setup: Setup, config: RunConfig) -> None:
 
 
 def _together(setup: Setup) -> torch.nn.ModuleList:
-    trained = setup.reward.parts.values() if isinstance(setup.reward, Mix) else [setup.reward]
-    rewards = [*trained, setup.held_out, *setup.watched.values()]
+    rewards = [setup.reward, setup.held_out, *setup.watched.values()]
     networks = [network for reward in rewards for network in reward.networks]
     return torch.nn.ModuleList(networks)
 

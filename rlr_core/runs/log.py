@@ -1,7 +1,8 @@
 """The event log: `events.jsonl`, append-only, one JSON object per line with a sequence number.
 
 A resumed run goes on from a checkpoint and appends {"type": "resumed", "after": n}: events after n until there are void, since
-the same iterations come again. `read` returns what counts; a line torn by a crash is not there.
+the same iterations come again. How far the painting of pictures has come ("painting") counts until something else is told: it
+says what a run is doing, and an interrupted painting begins anew. `read` returns what counts, without a line torn by a crash.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The events that count, in order. Wall-clock facts are under "clock", so that the rest can be compared."""
     events: list[dict[str, Any]] = []
     for event in _lines(path):
+        while events and events[-1]["type"] == "painting" != event["type"]:
+            events.pop()
         if event["type"] == "resumed":
             events = [kept for kept in events if kept["seq"] <= event["after"]]
         else:

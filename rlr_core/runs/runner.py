@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlr_core.config import RewardConfig, RunConfig
 from rlr_core.errors import RLRError, RunError
+from rlr_core.lora import LoraWeights
 from rlr_core.planner.check import fitted, is_out_of_memory, release, smaller
 from rlr_core.planner.ladder import Plan
 from rlr_core.planner.machine import learn, peak_bytes, this_machine
@@ -32,6 +33,7 @@ from rlr_core.trainer import (
     Event,
     Iteration,
     NewBest,
+    Painting,
     Preview,
     Replanned,
     Setup,
@@ -198,7 +200,7 @@ class _Recorder:
                 self.tell(event, listen)
             write_report(self.directory)
             with self.trainer.exported():
-                self._export(self._lora_file, self.trainer.exported_iteration)
+                self._export(self._lora_file, self.setup.lora.weights(), self.trainer.exported_iteration)
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._checkpoint()
@@ -222,6 +224,8 @@ class _Recorder:
                 seconds = facts.pop("seconds")
                 self._learn(event.iteration, seconds)
                 self.log.append(type(event).__name__.lower(), clock={"seconds": seconds}, **facts)
+            case Painting():
+                self.log.append("painting", **dataclasses.asdict(event))
             case Preview():
                 file = self.directory.previews / f"{event.iteration:06d}.png"
                 save_png(strip(event.images), file)
@@ -229,9 +233,9 @@ class _Recorder:
                 self.log.append("preview", file=f"previews/{file.name}", **_facts(event))
             case Evaluation():
                 self._record_evaluation(event)
-            case NewBest():
-                self._export(self._best_file, event.iteration)
-                self.log.append("best", file=self._best_file.name, **dataclasses.asdict(event))
+            case NewBest(iteration, score, weights):
+                self._export(self._best_file, weights, iteration)
+                self.log.append("best", file=self._best_file.name, iteration=iteration, score=score)
             case AlarmRaised():
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
             case Replanned():
@@ -281,9 +285,8 @@ class _Recorder:
     def _best_file(self) -> Path:
         return self._lora_file.with_name(f"{self._lora_file.stem}-best.safetensors")
 
-    def _export(self, file: Path, iteration: int) -> None:
-        """Write the LoRA that is now in the model."""
-        export(file, self.trainer, iteration, Summary.read(self.directory.events_file))
+    def _export(self, file: Path, weights: LoraWeights, iteration: int) -> None:
+        export(file, self.setup, weights, iteration, Summary.read(self.directory.events_file))
 
 
 def _facts(event: Preview | Evaluation) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from rlr_core.trainer.events import (
     Event,
     Iteration,
     NewBest,
+    Painting,
     Preview,
     Replanned,
     Skipped,
@@ -16,6 +17,6 @@ from rlr_core.trainer.setup import Materials, Rewards, Setup, StopRequested, pre
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Preview",
-    "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Painting",
+    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
 ]  # fmt: skip

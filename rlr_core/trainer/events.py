@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rlr_core.lora import LoraWeights
 from rlr_core.trainer.alarm import TRAINED, Fall
 
 
@@ -55,6 +56,22 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Painting:
+    """Pictures that only measure are being painted. Told before the first one, and after each group that is painted together.
+
+    Attributes:
+        iteration: that the LoRA is of.
+        purpose: "calibration" (of the reward's scale), "preview", or the evaluation "before", "during" or "after" training.
+        done: pictures so far, of `total`.
+    """
+
+    iteration: int
+    purpose: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Preview:
     """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1], and their held-out scores (N,).
 
@@ -98,10 +115,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class NewBest:
-    """The LoRA as it is now, trained, has the highest held-out score so far."""
+    """A trained LoRA has the highest held-out score so far.
+
+    Attributes:
+        iteration: that it is of.
+        score: mean held-out score of the check.
+        weights: the LoRA itself, a copy that nothing changes any more.
+    """
 
     iteration: int
     score: float
+    weights: LoraWeights
 
 
 @dataclass(frozen=True)
@@ -156,4 +180,6 @@ class Replanned:
     settings: list[str]
 
 
-Event = Iteration | Skipped | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+Event = (
+    Iteration | Skipped | Painting | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+)

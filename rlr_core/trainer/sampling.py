@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from rlr_core.chain import Chain, SampleNoise, Schedule, rollout
 from rlr_core.config import InferenceConfig, SamplingConfig, Size
 from rlr_core.errors import ConfigError
-from rlr_core.estimators import RewardFunction
 from rlr_core.models import Model, Prompted, Sampler, prompted
+from rlr_core.rewards import Reward, Scores
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,18 @@ class Painter:
     sampler: Sampler | None = None
     together: int = 8
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU."""
-        pictures = []
+        return torch.cat(list(self.groups(prompts, seeds)))
+
+    def groups(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Tensor]:
+        """The same pictures, those that are painted together at a time; none is painted before it is asked for."""
         for first in range(0, len(prompts), self.together):
-            mine, rows = prompts[first : first + self.together], seeds[first : first + self.together]
-            pictures.append(self.model.decode(self._latents(mine, rows)).cpu())
-        return torch.cat(pictures)
+            yield self._group(prompts[first : first + self.together], seeds[first : first + self.together])
+
+    @torch.no_grad()
+    def _group(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        return self.model.decode(self._latents(prompts, seeds)).cpu()
 
     def _latents(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         noise, denoiser = self.canvas.noise(seeds, self.model.device), self.prompted.denoiser
@@ -111,11 +115,15 @@ def _sampler(model: Model, name: str, steps: int, size: Size | None) -> Sampler:
     return model.sampler(name, steps, size)
 
 
-@torch.no_grad()
-def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str], *, chunk: int = 16) -> Tensor:
-    """Scores (N,) of pictures (N, 3, H, W), on the CPU; `chunk` of them at a time."""
-    parts = [
-        reward(images[first : first + chunk], list(prompts[first : first + chunk])).float().cpu()
+def score(reward: Reward, images: Tensor, prompts: Sequence[str], *, chunk: int = 16) -> Scores:
+    """What the reward measures on pictures (N, 3, H, W), (N,) each, on the CPU; `chunk` of them at a time."""
+    measured = [
+        reward.measure(images[first : first + chunk], prompts[first : first + chunk])
         for first in range(0, len(prompts), chunk)
     ]
-    return torch.cat(parts)
+    parts = {name: _on_cpu([scores.parts[name] for scores in measured]) for name in measured[0].parts}
+    return Scores(_on_cpu([scores.total for scores in measured]), parts)
+
+
+def _on_cpu(scores: Sequence[Tensor]) -> Tensor:
+    return torch.cat([values.float().cpu() for values in scores])

@@ -27,9 +27,10 @@ from rlr_core.models import (
     prompted,
     saving_memory,
 )
-from rlr_core.rewards import Mix, Reward, load_mix, load_reward
+from rlr_core.rewards import Reward, load_mix, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
+from rlr_core.trainer.seeding import seeded
 
 
 class StopRequested(Exception):
@@ -59,7 +60,7 @@ class Rewards:
         watched: more that score them, by name.
     """
 
-    trained: Reward | Mix
+    trained: Reward
     held_out: Reward
     watched: Mapping[str, Reward] = field(default_factory=dict)
 
@@ -113,7 +114,7 @@ class Setup:
         return self.problems[0]
 
     @property
-    def reward(self) -> Reward | Mix:
+    def reward(self) -> Reward:
         """The one that is trained on."""
         return self.rewards.trained
 
@@ -236,20 +237,19 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
 
 def load_rewards(config: RewardConfig, device: torch.device) -> Rewards:
     """The rewards that a config names. Raises `RewardError`."""
-    trained = load_mix(config, device) if config.name == "mix" else load_reward(config.name, device, config)
-    held_out = load_reward(config.held_out, device, config)
-    return Rewards(trained, held_out, {name: load_reward(name, device, config) for name in config.watch})
+    with seeded(0):  # a user's file may draw random numbers, or seed them, when it is loaded
+        mixed = config.name == "mix"
+        trained = load_mix(config, device) if mixed else load_reward(config.name, device, config)
+        held_out = load_reward(config.held_out, device, config)
+        watched = {name: load_reward(name, device, config) for name in config.watch}
+    return Rewards(trained, held_out, watched)
 
 
 def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards:
     """All rewards' networks on the card only while they score."""
-    trained = rewards.trained
-    if isinstance(trained, Mix):
-        trained.parts = {name: _visiting(guests, part, stack) for name, part in trained.parts.items()}
-    else:
-        trained = _visiting(guests, trained, stack)
     watched = {name: _visiting(guests, reward, stack) for name, reward in rewards.watched.items()}
-    return Rewards(trained, _visiting(guests, rewards.held_out, stack), watched)
+    trained, held_out = (_visiting(guests, each, stack) for each in (rewards.trained, rewards.held_out))
+    return Rewards(trained, held_out, watched)
 
 
 def _problem(config: RunConfig, objects: _Objects, denoiser: Denoiser, canvas: Canvas) -> Problem:
@@ -313,7 +313,7 @@ def _check_one_way_of_rounding(config: RunConfig) -> None:
 def _visiting(guests: Guests, reward: Reward, stack: ExitStack) -> Reward:
     """The reward, its networks on the card only while it scores."""
     stack.enter_context(away(reward.networks, guests.device))
-    return replace(reward, function=guests.invited(reward.networks, reward.function))
+    return reward.wrapped(guests.invited)
 
 
 @contextmanager
