@@ -69,6 +69,8 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds: float) -> dict[str, Any]:
     """Paint held-out prompts at seeds of this job's seed number, the same for every method, and score them."""
+    from torch import Tensor
+
     from rlr_core.chain.noise import derive_seed
     from rlr_core.trainer import score
     from rlr_core.trainer.prompts import deal
@@ -78,6 +80,7 @@ def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds
     seeds = [derive_seed("bench", seed, j) >> 32 for j in range(budget.pictures)]
     with trainer.averaged():
         images = setup.painter(prompts, seeds)
+        assert isinstance(images, Tensor), "curves are of pictures of one size"
     held_out, rewards = (score(reward, images, prompts).total for reward in (setup.held_out, setup.reward))
     return {
         "evaluations": round(spent),

@@ -69,6 +69,10 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
 def settled(config: RunConfig, device: str) -> RunConfig:
     """The config with what `device` decides."""
     precision = "bfloat16" if device == "cuda" else "float32"
+    sizes = [size for size in config.sampling.sizes if size]
+    if len(sizes) > 1:
+        largest = list(max(sizes, key=lambda size: size[0] * size[1]))
+        config = replace(config, sampling=replace(config.sampling, size=largest))
     if device == "cpu":  # what is taken off it stays in the same memory
         config = replace(config, memory=replace(config.memory, offload="none"))
     if config.reward.precision != "auto":
@@ -114,6 +118,7 @@ def _paint(setup: Setup, config: RunConfig) -> None:
     count = min(config.memory.painted, max(config.output.previews, config.output.evaluation))
     prompts = [setup.held_out_prompts[0]] * count
     images = setup.painter(prompts, range(count))
+    assert isinstance(images, torch.Tensor), "a rehearsal is of one size"
     for reward in (setup.held_out, setup.reward, *setup.watched.values()):
         score(reward, images.to(META), prompts)
 

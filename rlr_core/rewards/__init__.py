@@ -5,14 +5,15 @@
 one of videos; `statistics` tells what pictures are like. Training calls a reward, which may learn; `measure` only looks.
 """
 
-from rlr_core.rewards.frames import FrameReward, stills
+from rlr_core.rewards.frames import FrameReward
 from rlr_core.rewards.library import PUBLISHED, REWARDS, load_reward
 from rlr_core.rewards.mix import Mix, load_mix
+from rlr_core.rewards.pictures import Pictures, alike, assembled, stills
 from rlr_core.rewards.published import Published
 from rlr_core.rewards.reward import FunctionReward, Reward, Scores
 from rlr_core.rewards.statistics import statistics
 
 __all__ = [
-    "PUBLISHED", "REWARDS", "FrameReward", "FunctionReward", "Mix", "Published", "Reward", "Scores", "load_mix", "load_reward",
-    "statistics", "stills",
+    "PUBLISHED", "REWARDS", "FrameReward", "FunctionReward", "Mix", "Pictures", "Published", "Reward", "Scores", "alike",
+    "assembled", "load_mix", "load_reward", "statistics", "stills",
 ]  # fmt: skip

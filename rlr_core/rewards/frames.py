@@ -47,8 +47,3 @@ class FrameReward(Reward):
 
     def wrapped(self, wrap: Wrap) -> FrameReward:
         return FrameReward(self._inner.wrapped(wrap), self._reduction)
-
-
-def stills(images: Tensor) -> Tensor:
-    """For looking at: pictures (N, 3, H, W) as they are; of videos (N, 3, F, H, W) the middle frame, (N, 3, H, W)."""
-    return images[:, :, images.shape[2] // 2] if images.dim() == 5 else images

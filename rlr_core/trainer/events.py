@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from rlr_core.lora import LoraWeights
+from rlr_core.rewards import Pictures
 from rlr_core.trainer.alarm import TRAINED, Fall
 
 
@@ -73,7 +74,7 @@ class Painting:
 
 @dataclass(frozen=True)
 class Preview:
-    """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1], and their held-out scores (N,).
+    """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1] (or a list), and their held-out scores (N,).
 
     `watched` and `statistics` are (N,) each: scores of the rewards that only watch, and what the pictures are like.
     """
@@ -81,7 +82,7 @@ class Preview:
     iteration: int
     prompts: list[str]
     seeds: list[int]
-    images: Tensor
+    images: Pictures
     scores: Tensor
     watched: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Evaluation:
     Attributes:
         when: "before", "during" (of fewer pairs) or "after" training.
         iteration: that the LoRA is of.
-        images: (N, 3, H, W), range [0, 1].
+        images: (N, 3, H, W), range [0, 1]; where their sizes differ, a list.
         scores: (N,) by the held-out reward.
         rewards: (N,) by the reward that is trained on; a mix on the scale of the start.
         parts: of a mix: each part's own scores, (N,).
@@ -104,7 +105,7 @@ class Evaluation:
     when: str
     prompts: list[str]
     seeds: list[int]
-    images: Tensor
+    images: Pictures
     scores: Tensor
     rewards: Tensor
     iteration: int = 0

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain.noise import derive_seed
-from rlr_core.rewards import Reward, Scores, statistics, stills
+from rlr_core.rewards import Pictures, Reward, Scores, statistics, stills
 from rlr_core.trainer.events import Evaluation, Painting, Preview
 from rlr_core.trainer.prompts import deal
-from rlr_core.trainer.sampling import score
+from rlr_core.trainer.sampling import in_order, score
 from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup
 
@@ -78,30 +78,31 @@ def calibrate(setup: Setup, iteration: int = 0) -> Generator[Painting, None, Non
 
 def _painted(
     setup: Setup, begun: Painting, prompts: Sequence[str], seeds: Sequence[int], wear: Wear
-) -> Generator[Painting, None, Tensor]:
+) -> Generator[Painting, None, Pictures]:
     """One picture for each (prompt, seed). The LoRA is worn while a group is painted, and not while that is told."""
-    groups, pictures, now = setup.painter.groups(prompts, seeds), [], begun
+    groups, pictures, now = setup.painter.groups(prompts, seeds), {}, begun
     yield now
     while now.done < now.total:
         with seeded(derive_seed("painting", now.purpose, now.done)), wear():
-            pictures.append(next(groups))
-        now = replace(now, done=now.done + len(pictures[-1]))
+            numbers, painted = next(groups)
+        pictures |= dict(zip(numbers, painted, strict=True))
+        now = replace(now, done=len(pictures))
         yield now
-    return torch.cat(pictures)
+    return in_order(pictures)
 
 
-def _scores(reward: Reward, images: Tensor, prompts: Sequence[str], role: str) -> Scores:
+def _scores(reward: Reward, images: Pictures, prompts: Sequence[str], role: str) -> Scores:
     with seeded(derive_seed("scores", role)):
         return score(reward, images, prompts)
 
 
-def _statistics(images: Tensor, first: int) -> dict[str, Tensor]:
+def _statistics(images: Pictures, first: int) -> dict[str, Tensor]:
     """Of the first pictures and of the others apart, so that the first ones' diversity is their own."""
     groups = [statistics(group) for group in (images[:first], images[first:]) if len(group)]
     return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
 
-def _watched(setup: Setup, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+def _watched(setup: Setup, images: Pictures, prompts: Sequence[str]) -> dict[str, Tensor]:
     return {
         name: _scores(reward, images, prompts, f"watched: {name}").total
         for name, reward in setup.watched.items()
