@@ -35,7 +35,7 @@ from rlr_core.estimators import (
     ignored_settings,
 )
 from rlr_core.estimators.estimate import GradientMean
-from rlr_core.estimators.local_lookahead import scaled_to_unit
+from rlr_core.estimators.lookahead import scaled_to_unit
 from rlr_core.estimators.sub_chains import partition
 from rlr_core.estimators.zeroth_order import PerturbedChain, direction, perturbed
 
