@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, propagate
+from rlr_core.chain import Cost, initial_latents, propagate
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
@@ -47,7 +47,8 @@ class Lookahead(Estimator):
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost, mean, scores = Cost(), GradientMean(), []
         problem = problem.counted(cost)
-        chain, x0, starts = problem.chain(batch), batch.noise.initial(), self._starts(problem, batch)
+        chain, starts = problem.chain(batch), self._starts(problem, batch)
+        x0 = initial_latents(chain)
         for samples in chunks(len(batch), self.chunk):
             start = starts[samples]
             with torch.no_grad():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.chain import ChainLike, Cost, rollout
+from rlr_core.chain import ChainLike, Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
@@ -78,7 +78,7 @@ class RecursiveLikelihoodRatio(Estimator):
         problem = problem.counted(cost)
         division = self._divide(problem, batch)
         means = {name: GradientMean() for name in self._names()}
-        x0 = batch.noise.initial()
+        x0 = initial_latents(problem.chain(batch))
         rollouts = [
             self._roll(problem, batch, division, x0, samples, means)
             for samples in chunks(len(batch), self.chunk)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
+from rlr_core.chain import Chain, Conditioning, SampleNoise, initial_latents, rollout
 from rlr_core.config import InferenceConfig, SamplingConfig
 from rlr_core.estimators import RewardFunction
 from rlr_core.models import Model, Prompted, prompted
@@ -53,7 +53,7 @@ class Painter:
             return walk(sampler, self.prompted.denoiser, conditioning, noise.initial(), seeds)
         constant = Conditioning.constant(conditioning, steps)
         chain = Chain(self.prompted.denoiser, self.model.schedule(steps), constant, noise, self.sampling.eta)
-        return rollout(chain, noise.initial(), torch.arange(len(seeds)), range(steps))[0]
+        return rollout(chain, initial_latents(chain), torch.arange(len(seeds)), range(steps))[0]
 
 
 def painter(
