@@ -31,7 +31,7 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
-class Cost:
+class Usage:
     """Of one call.
 
     Attributes:
@@ -78,13 +78,13 @@ def measure(name: str, folder: Path, device: str, dtype: str) -> dict[str, str]:
         kept[:] = [published.make(paths, Placement(torch.device(device), getattr(torch, dtype), rerun))]
 
     row = {"reward": name, "loading": f"{seconds(lambda: load(rerun=False), device):.1f} s"}
-    row["score"] = str(cost(lambda: score(kept[0], images), device))
-    row["gradient"] = str(cost(lambda: gradient(kept[0], images), device))
+    row["score"] = str(usage(lambda: score(kept[0], images), device))
+    row["gradient"] = str(usage(lambda: gradient(kept[0], images), device))
     row["whole process"] = f"{peak_bytes(torch.device('cpu')) / MB:.0f} MB"
     kept.clear()
     gc.collect()
     load(rerun=True)
-    return {**row, "gradient with rerun": str(cost(lambda: gradient(kept[0], images), device))}
+    return {**row, "gradient with rerun": str(usage(lambda: gradient(kept[0], images), device))}
 
 
 @torch.no_grad()
@@ -99,18 +99,18 @@ def gradient(scorer: Scorer, images: torch.Tensor) -> None:
     torch.autograd.grad(scorer(images, PROMPTS).sum(), images)
 
 
-def cost(call: Callable[[], Any], device: str) -> Cost:
+def usage(call: Callable[[], Any], device: str) -> Usage:
     """Of one call; on a GPU the time is that of a second one, since the first one warms up."""
     if device == "cpu":
         with LiveTensors() as live:
             took = seconds(call, device)
-        return Cost(took, live.peak / MB)
+        return Usage(took, live.peak / MB)
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call()
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() - held
-    return Cost(seconds(call, device), peak / MB)
+    return Usage(seconds(call, device), peak / MB)
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:

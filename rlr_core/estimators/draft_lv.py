@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, rollout
+from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed, normal
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
@@ -34,7 +34,8 @@ class LowVarianceDraft(Estimator):
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost, gradient, rewards = Cost(), GradientMean(), []
         problem = problem.counted(cost)
-        chain, x0, last = problem.chain(batch), batch.noise.initial(), problem.steps - 1
+        chain, last = problem.chain(batch), problem.steps - 1
+        x0 = initial_latents(chain)
         for samples in chunks(len(batch), self.chunk):
             with torch.no_grad():
                 x, _ = rollout(chain, x0[samples.to(x0.device)], samples, range(last))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, rollout
+from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, chunks
@@ -65,7 +65,8 @@ class ClippedPolicyGradient(Estimator):
     @torch.no_grad()
     def _collect(self, problem: Problem, batch: Batch) -> None:
         """Generate the batch with the present θ: latents x_0 … x_T as (T+1, B, …)."""
-        chain, x0, T = problem.chain(batch), batch.noise.initial(), problem.steps
+        chain, T = problem.chain(batch), problem.steps
+        x0 = initial_latents(chain)
         paths, rewards = [], []
         for samples in chunks(len(batch), self.chunk):
             x, kept = rollout(chain, x0[samples.to(x0.device)], samples, range(T), keep=range(T))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, rollout
+from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
@@ -38,7 +38,8 @@ class RewardFeedback(Estimator):
         problem = problem.counted(cost)
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         t = problem.steps - 1 - int(torch.randint(self.window, (), generator=generator))
-        chain, x0 = problem.chain(batch), batch.noise.initial()
+        chain = problem.chain(batch)
+        x0 = initial_latents(chain)
         for samples in chunks(len(batch), self.chunk):
             with torch.no_grad():
                 x, _ = rollout(chain, x0[samples.to(x0.device)], samples, range(t))

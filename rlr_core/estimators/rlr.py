@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.chain import ChainLike, Cost, rollout
+from rlr_core.chain import ChainLike, Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
@@ -28,8 +28,8 @@ from rlr_core.estimators.zeroth_order import PerturbedChain, ZerothOrder
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is drawn before a batch is generated: K, sub-chains, and the (B, T) steps that are left to the zeroth order."""
+class Division:
+    """How the steps of a batch are divided among the parts: K, sub-chains, and the (B, T) steps left to the zeroth order."""
 
     tail: int
     sub_chains: list[SubChains]
@@ -76,18 +76,19 @@ class RecursiveLikelihoodRatio(Estimator):
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost = Cost()
         problem = problem.counted(cost)
-        plan = self._plan(problem, batch)
+        division = self._divide(problem, batch)
         means = {name: GradientMean() for name in self._names()}
-        x0 = batch.noise.initial()
+        x0 = initial_latents(problem.chain(batch))
         rollouts = [
-            self._roll(problem, batch, plan, x0, samples, means) for samples in chunks(len(batch), self.chunk)
+            self._roll(problem, batch, division, x0, samples, means)
+            for samples in chunks(len(batch), self.chunk)
         ]
         rewards = torch.cat([rolled.rewards for rolled in rollouts])
         if self.half:
             alone = torch.arange(len(batch))
             beta = self.baseline(rewards, batch.prompts, alone)
             for rolled in rollouts:
-                terms = self._half_order(problem, batch, plan, rolled, beta[rolled.samples])
+                terms = self._half_order(problem, batch, division, rolled, beta[rolled.samples])
                 for name, gradient in terms.items():
                     means[name].add(gradient)
         if self.zeroth:
@@ -95,7 +96,7 @@ class RecursiveLikelihoodRatio(Estimator):
             beta = self.baseline(rewards, batch.prompts, sharing)
             for rolled in rollouts:
                 means[self.zeroth.name].add(
-                    self._zeroth_order(problem, batch, plan, x0, rolled, beta[rolled.samples])
+                    self._zeroth_order(problem, batch, division, x0, rolled, beta[rolled.samples])
                 )
         if rewards.isfinite().all():
             self.baseline.observe(rewards, batch.prompts)
@@ -113,7 +114,7 @@ class RecursiveLikelihoodRatio(Estimator):
             *([self.zeroth.name] if self.zeroth else []),
         ]
 
-    def _plan(self, problem: Problem, batch: Batch) -> Plan:
+    def _divide(self, problem: Problem, batch: Batch) -> Division:
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         steps = torch.arange(problem.steps)
         tail = self.first.draw(generator) if self.first else 0
@@ -122,22 +123,22 @@ class RecursiveLikelihoodRatio(Estimator):
         rest = (steps < before).expand(len(batch), -1)
         for drawn in sub_chains:
             rest = rest & ~((drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None]))
-        return Plan(tail, sub_chains, rest)
+        return Division(tail, sub_chains, rest)
 
     def _roll(
         self,
         problem: Problem,
         batch: Batch,
-        plan: Plan,
+        division: Division,
         x0: Tensor,
         samples: Tensor,
         means: dict[str, GradientMean],
     ) -> Rollout:
         """Generate a chunk; the first-order gradient is taken at once, so that its graph does not stay."""
         perturbation = derive_seed(batch.seed, "perturbation", int(samples[0]))
-        chain = self._perturb(problem, batch, plan, perturbation, +1)
-        starts = {step for drawn in plan.sub_chains for step in drawn.start[samples].tolist()}
-        before = problem.steps - plan.tail
+        chain = self._perturb(problem, batch, division, perturbation, +1)
+        starts = {step for drawn in division.sub_chains for step in drawn.start[samples].tolist()}
+        before = problem.steps - division.tail
         with torch.no_grad():
             x, latents = rollout(chain, x0[samples.to(x0.device)], samples, range(before), keep=starts)
         with torch.set_grad_enabled(self.first is not None):
@@ -148,19 +149,19 @@ class RecursiveLikelihoodRatio(Estimator):
                 means[self.first.name].add(problem.gradient(scores.mean()))
         return Rollout(samples, chain, perturbation, latents, scores.detach())
 
-    def _perturb(self, problem: Problem, batch: Batch, plan: Plan, seed: int, sign: int) -> ChainLike:
+    def _perturb(self, problem: Problem, batch: Batch, division: Division, seed: int, sign: int) -> ChainLike:
         chain = problem.chain(batch)
         if not self.zeroth:
             return chain
-        return PerturbedChain(chain, problem.parameters, seed, sign * self.zeroth.sigma, plan.rest)
+        return PerturbedChain(chain, problem.parameters, seed, sign * self.zeroth.sigma, division.rest)
 
     def _half_order(
-        self, problem: Problem, batch: Batch, plan: Plan, rolled: Rollout, beta: Tensor
+        self, problem: Problem, batch: Batch, division: Division, rolled: Rollout, beta: Tensor
     ) -> dict[str, Tensor]:
         """Part → (P,), sums over the drawn sub-chains of each sample."""
         assert self.half
         totals: dict[str, Tensor] = {}
-        for drawn in plan.sub_chains:
+        for drawn in division.sub_chains:
             mine = drawn.of(rolled.samples)
             x, rewards = rolled.at(mine.start), rolled.rewards
             terms = self.half.gradients(problem, rolled.chain, batch, rolled.samples, x, mine, rewards, beta)
@@ -171,12 +172,12 @@ class RecursiveLikelihoodRatio(Estimator):
         return totals
 
     def _zeroth_order(
-        self, problem: Problem, batch: Batch, plan: Plan, x0: Tensor, rolled: Rollout, beta: Tensor
+        self, problem: Problem, batch: Batch, division: Division, x0: Tensor, rolled: Rollout, beta: Tensor
     ) -> Tensor:
         assert self.zeroth
         advantages = rolled.rewards - beta
         if self.zeroth.antithetic:
-            mirrored = self._perturb(problem, batch, plan, rolled.perturbation, -1)
+            mirrored = self._perturb(problem, batch, division, rolled.perturbation, -1)
             start = torch.zeros_like(rolled.samples)
             x = x0[rolled.samples.to(x0.device)]
             advantages = (rolled.rewards - finish(problem, mirrored, batch, rolled.samples, x, start)) / 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Chain, SampleNoise, Schedule, rollout
+from rlr_core.chain import Chain, SampleNoise, Schedule, initial_latents, rollout
 from rlr_core.config import InferenceConfig, SamplingConfig, Size
 from rlr_core.errors import ConfigError
 from rlr_core.models import Model, Prompted, Sampler, prompted
@@ -100,7 +100,8 @@ class Painter:
             return sampler(denoiser, conditioning, noise.initial(), seeds)
         conditioning = self.prompted.conditioning(prompts, canvas.schedule)
         chain = Chain(denoiser, canvas.schedule, conditioning, noise, self.sampling.eta)
-        return rollout(chain, noise.initial(), torch.arange(len(seeds)), range(canvas.schedule.steps))[0]
+        everyone = torch.arange(len(seeds))
+        return rollout(chain, initial_latents(chain), everyone, range(canvas.schedule.steps))[0]
 
 
 def in_order(pictures: Mapping[int, Tensor]) -> Pictures:
