@@ -83,7 +83,9 @@ def test_ancestral_noise_belongs_to_the_picture(folder):
 def test_steps_and_guidance_may_differ_from_training(folder):
     model = load(folder)
     settled = painter(model, SamplingConfig(steps=9), InferenceConfig(steps=4, guidance_scale=1.0))
-    assert (settled.sampling.steps, settled.sampling.guidance_scale, settled.sampler) == (4, 1.0, None)
+    (canvas,) = settled.canvases
+    assert (settled.sampling.steps, settled.sampling.guidance_scale) == (4, 1.0)
+    assert canvas.sampler is None and canvas.schedule.steps == 4
     same = painter(model, SamplingConfig(steps=9))
     assert same.sampling == SamplingConfig(steps=9)
 
