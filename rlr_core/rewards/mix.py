@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,14 @@ from rlr_core.errors import RewardError
 from rlr_core.rewards.library import load_reward
 from rlr_core.rewards.reward import Reward
 
+Sum = Callable[[Tensor], Tensor]
+"""A tensor of this process → its sum over all processes that share a batch."""
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over one process."""
+    return tensor
+
 
 @dataclass
 class Spread:
@@ -33,13 +41,15 @@ class Spread:
     mean: float = 0.0
     squares: float = 0.0
 
-    def add(self, scores: Tensor) -> None:
-        """More scores (n,)."""
-        new = scores.double()
-        total, shift = self.count + len(new), float(new.mean()) - self.mean
-        self.squares += float((new - new.mean()).square().sum()) + shift**2 * self.count * len(new) / total
-        self.mean += shift * len(new) / total
-        self.count = total
+    def add(self, scores: Tensor, total: Sum = alone) -> None:
+        """More scores (n,) and, with `total`, those of the other processes."""
+        new, count = scores.double(), int(total(torch.tensor(len(scores))))
+        mean = total(new.sum()) / count
+        everything, shift = self.count + count, float(mean) - self.mean
+        squares = float(total((new - mean).square().sum()))
+        self.squares += squares + shift**2 * self.count * count / everything
+        self.mean += shift * count / everything
+        self.count = everything
 
     @property
     def deviation(self) -> float:
@@ -126,14 +136,20 @@ class Mix:
                 _check_spread(name, spread)
                 self.start[name], self._spreads[name] = (spread.mean, spread.deviation), spread
 
-    def settle(self) -> dict[str, float]:
-        """The mean of each part over what was scored since the last call, which a running scale now takes up."""
+    def settle(self, total: Sum = alone) -> dict[str, float]:
+        """The mean of each part over what was scored since the last call, which a running scale now takes up.
+
+        Args:
+            total: for processes that share a batch, all of which call this and then have learned the same.
+        """
         seen = {name: torch.cat(values) for name, values in self._seen.items() if values}
         self._seen = {name: [] for name in self.parts}
+        counts = {name: total(torch.tensor(len(values))) for name, values in seen.items()}
+        means = {name: float(total(values.sum()) / counts[name]) for name, values in seen.items()}
         for name, spread in self._spreads.items():
-            if name in seen and seen[name].isfinite().all():
-                spread.add(seen[name])
-        return {name: float(values.mean()) for name, values in seen.items()}
+            if name in seen and math.isfinite(means[name]):
+                spread.add(seen[name], total)
+        return means
 
     def state_dict(self) -> dict[str, Any]:
         """The scales."""

@@ -112,7 +112,7 @@ class Trainer:
         batch = self.batch()
         estimate = self._estimate(batch)
         reward = self.setup.reward
-        reward_parts = reward.settle() if isinstance(reward, Mix) else {}
+        reward_parts = reward.settle(self.setup.problem.collective.sum) if isinstance(reward, Mix) else {}
         self.iteration += 1
         evaluations = estimate.cost.evaluations / len(batch)
         if not estimate.finite:
