@@ -19,6 +19,7 @@ from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError, EstimatorError
 from rlr_core.estimators import (
     ESTIMATORS,
+    Alone,
     Antithetic,
     ClippedPolicyGradient,
     Estimate,
@@ -205,6 +206,17 @@ def test_a_truncation_that_does_not_fit_the_chain(steps: int) -> None:
 def test_a_chunk_that_does_not_divide_the_batch(name: str) -> None:
     message = refusal(make(name, chunk=3), toy_problem(), 8)
     assert "batch of 8 in chunks of 3" in message and "divisor of 8" in message
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_more_processes_than_chunks(name: str) -> None:
+    class Three(Alone):
+        size = 3
+
+    problem = replace(toy_problem(), collective=Three())
+    message = refusal(make(name, chunk=4), problem, 8)
+    assert "batch of 8 in chunks of 4 for 3 processes" in message and "fewer processes" in message
+    make(name, chunk=4).check(problem, 12)
 
 
 def test_normalised_advantages_of_a_single_picture() -> None:
@@ -606,10 +618,10 @@ def test_the_standard_error_of_a_mean() -> None:
     vectors = torch.randn(6, 4, dtype=torch.float64)
     mean = GradientMean()
     mean.add(vectors[0])
-    assert math.isnan(mean.part().standard_error)
+    assert math.isnan(mean.part(Alone()).standard_error)
     for vector in vectors[1:]:
         mean.add(vector)
-    part = mean.part()
+    part = mean.part(Alone())
     assert torch.allclose(part.gradient, vectors.mean(0))
     assert part.standard_error == pytest.approx(float((vectors.var(0) / 6).sum().sqrt()))
     assert part.norm == pytest.approx(float(vectors.mean(0).norm()))

@@ -136,7 +136,7 @@ def squares(
         mine = [_square(exact[int(drawn.start[0]) : int(drawn.stop[0])].sum(0)) for drawn in parts]
         found.append(Squares(np.array(estimated), np.array(mine), _square(exact.sum(0)), np.array(costs)))
     baseline.observe(rewards, batch.prompts)
-    half.end.settle()
+    half.end.settle(problem.collective)
     return found
 
 

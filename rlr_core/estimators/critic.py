@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlr_core.estimators.collective import Collective
 from rlr_core.estimators.half_order import HALF, Arrival, SubChainEnd, mirrored
 
 LOOKAHEAD = "lookahead"
@@ -81,7 +82,7 @@ class ControlVariate(SubChainEnd):
     needs_reward_gradient = True
     looks_ahead = True
     _moments: dict[int, tuple[float, float]] = field(default_factory=dict)
-    _observed: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _observed: list[tuple[int, float, float]] = field(default_factory=list)
 
     def coefficient(self, start: int) -> float:
         """c of the sub-chain that begins at a step, in [0, 1]; 1 before anything was observed."""
@@ -97,27 +98,27 @@ class ControlVariate(SubChainEnd):
                 slope(arrival, arrival.leave(s * z)) for s in (1, -1)
             )
             truth, guess = (up - down) / 2, (above - below) / 2
-            self._observe(starts, truth, guess)
+            self._observed += zip(starts, truth.tolist(), guess.tolist(), strict=True)
             slopes.append(c.reshape(-1, *[1] * (z.dim() - 1)) * (slope_above + slope_below) / 2)
             ratios.append(arrival.ratio(truth - c * guess, z))
         return {LOOKAHEAD: torch.stack(slopes).mean(0), HALF: torch.stack(ratios).mean(0)}
 
-    def _observe(self, starts: list[int], truth: Tensor, critic: Tensor) -> None:
-        for start, t, v in zip(starts, truth.tolist(), critic.tolist(), strict=True):
-            product, square = self._observed.get(start, (0.0, 0.0))
-            self._observed[start] = (product + t * v, square + v * v)
-
-    def settle(self) -> None:
+    def settle(self, collective: Collective) -> None:
         """Blend the batch's sums into the running ones; sums that are not finite are dropped."""
-        for start, (product, square) in self._observed.items():
+        mine = torch.tensor(self._observed, dtype=torch.float64).reshape(-1, 3)
+        sums: dict[int, tuple[float, float]] = {}
+        for start, truth, guess in collective.gather(mine).tolist():
+            product, square = sums.get(int(start), (0.0, 0.0))
+            sums[int(start)] = (product + truth * guess, square + guess * guess)
+        for start, (product, square) in sums.items():
             if abs(product) + square < float("inf"):
                 old = self._moments.get(start, (0.0, 0.0))
                 self._moments[start] = (self.decay * old[0] + product, self.decay * old[1] + square)
-        self._observed = {}
+        self._observed = []
 
     def state_dict(self) -> dict[str, Any]:
         return {str(start): list(moments) for start, moments in self._moments.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._moments = {int(start): (p, s) for start, (p, s) in state.items()}
-        self._observed = {}
+        self._observed = []

@@ -21,7 +21,7 @@ from torch import Tensor
 from rlr_core.chain import Cost, initial_latents, propagate
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
-from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, my_chunks
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.problem import Batch, Problem
 from rlr_core.estimators.sub_chains import stratified
@@ -49,7 +49,7 @@ class Lookahead(Estimator):
         problem = problem.counted(cost)
         chain, starts = problem.chain(batch), self._starts(problem, batch)
         x0 = initial_latents(chain)
-        for samples in chunks(len(batch), self.chunk):
+        for samples in my_chunks(problem, batch, self.chunk):
             start = starts[samples]
             with torch.no_grad():
                 x = propagate(chain, x0[samples.to(x0.device)], samples, torch.zeros_like(start), start)
@@ -61,7 +61,8 @@ class Lookahead(Estimator):
                 gradient = problem.gradient(score.mean())
             mean.add(scaled_to_unit(gradient) if self.unit else gradient)
             scores.append(score.detach())
-        return Estimate({"lookahead": mean.part()}, torch.cat(scores), cost)
+        collective = problem.collective
+        return Estimate.of({"lookahead": mean}, collective.gather(torch.cat(scores)), cost, collective)
 
     def _starts(self, problem: Problem, batch: Batch) -> Tensor:
         """a of each sample (B,), uniform over the window and stratified over the batch."""
@@ -76,7 +77,7 @@ class Lookahead(Estimator):
         return low, max(min(round(self.window[1] * steps), latest + 1), low + 1)
 
     def check(self, problem: Problem, batch_size: int) -> None:
-        check_chunk(batch_size, self.chunk)
+        check_chunk(problem, batch_size, self.chunk)
         check_differentiable(problem)
         if self.length > problem.steps:
             raise EstimatorError(

@@ -6,8 +6,9 @@ left. With any of the three absent this is also the family of its ablations and 
 
 from __future__ import annotations
 
+import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from rlr_core.chain import ChainLike, Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
-from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks, my_chunks
 from rlr_core.estimators.baseline import Baseline
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.first_order import FirstOrder
@@ -38,13 +39,22 @@ class Division:
 
 @dataclass
 class Rollout:
-    """One chunk after its rollout: the latents before the first steps of its sub-chains, and its rewards."""
+    """One chunk after its rollout.
+
+    Attributes:
+        samples: (n,) their numbers in the batch.
+        perturbation: the seed of e.
+        latents: step → latents (n, …) before it, for the first steps of sub-chains.
+        rewards: (n,).
+        squares: of each drawn sub-chain, |the gradient of its term|², once that is known.
+    """
 
     samples: Tensor
     chain: ChainLike
     perturbation: int
     latents: dict[int, Tensor]
     rewards: Tensor
+    squares: list[float] = field(default_factory=list)
 
     def at(self, start: Tensor) -> Tensor:
         """Latents (n, …), each sample's before its own step `start` (n,)."""
@@ -81,9 +91,9 @@ class RecursiveLikelihoodRatio(Estimator):
         x0 = initial_latents(problem.chain(batch))
         rollouts = [
             self._roll(problem, batch, division, x0, samples, means)
-            for samples in chunks(len(batch), self.chunk)
+            for samples in my_chunks(problem, batch, self.chunk)
         ]
-        rewards = torch.cat([rolled.rewards for rolled in rollouts])
+        rewards = problem.collective.gather(torch.cat([rolled.rewards for rolled in rollouts]))
         if self.half:
             alone = torch.arange(len(batch))
             beta = self.baseline(rewards, batch.prompts, alone)
@@ -101,9 +111,10 @@ class RecursiveLikelihoodRatio(Estimator):
         if rewards.isfinite().all():
             self.baseline.observe(rewards, batch.prompts)
         if self.half:
-            self.half.sub_chains.settle()
-            self.half.end.settle()
-        return Estimate({name: mean.part() for name, mean in means.items()}, rewards, cost)
+            squares = torch.tensor([rolled.squares for rolled in rollouts], dtype=torch.float64)
+            self._observe(self.half, batch, division, problem.collective.gather(squares))
+            self.half.end.settle(problem.collective)
+        return Estimate.of(means, rewards, cost, problem.collective)
 
     def _names(self) -> list[str]:
         """Of the parts."""
@@ -166,10 +177,17 @@ class RecursiveLikelihoodRatio(Estimator):
             x, rewards = rolled.at(mine.start), rolled.rewards
             terms = self.half.gradients(problem, rolled.chain, batch, rolled.samples, x, mine, rewards, beta)
             together = torch.stack(list(terms.values())).sum(0)
-            if together.isfinite().all():
-                self.half.sub_chains.observe(mine, float(together.double().square().sum()))
+            rolled.squares.append(float(together.double().square().sum()))
             totals = {name: totals.get(name, 0) + gradient for name, gradient in terms.items()}
         return totals
+
+    def _observe(self, half: HalfOrder, batch: Batch, division: Division, squares: Tensor) -> None:
+        """The policy learns from the `squares` (chunks, sub-chains) of the whole batch, but for those that are not finite."""
+        for samples, row in zip(chunks(len(batch), self.chunk), squares.tolist(), strict=True):
+            for drawn, square in zip(division.sub_chains, row, strict=True):
+                if math.isfinite(square):
+                    half.sub_chains.observe(drawn.of(samples), square)
+        half.sub_chains.settle()
 
     def _zeroth_order(
         self, problem: Problem, batch: Batch, division: Division, x0: Tensor, rolled: Rollout, beta: Tensor
@@ -196,7 +214,7 @@ class RecursiveLikelihoodRatio(Estimator):
         return covered
 
     def check(self, problem: Problem, batch_size: int) -> None:
-        check_chunk(batch_size, self.chunk)
+        check_chunk(problem, batch_size, self.chunk)
         if self.zeroth and not self.zeroth.antithetic and self.chunk == batch_size:
             warnings.warn(
                 "the whole batch shares one perturbation, which leaves no baseline: lower estimator.chunk",

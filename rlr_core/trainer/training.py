@@ -136,7 +136,7 @@ class Trainer:
         batch = self.batch()
         self.whole = False
         estimate = self.estimate(batch)
-        reward_parts = self.setup.reward.settle()
+        reward_parts = self.setup.reward.settle(self._problem.collective.sum)
         self.iteration += 1
         taken = self._ascend(estimate, reward_parts, began)
         self.whole = True
