@@ -38,8 +38,8 @@ def die_at_call(
 
 
 def while_measuring() -> None:
-    """In the evaluation before training, when there is no checkpoint yet."""
-    runner._Recorder._record = die_at_call(1, runner._Recorder._record)
+    """In the evaluation before training, when there is no checkpoint yet: all is painted, and nothing scored."""
+    runner._Recorder._record = die_at_call(2, runner._Recorder._record)
 
 
 def within_an_iteration() -> None:
@@ -48,12 +48,12 @@ def within_an_iteration() -> None:
 
     def arm(trainer: Trainer, batch: Any) -> Any:
         if trainer.iteration == 3:
-            model = type(trainer.setup.model.unet)
+            model = type(trainer.setup.model.components[0].network)
             model.forward = die_at_call(5, model.forward)
         return original(trainer, batch)
 
-    original = Trainer._estimate
-    Trainer._estimate = arm
+    original = Trainer.estimate
+    Trainer.estimate = arm
 
 
 def while_a_checkpoint_is_written() -> None:
@@ -88,9 +88,9 @@ def within_a_line_of_the_log() -> None:
 
     def append_half(self: log.EventLog, kind: str, **facts: Any) -> None:
         with self.path.open("ab") as file:
-            file.write(b'{"seq": 8, "type": "iterat')
+            file.write(b'{"seq": 15, "type": "evaluat')
 
-    log.EventLog.append = die_at_call(8, log.EventLog.append, append_half)
+    log.EventLog.append = die_at_call(15, log.EventLog.append, append_half)
 
 
 def while_the_best_is_written() -> None:

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlr_core.models import families
-from rlr_core.models.families import Family
+from rlr_core.families import FAMILIES
+from rlr_core.families import StableDiffusionFamily as Family
 
 UNET, VAE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema.diffusion_model"
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
@@ -149,7 +149,7 @@ def ldm_tensors(components: Mapping[str, Any], family: Family) -> dict[str, Tens
             | dict(clip_tensors(first, XL_CLIP))
             | dict(open_clip_tensors(second, XL_OPEN_CLIP, another_layer=False))
         )
-    if family.base_version == "sd_v2":
+    if family.key == "sd2":
         return tensors | dict(open_clip_tensors(first, OPEN_CLIP, another_layer=True))
     return tensors | dict(clip_tensors(first, CLIP))
 
@@ -201,23 +201,23 @@ def tiny_family(family: Family, folder: Path) -> Family:
     """The same layers, few channels each, so that a checkpoint of all its tensors is small."""
     for file in family.configs.rglob("*.json"):
         component = file.parent.name
-        changes = TINY.get(component, {}) | (TINY_UNETS[family.configs.name] if component == "unet" else {})
-        if family.configs.name == "sd2" and component == "text_encoder":
+        changes = TINY.get(component, {}) | (TINY_UNETS[family.key] if component == "unet" else {})
+        if family.key == "sd2" and component == "text_encoder":
             changes = TINY["text_encoder_2"]
-        target = folder / family.configs.name / file.relative_to(family.configs)
+        target = folder / family.key / file.relative_to(family.configs)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(
             json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8"
         )
-    context = TINY_UNETS[family.configs.name]["cross_attention_dim"]
-    return dataclasses.replace(family, context=context, configs=folder / family.configs.name)
+    context = TINY_UNETS[family.key]["cross_attention_dim"]
+    return dataclasses.replace(family, context=context, configs=folder / family.key)
 
 
 def use_tiny_families(folder: Path, monkeypatch: Any) -> dict[str, Family]:
     """Let the loader take tiny checkpoints for whole ones; "sd1", "sd2" and "sdxl"."""
-    tiny = {family.configs.name: tiny_family(family, folder) for family in families.FAMILIES}
-    for module in ("families", "detection"):
-        monkeypatch.setattr(f"rlr_core.models.{module}.FAMILIES", tuple(tiny.values()))
+    tiny = {key: tiny_family(family, folder) for key, family in FAMILIES.items()}
+    for key, family in tiny.items():
+        monkeypatch.setitem(FAMILIES, key, family)
     return tiny
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from rlr_core.lora.names import TEXT, TEXT_2, UNET, Place
+from rlr_core.families import FAMILIES as KNOWN
+from rlr_core.families import Component, Place, Role
+from rlr_core.families.stable_diffusion.stems import TEXT, TEXT_2, UNET
 from rlr_core.lora.targets import loadable_layers
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 
@@ -43,12 +46,23 @@ NOT_TRAINED = ("conv_in", "conv_out", "time_embedding", "add_embedding", "text_p
 @functools.cache
 def shapes(family: str) -> dict[Place, tuple[int, ...]]:
     """Layer → shape of its weight, of the layers that can be trained."""
-    networks = full_size(family)
+    layers = loadable_layers(components(full_size(family)), KNOWN[family].lora)
     return {
-        place: tuple(networks[place.network].get_submodule(path).weight.shape)
-        for place, path in loadable_layers(networks).items()
+        place: tuple(layer.module.weight.shape)
+        for place, layer in layers.items()
         if not place.path.startswith(NOT_TRAINED)
     }
+
+
+def components(networks: dict[str, Any]) -> list[Component]:
+    """A UNet and text encoders by name, as a model has them."""
+    roles = {UNET: Role.DENOISER, TEXT: Role.TEXT_ENCODER, TEXT_2: Role.TEXT_ENCODER}
+    return [Component(name, roles[name], network) for name, network in networks.items()]
+
+
+def adaptable(networks: dict[str, Any], family: str) -> SimpleNamespace:
+    """What a LoRA can be put into."""
+    return SimpleNamespace(components=components(networks), lora_family=KNOWN[family].lora)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import torch
 
 from rlr_core.bench.random_weights import write_random
 from rlr_core.rewards import PUBLISHED
-from rlr_core.rewards.networks import Place
+from rlr_core.rewards.networks import Placement
 from rlr_core.rewards.published import Scorer
 
 CPU = torch.device("cpu")
@@ -72,4 +72,4 @@ def small_files(name: str, folder: Path) -> list[Path]:
 def small_scorer(
     name: str, paths: list[Path], dtype: torch.dtype = torch.float32, *, rerun: bool = False
 ) -> Scorer:
-    return PUBLISHED[name].make(paths, Place(CPU, dtype, rerun), architecture=SMALL[name])  # pyright: ignore[reportCallIssue]
+    return PUBLISHED[name].make(paths, Placement(CPU, dtype, rerun), architecture=SMALL[name])  # pyright: ignore[reportCallIssue]

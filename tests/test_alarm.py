@@ -23,6 +23,7 @@ import runs
 
 from rlr_core.config import RunConfig, to_toml
 from rlr_core.errors import ConfigError
+from rlr_core.lora import LoraWeights
 from rlr_core.rewards.statistics import diversity
 from rlr_core.runs import log, runner
 from rlr_core.runs.directory import RunDirectory
@@ -316,11 +317,19 @@ def test_the_best_is_kept(workshop):
     told = list(made.run())
     during = [event for event in told if isinstance(event, Evaluation) and event.when != "after"]
     best = max(during, key=lambda event: float(event.scores.mean()))
+    newest = [event for event in told if isinstance(event, NewBest)][-1]
+    assert newest.iteration == best.iteration
+    assert_same_weights(newest.weights, made.watch.best_lora)
     assert made.exported_iteration == best.iteration and told[-1].iteration == best.iteration
     own = made.setup.lora.state_dict()
     with made.exported():
-        runs.assert_same(made.setup.lora.state_dict(), made.watch.best_lora)
+        assert_same_weights(made.setup.lora.weights(), made.watch.best_lora)
     runs.assert_same(made.setup.lora.state_dict(), own)
+
+
+def assert_same_weights(one: LoraWeights, other: LoraWeights) -> None:
+    runs.assert_same([*map(vars, one.values())], [*map(vars, other.values())])
+    assert list(one) == list(other)
 
 
 @pytest.mark.parametrize("setting", [{"alarm__action": "rollback"}, {"output__lora": "best"}])

@@ -16,7 +16,7 @@ import torch
 from rlr_core.cli import main
 from rlr_core.errors import CheckpointError, RLRError
 from rlr_core.models import load_model
-from rlr_core.models.describing import describe
+from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.scan import scan
 
 U = "model.diffusion_model."
@@ -86,7 +86,10 @@ REFUSED = {
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, name):
     shapes, what, do = REFUSED[name]
     path = write(tmp_path / "file – Größe.safetensors", shapes)
-    for refusing in (describe, lambda path: load_model(str(path), device="cpu", dtype=torch.float32)):
+    for refusing in (
+        describe_checkpoint,
+        lambda path: load_model(str(path), device="cpu", dtype=torch.float32),
+    ):
         with pytest.raises(CheckpointError, match=rf"{what}[\s\S]*what to do: [\s\S]*{do}") as caught:
             refusing(path)
         assert str(path) in str(caught.value)
@@ -94,7 +97,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, name):
 
 def test_whole_numbers_are_quantised_weights(tmp_path):
     with pytest.raises(CheckpointError, match="quantised: its weights are I8"):
-        describe(write(tmp_path / "a.safetensors", UNET, "I8"))
+        describe_checkpoint(write(tmp_path / "a.safetensors", UNET, "I8"))
 
 
 def test_gguf_and_pickles(tmp_path, capsys):
@@ -103,9 +106,9 @@ def test_gguf_and_pickles(tmp_path, capsys):
     torch.save({}, pickle)
     for path, message in ((gguf, "GGUF file [\\s\\S]*in fp16, bf16"), (pickle, "model.allow_pickle = true")):
         with pytest.raises(CheckpointError, match=message):
-            describe(path)
+            describe_checkpoint(path)
     with pytest.raises(CheckpointError, match="nothing that is known: 0 tensors"):
-        describe(pickle, allow_pickle=True)
+        describe_checkpoint(pickle, allow_pickle=True)
 
 
 def test_ten_thousand_tensors_and_hostile_texts(tmp_path, capsys):
@@ -116,7 +119,7 @@ def test_ten_thousand_tensors_and_hostile_texts(tmp_path, capsys):
     }
     path = write(tmp_path / "a.safetensors", shapes, metadata=metadata)
     began = time.process_time()
-    described = describe(path)
+    described = describe_checkpoint(path)
     assert time.process_time() - began < 1
     assert described.size == 512 and described.prediction == "epsilon"
     assert main(["checkpoint", "info", str(path)]) == 0
@@ -149,7 +152,7 @@ def test_fuzzed_headers_give_errors_and_no_tracebacks(tmp_path):
         path = write(tmp_path / "v2 fuzz.safetensors", shapes, chance.choice(["F16", "F32", "U8"]))
         began = time.process_time()
         try:
-            outcomes.add(describe(path).family)
+            outcomes.add(describe_checkpoint(path).family)
         except RLRError as error:
             outcomes.add(type(error).__name__)
         assert time.process_time() - began < 1
@@ -209,7 +212,9 @@ def test_what_has_not_changed_is_not_read_again(library, monkeypatch):
     read = []
     from rlr_core.models import scan as module
 
-    monkeypatch.setattr(module, "describe", lambda path: read.append(path.name) or describe(path))
+    monkeypatch.setattr(
+        module, "describe_checkpoint", lambda path: read.append(path.name) or describe_checkpoint(path)
+    )
     assert scan([library]) == first and read == []
     write(library / "one.safetensors", unet(4, 2048) | {"more": (2,)})
     os.utime(library / "one.safetensors", ns=(1, 1))
@@ -259,11 +264,11 @@ def test_commands(library, capsys):
 
 def test_a_folder_without_a_vae_or_of_another_family(tmp_path):
     folder = tiny.build_checkpoint(tmp_path / "tiny")
-    assert describe(folder).missing == () and ldm.VAE
+    assert describe_checkpoint(folder).missing == () and ldm.VAE
     (folder / "vae").rename(folder / "elsewhere")
-    assert describe(folder).missing == ("vae",)
+    assert describe_checkpoint(folder).missing == ("vae",)
     index = folder / "model_index.json"
     for kind in ("FluxPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline"):
         index.write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
         with pytest.raises(CheckpointError, match=f"is a checkpoint for {kind}"):
-            describe(folder)
+            describe_checkpoint(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -18,7 +19,9 @@ import runs
 
 from rlr_core import config
 from rlr_core.cli import main
+from rlr_core.cli.progress import Narrator
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.trainer import Painting
 
 HEAVY = "torch", "diffusers", "transformers", "peft", "open_clip", "gradio", "matplotlib"
 
@@ -82,6 +85,8 @@ def test_train_tells_what_it_does(desk, capsys):
     assert rlr("train", "tiny.toml", "--set", "training.iterations=3") == 0
     out, err = capsys.readouterr()
     assert "runs/tiny-001" in out and "Held-out score at the start: 0." in out
+    assert out.count("Painting 3 pictures for the score at the start …") == 1
+    assert out.count("Painting 3 pictures for the score at the end …") == 1
     assert "Preview after iteration 2: held-out score 0." in out
     assert "The pictures " in out and "95% confidence, 3 pairs" in out
     assert "3/3" in err and "reward " in err and "at the start " in err
@@ -92,12 +97,40 @@ def test_train_tells_what_it_does(desk, capsys):
     assert "runs/tiny-001" in (listed := capsys.readouterr().out) and "finished" in listed and "3/3" in listed
 
 
+def test_what_training_waits_for_is_said_once(capsys):
+    """By what the run tells, whatever the config lets expect; previews and checks are quick, and only on a terminal."""
+    with Narrator(config.load(None)) as narrator:
+        for purpose in ("calibration", "before", "preview", "during", "after"):
+            for done in (0, 2, 4):
+                narrator(Painting(0, purpose, done, 4))
+    assert capsys.readouterr().out.splitlines() == [
+        "Painting 4 pictures for the scale of the reward …",
+        "Painting 4 pictures for the score at the start …",
+        "Painting 4 pictures for the score at the end …",
+    ]
+
+
+def test_on_a_terminal_a_bar_shows_the_pictures(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with Narrator(config.load(None)) as narrator:
+        narrator(Painting(0, "during", 0, 4))
+        narrator(Painting(0, "during", 2, 4))
+        narrator._painting.refresh()
+        assert "2/4" in terminal.getvalue() and not narrator._painting.disable
+        narrator(Painting(0, "during", 0, 4))  # the memory was not enough, and it begins anew
+        assert narrator._painting.n == 0
+
+
 def test_the_next_run_has_the_next_number(desk, capsys):
     Path("runs/tiny-001").mkdir(parents=True)
     settings = ["training.iterations=1", "output.evaluation=0", "output.preview_every=0"]
     assert rlr("train", "tiny.toml", *(word for s in settings for word in ("--set", s))) == 0
     assert Path("runs/tiny-002/report.html").is_file()
-    assert "Held-out score" not in capsys.readouterr().out
+    assert "Held-out score" not in (out := capsys.readouterr().out) and "Painting" not in out
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "rlr stop"])

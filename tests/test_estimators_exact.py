@@ -59,7 +59,7 @@ SUM = "sum"
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Coverage:
     """A way to deal out the steps: (T,) which are perturbed, and how often each part covers each."""
 
     perturbed: Tensor
@@ -70,27 +70,27 @@ def between(start: int, stop: int) -> Tensor:
     return torch.tensor([float(start <= i < stop) for i in range(T)], dtype=torch.float64)
 
 
-def tail_and_rest(tail: int, rest: str) -> list[Plan]:
+def tail_and_rest(tail: int, rest: str) -> list[Coverage]:
     """First order on the last `tail` steps, the part `rest` on all others."""
     covers = {FIRST: between(T - tail, T)} if tail else {}
     perturbed = between(0, T - tail) * (rest == ZEROTH)
-    return [Plan(perturbed, covers | ({rest: between(0, T - tail)} if rest else {}))]
+    return [Coverage(perturbed, covers | ({rest: between(0, T - tail)} if rest else {}))]
 
 
-def random_start(length: int, zeroth: bool) -> list[Plan]:
+def random_start(length: int, zeroth: bool) -> list[Coverage]:
     """The paper's eq. 11: all starts of the sub-chain are as likely."""
-    plans = []
+    coverages = []
     for start in range(T - 1 - length + 1):
         half = between(start, start + length)
         rest = between(0, T - 1) - half
         covers = {FIRST: between(T - 1, T), HALF: half} | ({ZEROTH: rest} if zeroth else {})
-        plans.append(Plan(rest * zeroth, covers))
-    return plans
+        coverages.append(Coverage(rest * zeroth, covers))
+    return coverages
 
 
-def any_tail() -> list[Plan]:
+def any_tail() -> list[Coverage]:
     """AlignProp: K = 1 … T, all as likely."""
-    return [Plan(torch.zeros(T), {FIRST: between(T - K, T)}) for K in range(1, T + 1)]
+    return [Coverage(torch.zeros(T), {FIRST: between(T - K, T)}) for K in range(1, T + 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class Case:
 
     name: str
     settings: dict[str, Any]
-    plans: list[Plan]
+    coverages: list[Coverage]
     unbiased: bool = True
     size: int = 2048
     replicates: int = 128
@@ -111,7 +111,7 @@ class Case:
 
     @property
     def parts(self) -> list[str]:
-        return list(self.plans[0].covers)
+        return list(self.coverages[0].covers)
 
     def __str__(self) -> str:
         told = [str(value) for value in self.settings.values()] + ["skewed"] * bool(self.learned)
@@ -127,8 +127,8 @@ def rlr(
     **settings: Any,
 ) -> Case:
     settings = {"first_order_steps": tail, "sub_chain_length": length, **settings}
-    plans, fixed = tail_and_rest(tail, HALF), coefficients or {}
-    return Case("rlr", settings, plans, size=size, learned=learned or {}, coefficients=fixed)
+    coverages, fixed = tail_and_rest(tail, HALF), coefficients or {}
+    return Case("rlr", settings, coverages, size=size, learned=learned or {}, coefficients=fixed)
 
 
 SHORT, WHOLE, PLAIN = {"sub_chain_length": 2}, {"sub_chain_length": T}, {"sub_chain_end": "plain"}
@@ -191,30 +191,32 @@ class Recorded(ZerothOrder):
 
 @dataclass(frozen=True)
 class Exact:
-    """Expectations given the perturbation e (N, 6), for each part (N, 6), averaged over the plans."""
+    """Expectations given the perturbation e (N, 6), for each part (N, 6), averaged over the coverages."""
 
     J: Tensor
     parts: dict[str, Tensor]
 
 
-def given(e: Tensor, plans: list[Plan], sigma: float) -> Exact:
+def given(e: Tensor, coverages: list[Coverage], sigma: float) -> Exact:
     """Σ g_i over the steps that each part covers, with θ + ς·e at the perturbed steps."""
-    values = [step_gradients(e, plan.perturbed, sigma) for plan in plans]
+    values = [step_gradients(e, coverage.perturbed, sigma) for coverage in coverages]
     parts = {}
-    for name in plans[0].covers:
-        sums = [plan.covers[name] @ g.flatten(1) for plan, (_, g) in zip(plans, values, strict=True)]
+    for name in coverages[0].covers:
+        sums = [
+            coverage.covers[name] @ g.flatten(1) for coverage, (_, g) in zip(coverages, values, strict=True)
+        ]
         parts[name] = torch.stack(sums).mean(0).view_as(e)
     return Exact(torch.stack([J for J, _ in values]).mean(0), parts)
 
 
-def exact_targets(plans: list[Plan], sigma: float) -> dict[str, Tensor]:
+def exact_targets(coverages: list[Coverage], sigma: float) -> dict[str, Tensor]:
     """The parts' targets and their sum, of the smoothed objective where steps are perturbed, by quadrature.
 
     J is of degree 2 in the parameters of each step; 4 nodes are exact for the gradient's degree of 7.
     """
-    smoothed = any(plan.perturbed.any() for plan in plans)
+    smoothed = any(coverage.perturbed.any() for coverage in coverages)
     points, weights = gauss_hermite(4 if smoothed else 1, 6)
-    targets = {name: weights @ values for name, values in given(points, plans, sigma).parts.items()}
+    targets = {name: weights @ values for name, values in given(points, coverages, sigma).parts.items()}
     return targets | {SUM: torch.stack(list(targets.values())).sum(0)}
 
 
@@ -262,7 +264,7 @@ def replicates(number: int) -> Replicates:
     """Estimates of case `number` from as many batches as it asks for, in two chunks each."""
     case = CASES[number]
     config = EstimatorConfig(name=case.name, **{"sigma": SIGMA, "chunk": case.size // 2, **case.settings})
-    estimator, targets = build(config, T), exact_targets(case.plans, config.sigma)
+    estimator, targets = build(config, T), exact_targets(case.coverages, config.sigma)
     estimator.check(toy_problem(), case.size)
     drawn = [one(case, config, estimator, seed) for seed in range(case.replicates)]
     estimates = {name: torch.stack([part(d, name) for d, _ in drawn]) for name in case.parts}
@@ -306,15 +308,16 @@ def conditional(case: Case, config: EstimatorConfig, shared: list[Shared]) -> di
     """Expectations of the parts (R, 6), given what was shared in each batch."""
     if case.name == "alignprop":
         of_tail = [
-            given(torch.zeros(1, 6, dtype=torch.float64), [plan], 0.0).parts[FIRST][0] for plan in case.plans
+            given(torch.zeros(1, 6, dtype=torch.float64), [coverage], 0.0).parts[FIRST][0]
+            for coverage in case.coverages
         ]
         return {FIRST: torch.stack([of_tail[batch.tail - 1] for batch in shared])}
     e = torch.cat([batch.directions for batch in shared])
     if not len(e):
         return {}
-    exact = given(e, case.plans, config.sigma)
+    exact = given(e, case.coverages, config.sigma)
     if config.name == "zeroth" and config.antithetic:
-        advantage = (exact.J - given(-e, case.plans, config.sigma).J) / 2
+        advantage = (exact.J - given(-e, case.coverages, config.sigma).J) / 2
     elif config.baseline == "leave_one_out":
         advantage = exact.J - exact.J.view(-1, 2).flip(1).flatten()
     else:
@@ -339,33 +342,35 @@ def test_each_part_has_its_exact_expectation(case: Case, part: str) -> None:
 def test_the_sum_is_the_full_gradient_or_is_shown_biased(case: Case) -> None:
     """The targets add up to ∇J, or to that of the smoothed objective. Biased estimates are told from ∇J."""
     sigma = case.settings.get("sigma", SIGMA)
-    target, full = exact_targets(case.plans, sigma)[SUM], full_gradient()
-    if any(plan.perturbed.any() for plan in case.plans):
-        full = smoothed_gradient(case.plans, sigma)
+    target, full = exact_targets(case.coverages, sigma)[SUM], full_gradient()
+    if any(coverage.perturbed.any() for coverage in case.coverages):
+        full = smoothed_gradient(case.coverages, sigma)
     assert torch.allclose(target, full, rtol=0, atol=1e-12) == case.unbiased
     if not case.unbiased:
         compared = replicates(CASES.index(case)).against(full, SUM)
         assert compared.scores.abs().max() > 10 * compared.limit
 
 
-def smoothed_gradient(plans: list[Plan], sigma: float) -> Tensor:
-    """∂θ of the mean over plans and e of J(θ + ς·e at the perturbed steps, θ at the others)."""
+def smoothed_gradient(coverages: list[Coverage], sigma: float) -> Tensor:
+    """∂θ of the mean over coverages and e of J(θ + ς·e at the perturbed steps, θ at the others)."""
     points, weights = gauss_hermite(4, 6)
     theta, J = THETA.clone().requires_grad_(), torch.zeros(())
-    for plan in plans:
-        J = J + weights @ closed_form(theta + sigma * points * plan.perturbed[:, None, None]) / len(plans)
+    for coverage in coverages:
+        J = J + weights @ closed_form(theta + sigma * points * coverage.perturbed[:, None, None]) / len(
+            coverages
+        )
     return torch.autograd.grad(J, theta)[0]
 
 
 def test_the_zeroth_order_target_by_another_way() -> None:
     """Stein: E[g(θ + ς·e)] = E[J(θ + ς·e)·e]/ς; the control variates have the targets as their mean."""
-    plans = tail_and_rest(1, ZEROTH)
+    coverages = tail_and_rest(1, ZEROTH)
     points, weights = gauss_hermite(5, 6)
-    exact = given(points, plans, SIGMA)
+    exact = given(points, coverages, SIGMA)
     by_stein = weights @ (exact.J[:, None] * points) / SIGMA
     assert torch.allclose(weights @ exact.parts[ZEROTH], by_stein, atol=1e-12)
-    assert torch.allclose(exact_targets(plans, SIGMA)[ZEROTH], weights @ exact.parts[ZEROTH], atol=1e-12)
-    bias = exact_targets(plans, SIGMA)[SUM] - full_gradient()
+    assert torch.allclose(exact_targets(coverages, SIGMA)[ZEROTH], weights @ exact.parts[ZEROTH], atol=1e-12)
+    bias = exact_targets(coverages, SIGMA)[SUM] - full_gradient()
     assert bias.norm() > 0.05 * full_gradient().norm(), "smoothing would not be told from none"
 
 
@@ -401,7 +406,7 @@ def draft_lv_target() -> Tensor:
     return torch.autograd.grad(both_sides(value, 1).sum(), theta)[0][0]
 
 
-def lookahead_target() -> Tensor:
+def critic_target() -> Tensor:
     """Σ over sub-chains of ∂θ E[V(x_stop)] through the steps of the sub-chain alone, and first order on the last step."""
     total = step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1][T - 1, 0]
     for start, stop in partition(T - 1, 2):
@@ -411,7 +416,7 @@ def lookahead_target() -> Tensor:
     return total
 
 
-def local_lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
+def lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
     """The mean over a in low … high-1 of ∂θ E[R(x̂_θ(x_{a+h-1}))] through the h-1 steps before it and the prediction."""
     gradients = []
     for a in range(low, min(high, T - length + 1)):
@@ -425,15 +430,15 @@ def local_lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
 
 ANYWHERE = {"starts_from": 0.0, "starts_until": 1.0, "unit": False}
 BIASED = {
-    "lookahead": ({**SINGLE, **ANYWHERE}, lambda: local_lookahead_target(1)),
-    "lookahead ": ({**SHORT, **ANYWHERE}, lambda: local_lookahead_target(2)),
+    "lookahead": ({**SINGLE, **ANYWHERE}, lambda: lookahead_target(1)),
+    "lookahead ": ({**SHORT, **ANYWHERE}, lambda: lookahead_target(2)),
     "lookahead  ": (
         {**SINGLE, "starts_from": 0.25, "starts_until": 0.75, "unit": False},
-        lambda: local_lookahead_target(1, 1, 3),
+        lambda: lookahead_target(1, 1, 3),
     ),
     "refl": ({"first_order_steps": 3}, refl_target),
     "draft_lv": ({"draws": 2}, draft_lv_target),
-    "rlr": ({**SHORT, "first_order_steps": 1, "sub_chain_end": "lookahead"}, lookahead_target),
+    "rlr": ({**SHORT, "first_order_steps": 1, "sub_chain_end": "lookahead"}, critic_target),
 }
 
 
@@ -517,7 +522,7 @@ def test_alignprop_draws_every_length_alike() -> None:
     assert ((counts - 100) ** 2 / 100).sum() < 40.1
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.plans[0].perturbed.any()], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.coverages[0].perturbed.any()], ids=str)
 def test_chunks_change_memory_but_not_the_estimate(case: Case) -> None:
     """No part but zeroth order (whose perturbation is that of a chunk) depends on the chunk size."""
     estimates = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from toy import STEPS, QuadraticReward, toy_batch, toy_problem
 
-from rlr_core.chain import variance_preserving
+from rlr_core.chain import Level, Prediction, variance_exploding, variance_preserving
 from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError, EstimatorError
 from rlr_core.estimators import (
     ESTIMATORS,
+    Alone,
     Antithetic,
     ClippedPolicyGradient,
     Estimate,
@@ -35,7 +36,7 @@ from rlr_core.estimators import (
     ignored_settings,
 )
 from rlr_core.estimators.estimate import GradientMean
-from rlr_core.estimators.local_lookahead import scaled_to_unit
+from rlr_core.estimators.lookahead import scaled_to_unit
 from rlr_core.estimators.sub_chains import partition
 from rlr_core.estimators.zeroth_order import PerturbedChain, direction, perturbed
 
@@ -207,6 +208,17 @@ def test_a_chunk_that_does_not_divide_the_batch(name: str) -> None:
     assert "batch of 8 in chunks of 3" in message and "divisor of 8" in message
 
 
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_more_processes_than_chunks(name: str) -> None:
+    class Three(Alone):
+        size = 3
+
+    problem = replace(toy_problem(), collective=Three())
+    message = refusal(make(name, chunk=4), problem, 8)
+    assert "batch of 8 in chunks of 4 for 3 processes" in message and "fewer processes" in message
+    make(name, chunk=4).check(problem, 12)
+
+
 def test_normalised_advantages_of_a_single_picture() -> None:
     assert "batch of 1" in refusal(make("ddpo", normalise=True, chunk=1), toy_problem(), 1)
 
@@ -229,6 +241,25 @@ def test_every_setting_that_is_said_to_be_read_exists(name: str) -> None:
     for setting in ESTIMATORS[name].uses:
         assert hasattr(EstimatorConfig(), setting)
     assert ESTIMATORS[name].summary
+
+
+# Where they start
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_every_chain_starts_as_wide_as_its_path(name: str) -> None:
+    """√(1 + 14.6²) for a path that explodes from σ = 14.6: what the denoiser is shown at the first level."""
+    schedule, shown = variance_exploding(torch.tensor([14.6, 5.0, 1.0, 0.3, 0.1])), []
+    problem, batch = replace(toy_problem(), schedule=schedule), toy_batch(8, 0)
+
+    def noting(x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
+        shown.append(x[level.sigma == schedule.sigma[0]].detach())
+        return problem.denoiser(x, level, conditioning)
+
+    make(name, starts_from=0.0)(replace(problem, denoiser=noting), batch)
+    expected = math.sqrt(1 + 14.6**2) * batch.noise.initial()
+    first = torch.cat(shown)
+    assert len(first) and torch.cdist(first, expected).min(1).values.max() < 1e-5
 
 
 # Black-box rewards
@@ -587,10 +618,10 @@ def test_the_standard_error_of_a_mean() -> None:
     vectors = torch.randn(6, 4, dtype=torch.float64)
     mean = GradientMean()
     mean.add(vectors[0])
-    assert math.isnan(mean.part().standard_error)
+    assert math.isnan(mean.part(Alone()).standard_error)
     for vector in vectors[1:]:
         mean.add(vector)
-    part = mean.part()
+    part = mean.part(Alone())
     assert torch.allclose(part.gradient, vectors.mean(0))
     assert part.standard_error == pytest.approx(float((vectors.var(0) / 6).sum().sqrt()))
     assert part.norm == pytest.approx(float(vectors.mean(0).norm()))

@@ -19,8 +19,8 @@ import pytest
 from runs import REWARD
 from safetensors import safe_open
 
-from rlr_core.models.detection import describe_file
-from rlr_core.models.families import SD1, SD2, SDXL
+from rlr_core.families import SD1, SD2, SDXL
+from rlr_core.models.describing import describe_checkpoint
 
 pytestmark = [
     pytest.mark.full_size,
@@ -44,7 +44,7 @@ def test_a_checkpoint_of_full_size(name, tmp_path):
     path = ldm.write_full_size(family, tmp_path / f"{name}.safetensors")
     try:
         began = time.perf_counter()
-        described = describe_file(path)
+        described = describe_checkpoint(path)
         milliseconds = 1000 * (time.perf_counter() - began)
         assert (described.family, described.prediction, described.size) == (family.title, prediction, size)
         assert described.precision == "fp16" and described.missing == ()

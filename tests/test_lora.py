@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import loras
 import pytest
 import torch
 from tiny import build_checkpoint
@@ -15,6 +16,7 @@ from tiny import build_checkpoint
 from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
 from rlr_core.config import LoraConfig
 from rlr_core.errors import CheckpointError, ConfigError, StorageError
+from rlr_core.families import SD1
 from rlr_core.lora import InjectedLora, inject, load_lora, write_lora
 from rlr_core.models import StableDiffusion, load_model
 
@@ -33,7 +35,7 @@ def model(folder) -> StableDiffusion:
 
 @pytest.fixture
 def lora(model) -> InjectedLora:
-    return trained(inject(model.networks, LoraConfig(rank=4, alpha=2.7), 5))
+    return trained(inject(model, LoraConfig(rank=4, alpha=2.7), 5))
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusion:
@@ -58,7 +60,7 @@ def predict(unet) -> torch.Tensor:
 @torch.no_grad()
 def paint(model: StableDiffusion, start: torch.Tensor) -> torch.Tensor:
     conditioning = Conditioning.constant(model.encode(["red cat", "dog"], "bad"), 4)
-    noise = SampleNoise([0, 1], model.latent_shape(0), torch.float32, "cpu")
+    noise = SampleNoise([0, 1], model.latent_shape(None), torch.float32, "cpu")
     chain = Chain(model.denoiser(3.0), model.schedule(4), conditioning, noise, 0.0)
     return model.decode(rollout(chain, start, torch.arange(2), range(4))[0])
 
@@ -72,7 +74,7 @@ def test_eject_leaves_the_unet_as_it_was(model, targets):
     unet = model.unet
     before, modules, attributes = predict(unet), structure(unet), set(vars(unet))
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
-    lora = inject(model.networks, LoraConfig(targets=targets), 0)
+    lora = inject(model, LoraConfig(targets=targets), 0)
     assert torch.equal(predict(unet), before), "a new LoRA has no effect"
     trained(lora)
     assert not torch.equal(predict(unet), before)
@@ -83,27 +85,25 @@ def test_eject_leaves_the_unet_as_it_was(model, targets):
     assert all(torch.equal(after[name], value) for name, value in weights.items())
     assert torch.equal(predict(unet), before)
     assert not any(p.requires_grad for p in unet.parameters())
-    inject(model.networks, LoraConfig(targets=targets), 0).eject()
+    inject(model, LoraConfig(targets=targets), 0).eject()
 
 
 def test_parameters_are_leaves_in_a_fixed_order(model):
-    lora = inject(model.networks, LoraConfig(rank=3, targets="all"), 0)
+    lora = inject(model, LoraConfig(rank=3, targets="all"), 0)
     assert len(lora.parameters) == 2 * len(lora.sizes)
     assert all(p.is_leaf and p.requires_grad and p.dtype == torch.float32 for p in lora.parameters)
     trainable = [p for p in model.unet.parameters() if p.requires_grad]
     assert {id(p) for p in trainable} == {id(p) for p in lora.parameters}
     first = [tuple(p.shape) for p in lora.parameters]
     lora.eject()
-    assert [
-        tuple(p.shape) for p in inject(model.networks, LoraConfig(rank=3, targets="all"), 0).parameters
-    ] == first
+    assert [tuple(p.shape) for p in inject(model, LoraConfig(rank=3, targets="all"), 0).parameters] == first
 
 
 def test_the_start_depends_on_the_seed_alone(model):
     def start(seed: int, noise: int) -> list[torch.Tensor]:
         torch.manual_seed(noise)
         state = torch.get_rng_state()
-        lora = inject(model.networks, LoraConfig(), seed)
+        lora = inject(model, LoraConfig(), seed)
         assert torch.equal(torch.get_rng_state(), state), "the global random numbers are not used"
         lora.eject()
         return [p.detach().clone() for p in lora.parameters]
@@ -119,7 +119,7 @@ def test_the_start_depends_on_the_seed_alone(model):
 def test_targets_grow(model):
     layers = []
     for targets in TARGETS:
-        lora = inject(model.networks, LoraConfig(targets=targets), 0)
+        lora = inject(model, LoraConfig(targets=targets), 0)
         layers.append({place.path for place in lora.sizes})
         lora.eject()
     attention, feedforward, everything = layers
@@ -141,7 +141,11 @@ def test_targets_grow(model):
 
 def test_a_unet_without_the_targets():
     with pytest.raises(ConfigError, match=r"lora\.targets = 'attention'"):
-        inject({"unet": torch.nn.Sequential(torch.nn.Linear(2, 2))}, LoraConfig(), 0)
+        inject(
+            loras.adaptable({"unet": torch.nn.ModuleDict({"conv_in": torch.nn.Linear(2, 2)})}, "sd1"),
+            LoraConfig(),
+            0,
+        )
 
 
 def test_disabled_and_scaled(model, lora):
@@ -172,7 +176,7 @@ def test_disabled_and_scaled_end_with_an_exception(model, lora):
 def test_a_float32_lora_in_a_half_precision_base(folder, dtype):
     model = load(folder, dtype)
     before = predict(model.unet)
-    lora = inject(model.networks, LoraConfig(), 0)
+    lora = inject(model, LoraConfig(), 0)
     assert torch.equal(predict(model.unet), before)
     assert all(p.dtype == torch.float32 for p in lora.parameters)
     level = model.schedule(10).level(torch.tensor([2]))
@@ -219,14 +223,14 @@ def test_a_state_that_does_not_fit_changes_nothing(model, lora, change, message)
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_saved_and_loaded_gives_bit_identical_pictures(folder, model, tmp_path, targets):
-    lora = trained(inject(model.networks, LoraConfig(rank=3, alpha=0.7, targets=targets), 5))
-    start = torch.randn(2, *model.latent_shape(0))
+    lora = trained(inject(model, LoraConfig(rank=3, alpha=0.7, targets=targets), 5))
+    start = torch.randn(2, *model.latent_shape(None))
     expected = paint(model, start)
     file = tmp_path / "ein Größe 猫 .safetensors"
-    write_lora(file, lora.weights(), {})
+    write_lora(file, lora.weights(), {}, family=SD1.lora)
     fresh = load(folder)
     assert not torch.equal(paint(fresh, start), expected)
-    loaded = load_lora(file, fresh.networks)
+    loaded = load_lora(file, fresh)
     assert loaded.rank == 3 and loaded.alpha == pytest.approx(0.7) and loaded.sizes == lora.sizes
     assert torch.equal(paint(fresh, start), expected)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
@@ -237,9 +241,9 @@ def test_diffusers_reads_the_file_to_the_same_pictures(folder, model, tmp_path, 
     from diffusers import StableDiffusionPipeline
 
     file = tmp_path / "lora.safetensors"
-    lora = trained(inject(model.networks, LoraConfig(rank=4, alpha=2.0, targets=targets), 5))
-    write_lora(file, lora.weights(), {})
-    start = torch.randn(2, *model.latent_shape(0))
+    lora = trained(inject(model, LoraConfig(rank=4, alpha=2.0, targets=targets), 5))
+    write_lora(file, lora.weights(), {}, family=SD1.lora)
+    start = torch.randn(2, *model.latent_shape(None))
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
 
@@ -259,7 +263,10 @@ def test_metadata_and_hashes(model, lora, tmp_path):
 
     file = tmp_path / "my lora.safetensors"
     write_lora(
-        file, lora.weights(), {"rlr.reward": "härte", "ss_output_name": "given", **model.lora_metadata()}
+        file,
+        lora.weights(),
+        {"rlr.reward": "härte", "ss_output_name": "given", **model.lora_metadata()},
+        family=SD1.lora,
     )
     with safe_open(file, "pt") as tensors:
         facts = tensors.metadata()
@@ -291,8 +298,8 @@ def test_convolutions_are_named_in_the_metadata_and_half_files_can_be_written(mo
     from safetensors import safe_open
 
     file = tmp_path / "all.safetensors"
-    lora = trained(inject(model.networks, LoraConfig(rank=2, alpha=1.0, targets="all"), 0))
-    write_lora(file, lora.weights(), {}, dtype=torch.float16)
+    lora = trained(inject(model, LoraConfig(rank=2, alpha=1.0, targets="all"), 0))
+    write_lora(file, lora.weights(), {}, family=SD1.lora, dtype=torch.float16)
     with safe_open(file, "pt") as tensors:
         assert json.loads(tensors.metadata()["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "1"}
         assert all(
@@ -300,7 +307,7 @@ def test_convolutions_are_named_in_the_metadata_and_half_files_can_be_written(mo
             for name in tensors.keys()  # noqa: SIM118
         )
     lora.eject()
-    assert load_lora(file, model.networks).sizes == lora.sizes
+    assert load_lora(file, model).sizes == lora.sizes
 
 
 def test_layers_of_different_rank_and_a_file_without_alpha(model, lora, tmp_path):
@@ -315,7 +322,7 @@ def test_layers_of_different_rank_and_a_file_without_alpha(model, lora, tmp_path
     file = tmp_path / "mixed.safetensors"
     save_file(state, file)
     lora.eject()
-    loaded = load_lora(file, model.networks)
+    loaded = load_lora(file, model)
     sizes = list(loaded.sizes.values())
     assert (sizes[0].rank, sizes[0].alpha) == (2, 2.0)
     assert {(size.rank, size.alpha) for size in sizes[1:]} == {(4, 4.0)}
@@ -329,13 +336,13 @@ def test_layers_of_different_rank_and_a_file_without_alpha(model, lora, tmp_path
 
 def test_useless_loras_are_not_saved(model, tmp_path):
     file = tmp_path / "lora.safetensors"
-    lora = inject(model.networks, LoraConfig(), 0)
+    lora = inject(model, LoraConfig(), 0)
     with pytest.raises(CheckpointError, match="0 everywhere"):
-        write_lora(file, lora.weights(), {})
+        write_lora(file, lora.weights(), {}, family=SD1.lora)
     with torch.no_grad():
         trained(lora).parameters[3][0, 0] = float("inf")
     with pytest.raises(CheckpointError, match=r"NaN or infinity in 1 layers, such as unet\."):
-        write_lora(file, lora.weights(), {})
+        write_lora(file, lora.weights(), {}, family=SD1.lora)
     assert not list(tmp_path.iterdir())
 
 
@@ -353,7 +360,7 @@ def test_a_full_disk_leaves_no_partial_file(lora, tmp_path, monkeypatch, code, a
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match=advice):
-        write_lora(file, lora.weights(), {})
+        write_lora(file, lora.weights(), {}, family=SD1.lora)
     assert [p.name for p in tmp_path.iterdir()] == ([file.name] if existing else [])
     assert not existing or file.read_bytes() == b"the old one"
 
@@ -363,28 +370,28 @@ def test_a_really_full_device(lora, tmp_path):
     temporary = tmp_path / f".lora.safetensors.{os.getpid()}.tmp"
     temporary.symlink_to("/dev/full")
     with pytest.raises(StorageError, match="No space left"):
-        write_lora(tmp_path / "lora.safetensors", lora.weights(), {})
+        write_lora(tmp_path / "lora.safetensors", lora.weights(), {}, family=SD1.lora)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be(lora, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="cannot be written"):
-        write_lora(tmp_path / "file" / "lora.safetensors", lora.weights(), {})
+        write_lora(tmp_path / "file" / "lora.safetensors", lora.weights(), {}, family=SD1.lora)
 
 
 def test_files_that_are_no_lora(model, lora, tmp_path):
     from safetensors.torch import save_file
 
     file, state = tmp_path / "lora.safetensors", lora.state_dict()
-    write_lora(file, lora.weights(), {})
+    write_lora(file, lora.weights(), {}, family=SD1.lora)
     whole = file.read_bytes()
     lora.eject()
     before = structure(model.unet)
 
     def refuse(message: str) -> None:
         with pytest.raises(CheckpointError, match=message) as caught:
-            load_lora(file, model.networks)
+            load_lora(file, model)
         assert str(file) in str(caught.value)
         assert structure(model.unet) == before and not hasattr(model.unet, "peft_config")
 

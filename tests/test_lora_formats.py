@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("diffusers")
 
 from rlr_core.errors import CheckpointError
+from rlr_core.families import FAMILIES, SD1, SDXL
+from rlr_core.families.stable_diffusion.lora import FORMATS
+from rlr_core.families.stable_diffusion.stems import TEXT, UNET, read_stem
 from rlr_core.lora import LayerWeights, LoraWeights, Place, read_lora, write_lora
 from rlr_core.lora.formats import decode, encode
-from rlr_core.lora.info import describe
-from rlr_core.lora.names import STEMS, TEXT, UNET, read_stem
+from rlr_core.lora.info import lora_report
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 OUTPUT = "transformer_blocks.0.attn2.to_out.0"
@@ -44,10 +46,10 @@ def assert_same(one: LoraWeights, other: LoraWeights) -> None:
 
 
 @pytest.mark.parametrize("family", loras.FAMILIES)
-@pytest.mark.parametrize("kind", STEMS)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_every_layer_of_a_full_size_checkpoint_has_a_name_that_is_read_back(family, kind):
     places = loras.shapes(family)
-    stems = {STEMS[kind](place, family): place for place in places}
+    stems = {FAMILIES[family].lora.stem(place, kind): place for place in places}
     assert len(stems) == len(places), "no two layers share a name"
     for stem, place in stems.items():
         assert read_stem(stem) == (kind, place)
@@ -63,7 +65,7 @@ def test_names_that_hosts_know():
         ("comfyui", "sd1", Place(UNET, "down_blocks.0.resnets.1.conv2")): "diffusion_model.input_blocks.2.0.out_layers.3",
     }  # fmt: skip
     for (kind, family, place), stem in expected.items():
-        assert STEMS[kind](place, family) == stem
+        assert FAMILIES[family].lora.stem(place, kind) == stem
 
 
 @pytest.mark.parametrize(
@@ -102,26 +104,27 @@ def test_all_formats_say_the_same_to_the_last_bit(family, dora, seed):
     """Random layers of all networks and kinds, random ranks and alphas, through every order of the three formats."""
     weights = loras.random_lora(family, seed, count=24, dora=dora)
     weights = {place: layer.to(DTYPES[j % 3]) for j, (place, layer) in enumerate(weights.items())}
-    for order in permutations(STEMS):
-        state, facts = encode(weights, order[0], family)
+    for order in permutations(FORMATS):
+        state, facts = encode(weights, order[0], FAMILIES[family].lora)
         for kind, following in pairwise([*order, order[0]]):
             read_kind, found = decode(state, facts, "file")
             assert read_kind == kind
             assert_same(found, weights)
-            state, facts = encode(found, following, family)
-    assert encode(weights, "kohya", family)[0].keys() == encode(found, "kohya", family)[0].keys()
+            state, facts = encode(found, following, FAMILIES[family].lora)
+    kohya = [encode(each, "kohya", FAMILIES[family].lora)[0].keys() for each in (weights, found)]
+    assert kohya[0] == kohya[1]
 
 
 @pytest.mark.parametrize("family", loras.FAMILIES)
-@pytest.mark.parametrize("kind", STEMS)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_files_say_the_same_to_the_last_bit(family, kind, dtype, tmp_path):
     weights = loras.random_lora(family, 9, count=12)
     halved = {place: layer.to(dtype) for place, layer in weights.items()}
     file = tmp_path / "a LoRA ü.safetensors"
-    write_lora(file, weights, {"rlr.reward": "r"}, kind=kind, family=family, dtype=dtype)
+    write_lora(file, weights, {"rlr.reward": "r"}, kind=kind, family=FAMILIES[family].lora, dtype=dtype)
     read = read_lora(file)
-    assert read.kind == kind and read.family == family
+    assert read.kind == kind and read.family == FAMILIES[family].lora
     assert_same(read.weights, halved)
     assert read.metadata["rlr.reward"] == "r"
 
@@ -134,7 +137,7 @@ def test_names_in_metadata_are_those_of_the_family(tmp_path):
     }
     for family, facts in expected.items():
         file = tmp_path / f"{family}.safetensors"
-        write_lora(file, loras.random_lora(family, 1, count=3), {}, family=family)
+        write_lora(file, loras.random_lora(family, 1, count=3), {}, family=FAMILIES[family].lora)
         told = read_lora(file).metadata
         assert tuple(told[k] for k in ("modelspec.architecture", "ss_base_model_version", "ss_v2")) == facts
 
@@ -149,7 +152,7 @@ def test_folding_keeps_the_effect_and_needs_no_alpha():
 
 def test_rslora_of_peft_is_understood():
     layer = loras.random_layer((6, 5), 4, 3.0, torch.Generator().manual_seed(0))
-    state, facts = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", "sd1")
+    state, facts = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", SD1.lora)
     told = json.loads(facts["lora_adapter_metadata"]) | {"unet.use_rslora": True}
     _, found = decode(state, {"lora_adapter_metadata": json.dumps(told)}, "file")
     assert next(iter(found.values())).scale == pytest.approx(3 / 4**0.5)
@@ -157,7 +160,7 @@ def test_rslora_of_peft_is_understood():
 
 def test_without_alpha_it_is_the_rank():
     layer = loras.random_layer((6, 5), 4, 3.0, torch.Generator().manual_seed(0))
-    state, _ = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", "sd1")
+    state, _ = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", SD1.lora)
     _, found = decode(state, {}, "file")
     assert next(iter(found.values())).alpha == 4
 
@@ -221,7 +224,7 @@ def test_tensors_that_make_no_lora(change, message, tmp_path):
 )  # fmt: skip
 def test_hostile_adapter_metadata(text, tmp_path):
     layer = loras.random_layer((6, 5), 4, 3.0, torch.Generator().manual_seed(0))
-    state, _ = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", "sd1")
+    state, _ = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", SD1.lora)
     save_file(state, tmp_path / "file.safetensors", metadata={"lora_adapter_metadata": text})
     if text == "[1]":
         assert read_lora(tmp_path / "file.safetensors").weights
@@ -236,8 +239,8 @@ def test_hostile_adapter_metadata(text, tmp_path):
 def test_info_tells_everything(tmp_path):
     weights = loras.random_lora("sdxl", 2, count=40)
     file = tmp_path / "x.safetensors"
-    write_lora(file, weights, {"rlr.reward": "härte"}, family="sdxl", dtype=torch.float16)
-    text = describe(file)
+    write_lora(file, weights, {"rlr.reward": "härte"}, family=SDXL.lora, dtype=torch.float16)
+    text = lora_report(file)
     for word in (
         "kohya",
         "Stable Diffusion XL",
@@ -259,8 +262,8 @@ def test_info_of_a_broken_and_of_an_empty_lora(tmp_path):
     file = tmp_path / "x.safetensors"
     for value, word in ((0.0, "0 everywhere"), (float("nan"), "broken: NaN or infinity in 1 layers")):
         layer.up[0, 0] = value
-        save_file(encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "kohya", "sd1")[0], file)
-        assert word in describe(file)
+        save_file(encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "kohya", SD1.lora)[0], file)
+        assert word in lora_report(file)
 
 
 def test_tensors_have_the_names_that_sd_scripts_writes(tmp_path):
@@ -273,6 +276,7 @@ def test_tensors_have_the_names_that_sd_scripts_writes(tmp_path):
             )
         },
         {},
+        family=SD1.lora,
     )
     state = load_file(file)
     assert {name: tuple(value.shape) for name, value in state.items()} == {

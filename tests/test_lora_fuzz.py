@@ -16,16 +16,17 @@ pytest.importorskip("diffusers")
 
 from rlr_core.cli import main
 from rlr_core.errors import RLRError
+from rlr_core.families import SDXL
 from rlr_core.lora import read_lora
 from rlr_core.lora.formats import encode
-from rlr_core.lora.info import describe
+from rlr_core.lora.info import lora_report
 
 ENDS = {".lora_down.weight": [4, 5], ".lora_up.weight": [6, 4], ".alpha": []}
 
 
 @pytest.fixture(scope="module")
 def whole() -> bytes:
-    state, facts = encode(loras.random_lora("sdxl", 1, count=30), "diffusers", "sdxl")
+    state, facts = encode(loras.random_lora("sdxl", 1, count=30), "diffusers", SDXL.lora)
     return save(state, metadata=facts)
 
 
@@ -33,7 +34,7 @@ def refused(file: Path) -> str | None:
     """The message, or None where it is read; either within a second of work (the machine may have others to do)."""
     began = time.process_time()
     try:
-        describe(file)
+        lora_report(file)
         return None
     except RLRError as error:
         return str(error)
@@ -128,7 +129,7 @@ def test_metadata_for_the_terminal(tmp_path):
     stem = "lora_unet_mid_block_attentions_0_proj_in"
     texts = {"a\x1b[31m": "\x1b]0;owned\x07" + "y" * 100_000, "b": "line\nline"}
     write(tmp_path / "lora.safetensors", {stem + end: shape for end, shape in ENDS.items()}, texts)
-    text = describe(tmp_path / "lora.safetensors")
+    text = lora_report(tmp_path / "lora.safetensors")
     assert "\x1b" not in text and "\x07" not in text and len(text) < 3000
 
 

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
+from rlr_core.families import FAMILIES
+from rlr_core.families.stable_diffusion.stems import TEXT_2, UNET
+from rlr_core.families.stable_diffusion.unet_paths import to_ldm
 from rlr_core.lora import LoraWeights, Place, write_lora
-from rlr_core.lora.ldm import to_ldm
-from rlr_core.lora.names import TEXT_2, UNET, kohya_stem
 
 HERE = Path(__file__).parent
 HOSTS = {"COMFYUI_DIR": "host_comfyui.py", "WEBUI_DIR": "host_webui.py"}
@@ -83,7 +84,7 @@ def _webui_name(place: Place, family: str) -> str:
 def test_comfyui_finds_every_key(family, kind, tmp_path):
     host("COMFYUI_DIR")
     weights, file = all_layers(family), tmp_path / "lora.safetensors"
-    write_lora(file, weights, {}, kind=kind, family=family)
+    write_lora(file, weights, {}, kind=kind, family=FAMILIES[family].lora)
     told = ask(
         "COMFYUI_DIR",
         {"family": family, "unet": unet_shapes(family), "file": str(file), "deltas": ""},
@@ -102,7 +103,7 @@ def test_comfyui_changes_weights_as_we_do(family, tmp_path):
         tmp_path / "l.safetensors",
         tmp_path / "deltas.safetensors",
     )
-    write_lora(file, weights, {}, family=family)
+    write_lora(file, weights, {}, family=FAMILIES[family].lora)
     ask(
         "COMFYUI_DIR",
         {"family": family, "unet": unet_shapes(family), "file": str(file), "deltas": str(out)},
@@ -118,14 +119,16 @@ def test_a1111_finds_every_key_and_changes_weights_as_we_do(family, tmp_path):
     host("WEBUI_DIR")
     job = {"family": family, "modules": webui_modules(family), "file": str(tmp_path / "lora.safetensors")}
     weights = all_layers(family)
-    write_lora(tmp_path / "lora.safetensors", weights, {}, family=family)
+    write_lora(tmp_path / "lora.safetensors", weights, {}, family=FAMILIES[family].lora)
     told = ask("WEBUI_DIR", {**job, "deltas": ""}, tmp_path)
     assert told["lost"] == []
     assert len(told["layers"]) == len(weights)
     print(f"A1111, {family}: {len(told['layers'])} of {len(weights)} layers")
     few, out = loras.random_lora(family, 4, count=30), tmp_path / "deltas.safetensors"
-    write_lora(tmp_path / "lora.safetensors", few, {}, family=family)
+    write_lora(tmp_path / "lora.safetensors", few, {}, family=FAMILIES[family].lora)
     ask("WEBUI_DIR", {**job, "deltas": str(out)}, tmp_path)
     theirs = load_file(out)
     for place, layer in few.items():
-        torch.testing.assert_close(theirs[kohya_stem(place, family)], layer.delta(), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(
+            theirs[FAMILIES[family].lora.stem(place, "kohya")], layer.delta(), atol=1e-4, rtol=1e-5
+        )

@@ -20,13 +20,15 @@ pytest.importorskip("diffusers")
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 
 from rlr_core.errors import CheckpointError
+from rlr_core.families import FAMILIES, SD1
+from rlr_core.families.stable_diffusion.stems import TEXT, TEXT_2, UNET
+from rlr_core.families.stable_diffusion.unet_paths import to_ldm
 from rlr_core.lora import LoraWeights, write_lora
-from rlr_core.lora.ldm import to_ldm
 from rlr_core.lora.merge import merge
-from rlr_core.lora.names import TEXT, TEXT_2, UNET
 
 CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
 OPEN_CLIP = {("sd2", TEXT): "cond_stage_model.model.", ("sdxl", TEXT_2): "conditioner.embedders.1.model."}
+TELLING = "middle_block.1.transformer_blocks.0.attn2.to_k"
 
 
 @functools.cache
@@ -81,6 +83,8 @@ def single_file(weights: LoraWeights, family: str) -> dict[str, torch.Tensor]:
             ).half()
         else:
             state[f"{CLIP[family]}{place.path}.weight"] = torch.randn(shape).half()
+    width = loras.UNETS[family]["cross_attention_dim"]  # which tells the family
+    state.setdefault(f"model.diffusion_model.{TELLING}.weight", torch.randn(1280, width).half())
     return state
 
 
@@ -105,7 +109,7 @@ def test_layers_change_as_they_should_and_nothing_else(family, dora, tmp_path):
     weights = loras.random_lora(family, 6, count=30, dora=dora)
     before = single_file(weights, family)
     lora, source, out = (tmp_path / f"{name} ü.safetensors" for name in ("lora", "source", "out"))
-    write_lora(lora, weights, {}, family=family)
+    write_lora(lora, weights, {}, family=FAMILIES[family].lora)
     save_file(before, source, metadata={"title": "t", "modelspec.hash_sha256": "0x1"})
     assert merge(lora, source, out, 0.6) <= len(weights)
     after = load_file(out)
@@ -132,7 +136,7 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     weights = loras.random_lora("sd1", 6, count=4)
     state = single_file(weights, "sd1")
     lora, source, out = (tmp_path / f"{name}.safetensors" for name in ("lora", "source", "out"))
-    write_lora(lora, weights, {})
+    write_lora(lora, weights, {}, family=SD1.lora)
     save_file(state, source)
 
     def refuse(message: str, strength: float = 1.0) -> None:
@@ -162,7 +166,7 @@ def test_eight_bit_weights_stay_eight_bit(tmp_path: Path):
     weights = loras.random_lora("sd1", 6, count=2)
     state = {key: value.to(torch.float8_e4m3fn) for key, value in single_file(weights, "sd1").items()}
     lora, source, out = (tmp_path / f"{name}.safetensors" for name in ("lora", "source", "out"))
-    write_lora(lora, weights, {})
+    write_lora(lora, weights, {}, family=SD1.lora)
     save_file(state, source)
     merge(lora, source, out, 1.0)
     (length,) = struct.unpack("<Q", out.read_bytes()[:8])

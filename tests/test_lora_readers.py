@@ -12,10 +12,12 @@ import torch
 
 pytest.importorskip("diffusers")
 
+import loras
 import tiny
 from safetensors.torch import load_file
 
 from rlr_core.config import LoraConfig
+from rlr_core.families import FAMILIES
 from rlr_core.lora import InjectedLora, inject, load_lora, read_lora, write_lora
 from rlr_core.lora.merge import merge
 
@@ -64,8 +66,8 @@ def train(lora: InjectedLora) -> None:
 
 
 @contextmanager
-def trained(pipe: Any, config: LoraConfig) -> Iterator[InjectedLora]:
-    lora = inject(networks(pipe), config, 5)
+def trained(pipe: Any, family: str, config: LoraConfig) -> Iterator[InjectedLora]:
+    lora = inject(loras.adaptable(networks(pipe), family), config, 5)
     train(lora)
     yield lora
     lora.eject()
@@ -86,12 +88,12 @@ def test_diffusers_paints_the_same_from_our_file(family, kind, dora, folders, tm
     pipe = pipeline(folders[family])
     base, file = paint(pipe), tmp_path / "lora.safetensors"
     config = LoraConfig(rank=3, alpha=1.3, targets="all", text_encoder=True, dora=dora)
-    with trained(pipe, config) as lora:
+    with trained(pipe, family, config) as lora:
         ours = paint(pipe)
-        weights, family = lora.weights(), lora.family
+        weights = lora.weights()
     assert {place.network for place in weights} == networks(pipe).keys()
     torch.testing.assert_close(paint(pipe), base, atol=0, rtol=0)
-    write_lora(file, weights, {}, kind=kind, family=family)
+    write_lora(file, weights, {}, kind=kind, family=FAMILIES[family].lora)
     pipe.load_lora_weights(str(file))
     theirs = paint(pipe)
     torch.testing.assert_close(theirs, ours, atol=2e-5, rtol=0)
@@ -122,7 +124,7 @@ def test_we_read_what_diffusers_writes(family, folders, tmp_path):
     pipe.save_lora_weights(tmp_path, **layers, **metadata)
     (file,) = tmp_path.glob("*.safetensors")
     fresh = pipeline(folders[family])
-    lora = load_lora(file, networks(fresh))
+    lora = load_lora(file, loras.adaptable(networks(fresh), family))
     assert lora.alpha == 5 and lora.rank == 3 and lora.networks.keys() == made.keys()
     torch.testing.assert_close(paint(fresh), theirs, atol=2e-5, rtol=0)
 
@@ -132,7 +134,7 @@ def test_we_read_what_diffusers_writes(family, folders, tmp_path):
 def test_a_merged_folder_paints_the_same(family, dora, folders, tmp_path):
     pipe, file = pipeline(folders[family]), tmp_path / "lora.safetensors"
     config = LoraConfig(rank=3, alpha=1.3, targets="all", text_encoder=True, dora=dora)
-    with trained(pipe, config) as lora:
+    with trained(pipe, family, config) as lora:
         with lora.scaled(0.7):
             ours = paint(pipe)
         write_lora(file, lora.weights(), {}, family=lora.family)

@@ -13,6 +13,7 @@ import runs
 
 from rlr_core.config import LoraConfig
 from rlr_core.errors import CheckpointError
+from rlr_core.families import SD1
 from rlr_core.lora import inject, read_lora, write_lora
 from rlr_core.models import load_model, prompted
 from rlr_core.runs import runner
@@ -46,7 +47,7 @@ def test_encoding_anew_predicts_the_same(workshop):
 def test_the_gradient_reaches_the_text_encoder_and_is_right(workshop):
     """Against a difference quotient along a random direction."""
     model = load_model(str(workshop / "checkpoint"), device="cpu", dtype=torch.float32)
-    lora = inject(model.networks, LoraConfig(rank=2, text_encoder=True), 0)
+    lora = inject(model, LoraConfig(rank=2, text_encoder=True), 0)
     with torch.no_grad():
         for p in lora.parameters:
             p.add_(torch.randn_like(p) * 0.3)
@@ -115,7 +116,7 @@ def test_a_run_goes_on_from_a_file(kind, workshop, tmp_path):
     first = trainer(workshop, lora__rank=3, lora__alpha=1.5, lora__targets="all")
     first.iterate()
     weights, file = first.setup.lora.weights(), tmp_path / "ä start.safetensors"
-    write_lora(file, weights, {}, kind=kind)
+    write_lora(file, weights, {}, family=SD1.lora, kind=kind)
     with pytest.warns(UserWarning, match=r"going on from .*: rank 3, alpha 1.5, \d+ layers of unet"):
         second = trainer(workshop, lora__start=str(file), lora__rank=8)
     assert second.setup.lora.sizes == first.setup.lora.sizes
@@ -142,9 +143,8 @@ def test_the_average_is_that_of_adams_moments():
             parameter.copy_(value)
         average.update()
     weights = torch.tensor([0.9, 1.0]) / 1.9
-    with average.applied():
-        torch.testing.assert_close(parameter.detach(), weights[0] * values[0] + weights[1] * values[1])
-    assert torch.equal(parameter.detach(), values[1])
+    average.apply()
+    torch.testing.assert_close(parameter.detach(), weights[0] * values[0] + weights[1] * values[1])
 
 
 def test_without_decay_nothing_is_averaged():
@@ -153,8 +153,8 @@ def test_without_decay_nothing_is_averaged():
     average.update()
     with torch.no_grad():
         parameter.mul_(3)
-    with average.applied():
-        assert torch.equal(parameter.detach(), torch.full((2,), 3.0))
+    average.apply()
+    assert torch.equal(parameter.detach(), torch.full((2,), 3.0))
 
 
 def test_the_file_holds_the_average_and_resume_is_bit_exact(workshop, tmp_path):

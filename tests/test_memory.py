@@ -20,7 +20,7 @@ from rlr_core.config import RunConfig, load
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError
 from rlr_core.estimators.gain import TARGET, Gain
-from rlr_core.models import thrift
+from rlr_core.models import savings
 from rlr_core.trainer import Iteration, Setup, Trainer, prepare
 
 
@@ -74,12 +74,12 @@ def test_micro_batches_have_the_same_gradient(workshop, parts, chunk) -> None:
 @pytest.mark.parametrize(
     "saving",
     [
-        {"memory__checkpoint_unet": True},
+        {"memory__checkpoint_denoiser": True},
         {"memory__decoder": "rerun"},
         {"memory__decoder": "slices"},
         {"memory__offload": "text"},
         {"memory__offload": "all"},
-        {"memory__checkpoint_unet": True, "memory__decoder": "slices", "memory__offload": "all"},
+        {"memory__checkpoint_denoiser": True, "memory__decoder": "slices", "memory__offload": "all"},
     ],
     ids=str,
 )
@@ -92,7 +92,7 @@ def test_a_saving_leaves_the_gradient_as_it_is(workshop, saving) -> None:
 
 def test_guests_are_on_the_card_only_while_they_are_used() -> None:
     home, card = torch.nn.Linear(2, 2), torch.device("meta")
-    guests = thrift.Guests(card)
+    guests = savings.Guests(card)
     call = guests.invited([home], lambda x: (home.weight.device.type, x))
     assert home.weight.device.type == "cpu"
     assert call(3) == ("meta", 3) and call(4) == ("meta", 4) and len(guests.present) == 1

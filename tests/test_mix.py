@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +19,15 @@ pytest.importorskip("diffusers")
 
 import runs
 
-from rlr_core.config import RewardConfig
+from rlr_core.bench import learn
+from rlr_core.config import RewardConfig, to_dict
 from rlr_core.errors import EstimatorError, RewardError
-from rlr_core.rewards import Mix, Reward, load_mix, load_reward, statistics
+from rlr_core.rewards import FunctionReward, Mix, load_mix, load_reward, statistics
 from rlr_core.rewards.mix import Spread
+from rlr_core.rewards.reward import alone
 from rlr_core.runs import log, runner
-from rlr_core.trainer import Evaluation, Iteration, Trainer, prepare
+from rlr_core.trainer import Evaluation, Iteration, Painting, Trainer, prepare
+from rlr_core.trainer.measuring import evaluation, preview
 
 PROMPTS = ["a", "b", "c"]
 
@@ -103,12 +111,15 @@ def redness(images, prompts):
 
 
 def mix(*, running: bool = False, given: dict | None = None, differentiable: bool = True) -> Mix:
-    parts = {"bright": Reward("bright", True, brightness), "red": Reward("red", differentiable, redness)}
+    parts = {
+        "bright": FunctionReward("bright", True, brightness),
+        "red": FunctionReward("red", differentiable, redness),
+    }
     return Mix(parts, {"bright": 0.5, "red": -2.0}, given or {}, running=running)
 
 
 def calibrated(made: Mix, images: torch.Tensor) -> Mix:
-    made.calibrate({name: part(images, ["a"] * len(images)) for name, part in made.parts.items()})
+    made.calibrate(made.measure(images, ["a"] * len(images)).parts)
     return made
 
 
@@ -119,8 +130,7 @@ def test_parts_are_brought_to_one_scale():
     expected = 0.5 * (brightness(images, []) - bright.mean()) / bright.std()
     expected -= 2 * (redness(images, []) - red.mean()) / red.std()
     torch.testing.assert_close(made(images, PROMPTS), expected, atol=1e-4, rtol=1e-4)
-    scores = {name: part(images, PROMPTS) for name, part in made.parts.items()}
-    torch.testing.assert_close(made.total(scores), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made.measure(images, PROMPTS).total, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_given_scale_is_not_measured():
@@ -156,6 +166,100 @@ def test_the_scale_comes_back_from_a_checkpoint():
     assert torch.equal(made(images, PROMPTS), again(images, PROMPTS)) and again.calibrated
 
 
+def test_measuring_teaches_nothing():
+    """A look is on the scale of the start, and leaves no trace in the running one."""
+    made = calibrated(mix(running=True), pictures(8))
+    made(pictures(), PROMPTS)
+    made.settle()
+    before, images = made.state_dict(), pictures().requires_grad_()
+    looked = made.measure(images, PROMPTS)
+    assert not looked.total.requires_grad and looked.parts.keys() == {"bright", "red"}
+    torch.testing.assert_close(looked.parts["red"], redness(images, []).detach())
+    assert not torch.equal(looked.total, made(images, PROMPTS)), (
+        "the running scale has moved away from the start"
+    )
+    made.forget()
+    assert made.settle() == {} and made.state_dict() == before
+
+
+def test_an_interrupted_iteration_is_forgotten():
+    made, images = calibrated(mix(running=True), pictures(8)), pictures()
+    before = made.state_dict()
+    made(pictures(), PROMPTS)
+    made.forget()
+    made(images, PROMPTS)
+    assert made.settle()["red"] == pytest.approx(float(redness(images, []).mean()))
+    again = calibrated(mix(running=True), pictures(8))
+    again.load_state_dict(before)
+    again(images, PROMPTS)
+    again.settle()
+    assert again.state_dict() == made.state_dict() != before
+
+
+class Party:
+    """Processes, as threads, that add up tensors."""
+
+    def __init__(self, size: int):
+        self._barrier, self._given = threading.Barrier(size, timeout=20), {}
+
+    def seat(self, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        def total(tensor: torch.Tensor) -> torch.Tensor:
+            self._given[number] = tensor
+            self._barrier.wait()
+            summed = torch.stack([self._given[k] for k in sorted(self._given)]).sum(0)
+            self._barrier.wait()
+            return summed
+
+        return total
+
+
+def settled_together(batches: list[list[torch.Tensor]], start: torch.Tensor, *, deaf: bool = False):
+    """Means and states of one mix for each list of batches, after they settle at once; deaf ones hear only themselves."""
+    party, made = Party(len(batches)), [calibrated(mix(running=True), start) for _ in batches]
+    for each, mine in zip(made, batches, strict=True):
+        for images in mine:
+            each(images, ["a"] * len(images))
+    with ThreadPoolExecutor(len(batches)) as pool:
+        means = list(
+            pool.map(lambda k: made[k].settle(alone if deaf else party.seat(k)), range(len(batches)))
+        )
+    return means, [each.state_dict() for each in made]
+
+
+def flat(means: dict, state: dict) -> list[float]:
+    return [*means.values(), *(number for spread in state["spreads"].values() for number in spread)]
+
+
+def test_processes_that_share_a_batch_learn_what_one_would():
+    """To float precision; the second process has scored nothing yet, the third twice."""
+    start, mine = pictures(8), [[pictures(5)], [], [pictures(2), pictures(4) ** 2]]
+    (means,), (state,) = settled_together([[images for each in mine for images in each]], start)
+    for others, learned in zip(*settled_together(mine, start), strict=True):
+        assert flat(others, learned) == pytest.approx(flat(means, state), rel=1e-6)
+    for others, learned in zip(*settled_together(mine, start, deaf=True), strict=True):
+        assert flat(others, learned) != pytest.approx(flat(means, state), rel=1e-6), "the check can fail"
+
+
+def test_a_score_that_is_not_finite_reaches_the_scale_of_no_process():
+    start, broken = pictures(8), pictures(3)
+    broken[0] = torch.nan
+    fresh = calibrated(mix(running=True), start).state_dict()
+    _, states = settled_together([[broken], [pictures(3)]], start)
+    assert states == [fresh, fresh]
+
+
+def test_a_wrapped_mix_is_the_same_with_every_part_wrapped():
+    made, called = calibrated(mix(running=True), pictures(8)), []
+    made.parts = {name: replace(part, networks=(name,)) for name, part in made.parts.items()}
+
+    def wrap(networks, function):
+        return lambda *arguments: called.append(networks) or function(*arguments)
+
+    wrapped, images = made.wrapped(wrap), pictures()
+    assert torch.equal(wrapped(images, PROMPTS), made(images, PROMPTS)) and called == [("bright",), ("red",)]
+    assert wrapped.networks == ("bright", "red") and wrapped.state_dict() == made.state_dict()
+
+
 def test_scores_that_are_not_finite_do_not_reach_the_scale():
     made = calibrated(mix(running=True), pictures(8))
     before = made.state_dict()
@@ -169,7 +273,7 @@ def test_scores_that_are_not_finite_do_not_reach_the_scale():
 def test_spread_in_batches_is_spread_at_once():
     values, spread = torch.randn(50) * 3 + 1000, Spread()
     for batch in values.split([1, 7, 30, 12]):
-        spread.add(batch)
+        spread.add(Spread.of(batch))
     assert spread.mean == pytest.approx(float(values.double().mean()))
     assert spread.deviation == pytest.approx(float(values.double().std()), rel=1e-6)
 
@@ -248,6 +352,37 @@ def test_what_lookahead_is_trained_on_is_called_predicted(workshop):
 def test_a_mix_with_a_black_box_says_which_part_has_no_gradient(workshop):
     with pytest.raises(EstimatorError, match=r"sharpness \(black box\)'(.|\n)*--preset black-box"):
         prepare(mixed(workshop, gradient=False))
+
+
+def test_looking_at_pictures_changes_no_scale(workshop):
+    """Previews, evaluations and what `rlr bench learn` looks at: the scale that training uses is as before."""
+    config = mixed(workshop, gradient=False, estimator__name="reinforce")
+    made = Trainer(prepare(config))
+    made.iterate()
+    before = made.setup.reward.state_dict()
+    exhaust(preview(made.setup, 1, nullcontext))
+    exhaust(evaluation(made.setup, "during", 1, 3, nullcontext))
+    learn._look(made, config, learn.Budget(1, 1.0, 1, pictures=3), 0.0, 0.0)
+    assert made.setup.reward.settle() == {} and made.setup.reward.state_dict() == before
+    made.iterate()
+    assert made.setup.reward.state_dict() != before, "training does change it"
+
+
+def exhaust(generator) -> None:
+    assert all(isinstance(event, Painting) for event in generator)
+
+
+def test_a_learning_curve_is_on_one_scale(workshop):
+    """Its first point is no exception: the reward of pictures at the start, with mean 0 and spread 1."""
+    config = mixed(workshop, gradient=False, estimator__name="reinforce", training__learning_rate=0.0)
+    settings = {
+        "config": to_dict(config),
+        "budget": {"evaluations": 1, "seconds": 0.0, "points": 1, "pictures": 3},
+    }
+    first, last = learn.learn(settings)["points"]
+    assert first["reward"] == last["reward"] and abs(first["reward"]) < 5, (
+        "sharpness alone is in the thousands"
+    )
 
 
 def test_a_mix_is_resumed_bit_for_bit(workshop, tmp_path):

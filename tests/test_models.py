@@ -15,9 +15,9 @@ from tiny import CONTEXT, build_checkpoint
 
 from rlr_core.chain import Chain, Conditioning, Level, SampleNoise, rollout
 from rlr_core.errors import CheckpointError, ConfigError
+from rlr_core.families import SD1, SD2
 from rlr_core.models import StableDiffusion, load_model
-from rlr_core.models.families import SD1, SD2
-from rlr_core.models.text_conditioning import TextConditioning
+from rlr_core.models.stable_diffusion.text_conditioning import TextConditioning
 
 PROMPTS = ["red cat", "dog"]
 
@@ -51,7 +51,7 @@ def paint(
     negative: str = "bad",
 ):
     conditioning = Conditioning.constant(model.encode(PROMPTS, negative), steps)
-    noise = SampleNoise([0, 1], model.latent_shape(0), torch.float32, "cpu")
+    noise = SampleNoise([0, 1], model.latent_shape(None), torch.float32, "cpu")
     chain = Chain(model.denoiser(guidance), model.schedule(steps), conditioning, noise, 0.0)
     latents, _ = rollout(chain, start, torch.arange(2), range(steps))
     return model.decode(latents)
@@ -76,7 +76,7 @@ def paint_with_diffusers(folder: Path, start: torch.Tensor, *, steps: int = 6, g
 
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
 def test_pictures_equal_those_of_diffusers_pipeline(folder, model, guidance):
-    start = torch.randn(2, *model.latent_shape(0))
+    start = torch.randn(2, *model.latent_shape(None))
     pictures = paint(model, start, guidance=guidance)
     expected = paint_with_diffusers(folder, start, guidance=guidance)
     assert pictures.shape == (2, 3, 16, 16) and pictures.dtype == torch.float32
@@ -89,12 +89,12 @@ def test_other_predictions_equal_diffusers_too(tmp_path, prediction):
     folder = build_checkpoint(tmp_path / prediction, scheduler={"prediction_type": prediction})
     model = load(folder)
     assert model.prediction_type == prediction
-    start = torch.randn(2, *model.latent_shape(0))
+    start = torch.randn(2, *model.latent_shape(None))
     torch.testing.assert_close(paint(model, start), paint_with_diffusers(folder, start), atol=1e-5, rtol=0)
 
 
 def test_every_sample_is_denoised_at_its_own_timestep(model):
-    denoiser, x = model.denoiser(2.0), torch.randn(2, *model.latent_shape(0))
+    denoiser, x = model.denoiser(2.0), torch.randn(2, *model.latent_shape(None))
     schedule, conditioning = model.schedule(10), model.encode(PROMPTS, "")
     both = denoiser(x, schedule.level(torch.tensor([2, 7])), conditioning)
     for row, step in enumerate([2, 7]):
@@ -165,7 +165,7 @@ def test_too_many_steps(model, steps):
 def test_texts_are_encoded_once_and_without_their_neighbours(folder):
     model = load(folder)
     calls = []
-    model.networks["text_encoder"].register_forward_hook(lambda *_: calls.append(1))
+    model.tokens.networks["text_encoder"].register_forward_hook(lambda *_: calls.append(1))
     first = model.encode(["cat", "dog", "cat"], "bad")
     assert first["text"].shape == first["negative_text"].shape == (3, CONTEXT, 16)
     assert not first["text"].requires_grad
@@ -188,13 +188,13 @@ def test_a_long_prompt_warns_naming_the_lost_words(folder):
 
 
 def test_the_model_is_frozen(model):
-    for network in (model.unet, model._vae, model.networks["text_encoder"]):
+    for network in (each.network for each in model.components):
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_decode_is_differentiable_where_it_does_not_clamp(model):
-    latents = torch.randn(1, *model.latent_shape(0), requires_grad=True)
+    latents = torch.randn(1, *model.latent_shape(None), requires_grad=True)
     images = model.decode(latents)
     assert images.min() >= 0 and images.max() <= 1
     (gradient,) = torch.autograd.grad(images.sum(), latents)
@@ -205,7 +205,7 @@ def test_decode_is_differentiable_where_it_does_not_clamp(model):
 def test_half_precision_weights_with_float32_latents(folder, model, dtype):
     half = load(folder, dtype)
     assert half.unet.dtype == dtype
-    start = torch.randn(2, *model.latent_shape(0))
+    start = torch.randn(2, *model.latent_shape(None))
     pictures = paint(half, start)
     assert pictures.dtype == torch.float32
     torch.testing.assert_close(pictures, paint(model, start), atol=0.1, rtol=0)
@@ -238,10 +238,13 @@ def test_sharded_weights_are_found(folder, copy):
 
 
 def test_latent_shape(model):
-    assert model.latent_shape(0) == (4, 8, 8)
-    assert model.latent_shape(32) == (4, 16, 16)
-    with pytest.raises(ConfigError, match=r"sampling.size = 17[\s\S]*multiple of 2[\s\S]*size = 16"):
-        model.latent_shape(17)
+    assert model.latent_shape(None) == (4, 8, 8)
+    assert model.latent_shape((32, 32)) == (4, 16, 16)
+    assert model.latent_shape((24, 40)) == (4, 20, 12), "height before width"
+    with pytest.raises(ConfigError, match=r"sampling.size = 17 × 17[\s\S]*multiples of 2[\s\S]*size = 16"):
+        model.latent_shape((17, 17))
+    with pytest.raises(ConfigError, match=r"sampling.size = 24 × 33[\s\S]*size = \[24, 32\]"):
+        model.latent_shape((24, 33))
 
 
 def test_names_and_metadata(model):
@@ -269,7 +272,7 @@ def test_metadata_of_second_generation(model, monkeypatch, velocity, version, ar
         name="two",
         family=SD2,
         unet=SimpleNamespace(config=config),
-        vae=model._vae,
+        vae=model.vae,
         text=TextConditioning([]),
         scheduler=SimpleNamespace(config=SimpleNamespace(prediction_type=prediction)),
     ).lora_metadata()

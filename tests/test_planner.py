@@ -97,7 +97,7 @@ def predicted_bytes(config: RunConfig) -> int:
         ["estimator.name=rlr", "estimator.first_order_steps=1"],
         ["estimator.name=rlr", "estimator.first_order_steps=3", "estimator.chunk=2"],
         ["estimator.name=rlr", "estimator.first_order_steps=3", "estimator.rerun=true"],
-        ["memory.checkpoint_unet=true", "memory.decoder=slices"],
+        ["memory.checkpoint_denoiser=true", "memory.decoder=slices"],
         ["memory.autocast=bfloat16", "memory.decoder=rerun"],
         ["model.precision=bfloat16"],
         ["estimator.name=half", "sampling.steps=2"],
@@ -221,7 +221,7 @@ def test_every_saving_is_offered_once() -> None:
     ]
     assert offered == [
         "model.precision=bfloat16", "memory.decoder=rerun", "reward.rerun=True", "estimator.chunk=2",
-        "estimator.chunk=1", "memory.checkpoint_unet=True", "estimator.rerun=True", "memory.offload=all",
+        "estimator.chunk=1", "memory.checkpoint_denoiser=True", "estimator.rerun=True", "memory.offload=all",
         "memory.decoder=slices",
     ]  # fmt: skip
     assert smaller_chunks(6) == [3, 2, 1] and smaller_chunks(1) == []

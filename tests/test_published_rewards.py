@@ -20,7 +20,7 @@ from rlr_core.rewards import PUBLISHED, load_reward
 from rlr_core.rewards import library as rewards_library
 from rlr_core.rewards.hps import V2, V21
 from rlr_core.rewards.preprocessing import CLIP_MEAN, CLIP_STD, cropped, padded, prepare
-from rlr_core.rewards.weights import digest, read_tensors, verify
+from rlr_core.rewards.published_files import digest, read_tensors, verify
 
 NAMES = list(SMALL)
 TWO_TOWERS = [name for name in NAMES if name != "aesthetic"]

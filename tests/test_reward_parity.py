@@ -19,7 +19,7 @@ from PIL import Image
 
 from rlr_core.bench.random_weights import published_shapes
 from rlr_core.rewards import PUBLISHED
-from rlr_core.rewards.networks import Place
+from rlr_core.rewards.networks import Placement
 from rlr_core.rewards.preprocessing import (
     CLIP_MEAN,
     CLIP_STD,
@@ -218,4 +218,4 @@ def test_clip(job, name):
 
 
 def made(name: str, paths: list[Path], sizes: dict[str, Any]) -> Scorer:
-    return PUBLISHED[name].make(paths, Place(torch.device("cpu")), architecture=sizes)  # pyright: ignore[reportCallIssue]
+    return PUBLISHED[name].make(paths, Placement(torch.device("cpu")), architecture=sizes)  # pyright: ignore[reportCallIssue]

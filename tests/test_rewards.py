@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from rlr_core.errors import RewardError
-from rlr_core.rewards import Reward, load_reward
+from rlr_core.rewards import FrameReward, FunctionReward, Mix, load_reward, stills
 from rlr_core.rewards.embedded import ClipScore
 
 CPU = torch.device("cpu")
@@ -28,8 +28,8 @@ def write(folder: Path, text: str, name: str = "reward.py") -> str:
     return f"{folder / name}:score"
 
 
-def reward(function, *, differentiable: bool = False) -> Reward:
-    return Reward("mine", differentiable, function)
+def reward(function, *, differentiable: bool = False) -> FunctionReward:
+    return FunctionReward("mine", differentiable, function)
 
 
 @pytest.mark.parametrize(
@@ -306,3 +306,95 @@ def test_a_missing_library_or_file_says_what_to_do(monkeypatch):
         setattr(module, "load_clip", load_clip)  # noqa: B010
         with pytest.raises(RewardError, match=message):
             load_reward("embedded", "cpu")
+
+
+# what every reward answers
+
+
+def test_a_plain_reward_has_no_scale_and_learns_nothing():
+    made = reward(lambda x, p: x.mean((1, 2, 3)), differentiable=True)
+    images = pictures().requires_grad_()
+    looked = made.measure(images, PROMPTS)
+    assert made(images, PROMPTS).requires_grad and not looked.total.requires_grad
+    assert torch.equal(looked.total, made(images, PROMPTS)) and looked.parts == {}
+    assert made.calibrated and made.settle() == made.state_dict() == {}
+    made.forget()
+    made.load_state_dict({})
+    assert torch.equal(made(images, PROMPTS), looked.total)
+
+
+def test_a_wrapped_reward_calls_what_it_is_wrapped_in():
+    made = FunctionReward("mine", False, lambda x, p: [1.0] * len(p), networks=("tower",))
+    wrapped = made.wrapped(
+        lambda networks, function: lambda x, p: [len(networks) + v for v in function(x, p)]
+    )
+    assert wrapped(pictures(), PROMPTS).tolist() == [2, 2, 2] and wrapped.networks == ("tower",)
+    assert made(pictures(), PROMPTS).tolist() == [1, 1, 1]
+
+
+# videos
+
+
+def videos(frames: int = 4) -> torch.Tensor:
+    return torch.rand(3, 3, frames, 8, 8)
+
+
+def lengths(images, prompts):
+    """A picture's brightness, and more for a long prompt: which frame goes with which prompt shows."""
+    return images.mean((1, 2, 3)) + torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "lowest"])
+def test_a_video_is_scored_by_its_frames(reduction):
+    seen, clips = videos(), reward(lengths, differentiable=True)
+    frames = torch.stack([clips(seen[:, :, k], PROMPTS) for k in range(4)], 1)
+    expected = frames.mean(1) if reduction == "mean" else frames.min(1).values
+    made = FrameReward(clips, reduction)
+    torch.testing.assert_close(made(seen, PROMPTS), expected)
+    assert torch.equal(made.measure(seen, PROMPTS).total, made(seen, PROMPTS))
+    assert made.name == f"mine ({reduction} of the frames)"
+
+
+def test_gradients_reach_the_frames_that_count():
+    clips, seen = reward(lengths, differentiable=True), videos().requires_grad_()
+    (gradient,) = torch.autograd.grad(FrameReward(clips)(seen, PROMPTS).sum(), seen)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / (4 * 3 * 64)))
+    (gradient,) = torch.autograd.grad(FrameReward(clips, "lowest")(seen, PROMPTS).sum(), seen)
+    worst = seen.mean((1, 3, 4)).argmin(1)
+    reached = gradient.abs().sum((1, 3, 4)) > 0
+    assert reached.sum(1).tolist() == [1, 1, 1] and reached.float().argmax(1).tolist() == worst.tolist()
+
+
+def test_a_black_box_scores_frames_too():
+    made = FrameReward(load_reward("sharpness", "cpu"))
+    seen = videos().requires_grad_()
+    assert not made.differentiable and made(seen, PROMPTS).shape == (3,)
+    assert not made(seen, PROMPTS).requires_grad
+
+
+def test_a_mix_of_videos():
+    parts = {name: FrameReward(reward(function)) for name, function in (("a", lengths), ("b", lengths))}
+    made, seen = Mix(parts, {"a": 1.0, "b": 1.0}, {}, running=True), torch.rand(8, 3, 4, 8, 8)
+    looked = made.measure(seen, ["a"] * 8)
+    made.calibrate(looked.parts)
+    assert float(made(seen, ["a"] * 8).mean()) == pytest.approx(0, abs=1e-4)
+
+
+def test_frames_are_reduced_in_known_ways_only():
+    with pytest.raises(RewardError, match=r"'median' of a video's frames(.|\n)*mean or lowest"):
+        FrameReward(reward(lengths), "median")
+
+
+def test_a_wrapped_video_reward_has_its_inner_one_wrapped():
+    made = FrameReward(FunctionReward("mine", False, lengths, networks=("tower",)))
+    wrapped = made.wrapped(lambda networks, function: lambda x, p: function(x, p) + len(networks))
+    seen = videos()
+    torch.testing.assert_close(wrapped(seen, PROMPTS), made(seen, PROMPTS) + 1)
+    assert wrapped.networks == made.networks == ("tower",) and wrapped.name == made.name
+
+
+def test_what_is_shown_of_a_video_is_its_middle():
+    seen = videos(5)
+    assert torch.equal(stills(seen), seen[:, :, 2]) and torch.equal(stills(seen[:, :, :1]), seen[:, :, 0])
+    images = pictures()
+    assert stills(images) is images

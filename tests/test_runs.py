@@ -282,6 +282,34 @@ def test_a_torn_line_is_not_there(tmp_path):
     assert [event["type"] for event in events] == ["one", "two"] and events[0]["value"] is None
 
 
+def test_how_far_painting_has_come_counts_until_something_else_is_told(tmp_path):
+    """What a view shows of a run that is painting; a resumed run, which paints anew, is the run that was not interrupted."""
+    path = tmp_path / "events.jsonl"
+    events = log.EventLog(path)
+
+    def told() -> list[str]:
+        return [f"{event['type']} {event.get('done', '')}".strip() for event in log.read(path)]
+
+    events.append("checkpoint")
+    for done in (0, 8):
+        after = events.append("painting", purpose="before", done=done, total=64)
+    assert told() == ["checkpoint", "painting 0", "painting 8"]
+    events.append("stopped")
+    assert told() == ["checkpoint", "stopped"]
+    events.append("resumed", after=after)
+    assert told() == ["checkpoint"]
+    events.append("painting", purpose="before", done=0, total=64)
+    assert told() == ["checkpoint", "painting 0"]
+    events.append("evaluation")
+    assert told() == ["checkpoint", "evaluation"]
+
+
+def test_every_painting_is_in_the_log(finished):
+    lines = [event for event in log._lines(finished / "events.jsonl") if event["type"] == "painting"]
+    assert {event["purpose"] for event in lines} == {"before", "preview", "during", "after"}
+    assert [(e["iteration"], e["done"], e["total"]) for e in lines[:2]] == [(0, 0, 3), (0, 3, 3)]
+
+
 def test_what_was_logged_after_the_checkpoint_is_void(tmp_path):
     path = tmp_path / "events.jsonl"
     events = log.EventLog(path)

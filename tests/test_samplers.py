@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("diffusers")
 import diffusers
 import tiny
 
+from rlr_core.chain import SampleNoise, variance_exploding
 from rlr_core.config import InferenceConfig, SamplingConfig
 from rlr_core.errors import ConfigError
 from rlr_core.models import load_model
@@ -58,9 +60,16 @@ def test_pictures_are_those_of_diffusers_pipeline(sampler, folder):
 
 
 def _start(model) -> torch.Tensor:
-    from rlr_core.chain import SampleNoise
+    return SampleNoise(SEEDS, model.latent_shape(None), torch.float32, "cpu").initial()
 
-    return SampleNoise(SEEDS, model.latent_shape(0), torch.float32, "cpu").initial()
+
+def test_the_chain_of_a_path_that_explodes_starts_wide(folder, monkeypatch):
+    model, shown = load(folder), []
+    schedule = variance_exploding(torch.tensor([14.6, 3.0, 0.0]))
+    monkeypatch.setattr(type(model), "schedule", lambda self, steps, size: schedule)
+    with model.unet.register_forward_pre_hook(lambda network, given: shown.append(given[0])):
+        painter(model, SamplingConfig(steps=2, guidance_scale=1.0))(PROMPTS, SEEDS)
+    torch.testing.assert_close(shown[0], math.sqrt(1 + 14.6**2) * _start(model))
 
 
 def test_ancestral_noise_belongs_to_the_picture(folder):
@@ -74,7 +83,9 @@ def test_ancestral_noise_belongs_to_the_picture(folder):
 def test_steps_and_guidance_may_differ_from_training(folder):
     model = load(folder)
     settled = painter(model, SamplingConfig(steps=9), InferenceConfig(steps=4, guidance_scale=1.0))
-    assert (settled.sampling.steps, settled.sampling.guidance_scale, settled.sampler) == (4, 1.0, "chain")
+    (canvas,) = settled.canvases
+    assert (settled.sampling.steps, settled.sampling.guidance_scale) == (4, 1.0)
+    assert canvas.sampler is None and canvas.schedule.steps == 4
     same = painter(model, SamplingConfig(steps=9))
     assert same.sampling == SamplingConfig(steps=9)
 

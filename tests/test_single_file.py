@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
 from rlr_core.errors import CheckpointError, ConfigError
 from rlr_core.models import StableDiffusion, load_model
-from rlr_core.models.clip_tokenizer import clip_tokenizer
-from rlr_core.models.detection import describe_file
+from rlr_core.models.describing import describe_checkpoint
+from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
 
 NAMES = ("sd1", "sd2", "sdxl")
 PROMPTS = ["a photo of a cat", "Größe (masterpiece:1.2), 名前"]
@@ -106,7 +106,7 @@ def paint_with_diffusers(pipe: Any, start: torch.Tensor, negative: str | None = 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_arrives(tiny, files, name):
     model = load(files[name])
-    for component, network in {**model.networks, "vae": model._vae}.items():
+    for component, network in ((each.name, each.network) for each in model.components):
         expected = tiny[name][1][component].state_dict()
         state = network.state_dict()
         assert state.keys() == expected.keys()
@@ -146,10 +146,10 @@ def test_clip_skip_is_that_of_hosts(tiny, files, name, own):
     default = paint(load(files[name], **options), start, "ugly")
     assert torch.equal(paint(load(files[name], clip_skip=own, **options), start, "ugly"), default)
     skipped = load(files[name], clip_skip=own + 1)
-    tokens = skipped.tokenize(PROMPTS, "ugly")
+    tokens = skipped.tokens.tokenize(PROMPTS, "ugly")
     with torch.no_grad():
         parts = []
-        for k, component in enumerate(list(skipped.networks)[1:], 1):
+        for k, component in enumerate(skipped.tokens.networks, 1):
             network = networks[component]
             states = network(tokens[f"text_{k}"][:, 0], output_hidden_states=True).hidden_states
             parts.append(states[-3] if name == "sdxl" else network.final_layer_norm(states[-2]))
@@ -168,7 +168,10 @@ def test_a_clip_skip_beyond_the_layers(files):
 def test_tokens_embedded_anew_equal_what_is_encoded_once(files, name):
     model = load(files[name])
     for negative in ("", "ugly"):
-        once, anew = model.encode(PROMPTS, negative), model.embed(model.tokenize(PROMPTS, negative))
+        once, anew = (
+            model.encode(PROMPTS, negative),
+            model.tokens.embed(model.tokens.tokenize(PROMPTS, negative)),
+        )
         assert once.keys() == anew.keys()
         for key in once:
             torch.testing.assert_close(anew[key], once[key], atol=1e-5, rtol=0)
@@ -181,7 +184,7 @@ def test_tokens_have_known_numbers(files):
     words = [49406, 320, 1125, 539, 320, 2368, 49407]
     pads = {"sd1": {"text_1": 49407}, "sd2": {"text_1": 0}, "sdxl": {"text_1": 49407, "text_2": 0}}
     for name, expected in pads.items():
-        tokens = load(files[name]).tokenize(PROMPTS[:1], "")
+        tokens = load(files[name]).tokens.tokenize(PROMPTS[:1], "")
         assert set(tokens) == {*expected, *("negative_" + key for key in expected)}
         for key, pad in expected.items():
             assert tokens[key][0, 0].tolist() == words + [pad] * 70
@@ -193,14 +196,14 @@ def test_tokens_have_known_numbers(files):
 def test_tokens_are_those_of_open_clip(files, text):
     import open_clip
 
-    tokens = load(files["sd2"]).tokenize([text], "")["text_1"][0, 0]
+    tokens = load(files["sd2"]).tokens.tokenize([text], "")["text_1"][0, 0]
     assert tokens.tolist() == open_clip.get_tokenizer("ViT-L-14")([text])[0].tolist()
 
 
 def test_a_description_takes_milliseconds(files):
     for name, path in files.items():
         began = time.process_time()
-        described = describe_file(path)
+        described = describe_checkpoint(path)
         assert time.process_time() - began < 0.5
         assert described.missing == () and described.precision == "fp32" and described.ema == "none"
         assert (
@@ -230,7 +233,7 @@ def test_precisions(files, tmp_path, name, dtype, text):
     }
     path = tmp_path / "small.safetensors"
     save_file(state, path)
-    assert describe_file(path).precision == text
+    assert describe_checkpoint(path).precision == text
     model = load(path)
     assert {value.dtype for value in model.unet.state_dict().values()} == {torch.float32}
     key = "model.diffusion_model.input_blocks.0.0.weight"
@@ -250,14 +253,15 @@ def test_an_fp32_vae_in_an_fp16_file(files, tmp_path):
         return {key: value if key.startswith(ldm.VAE) else value.half() for key, value in state.items()}
 
     assert (
-        describe_file(changed(files["sd1"], tmp_path / "a.safetensors", halve)).precision == "fp16, VAE fp32"
+        describe_checkpoint(changed(files["sd1"], tmp_path / "a.safetensors", halve)).precision
+        == "fp16, VAE fp32"
     )
 
 
 def test_xl_decodes_in_float32_where_float16_would_overflow(files):
-    assert load(files["sdxl"], torch.float16)._vae.dtype == torch.float32
-    assert load(files["sdxl"], torch.bfloat16)._vae.dtype == torch.bfloat16
-    assert load(files["sd1"], torch.float16)._vae.dtype == torch.float16
+    assert load(files["sdxl"], torch.float16).vae.dtype == torch.float32
+    assert load(files["sdxl"], torch.bfloat16).vae.dtype == torch.bfloat16
+    assert load(files["sd1"], torch.float16).vae.dtype == torch.float16
 
 
 def with_mean(state):
@@ -275,7 +279,7 @@ def test_running_means_are_used_where_there_is_nothing_else(files, tmp_path, nam
     plain = load(files[name]).unet.state_dict()
     for change, text, shift in ((with_mean, "beside", 0), (only_mean, "only", 1)):
         path = changed(files[name], tmp_path / f"{text}.safetensors", change)
-        assert describe_file(path).ema == text and describe_file(path).missing == ()
+        assert describe_checkpoint(path).ema == text and describe_checkpoint(path).missing == ()
         state = load(path).unet.state_dict()
         assert all(torch.equal(state[key], plain[key] + shift) for key in plain)
 
@@ -286,7 +290,7 @@ def without(prefix: str):
 
 def test_a_missing_vae_can_come_from_elsewhere(tiny, files, tmp_path):
     path = changed(files["sd1"], tmp_path / "bare.safetensors", without(ldm.VAE))
-    assert describe_file(path).missing == ("vae",)
+    assert describe_checkpoint(path).missing == ("vae",)
     with pytest.raises(CheckpointError, match=r"has no VAE[\s\S]*set model.vae"):
         load(path)
     networks = tiny["sd1"][1]
@@ -301,7 +305,7 @@ def test_a_missing_vae_can_come_from_elsewhere(tiny, files, tmp_path):
         "of a folder": tmp_path / "folder",
     }
     for where in elsewhere.values():
-        state = load(path, vae=str(where))._vae.state_dict()
+        state = load(path, vae=str(where)).vae.state_dict()
         assert all(torch.equal(state[key], value) for key, value in networks["vae"].state_dict().items())
 
 
@@ -406,7 +410,7 @@ MARKED = {
 def test_what_tells_the_prediction(files, tmp_path, case):
     name, stem, change, metadata, prediction, rule = MARKED[case]
     path = changed(files[name], tmp_path / f"{stem}.safetensors", change, **metadata)
-    described = describe_file(path)
+    described = describe_checkpoint(path)
     assert described.prediction == prediction and rule in described.prediction_rule
     assert described.size == {"sd2": 768 if prediction == "v_prediction" else 512, "sdxl": 1024}[name]
 
@@ -414,14 +418,17 @@ def test_what_tells_the_prediction(files, tmp_path, case):
 def test_a_yaml_beside_the_file_tells_the_prediction(files, tmp_path):
     path = changed(files["sd1"], tmp_path / "fluffy.safetensors", mark())
     path.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n', encoding="utf-8")
-    assert describe_file(path).prediction == "v_prediction" and load(path).prediction_type == "v_prediction"
+    assert (
+        describe_checkpoint(path).prediction == "v_prediction"
+        and load(path).prediction_type == "v_prediction"
+    )
     assert load(path, prediction="epsilon").prediction_type == "epsilon"
     assert load(path).lora_metadata()["ss_base_model_version"] == "sd_v1_v"
 
 
 def test_zero_terminal_snr(files, tmp_path):
     path = changed(files["sdxl"], tmp_path / "noob.safetensors", mark("v_pred", "ztsnr"))
-    assert describe_file(path).zero_snr
+    assert describe_checkpoint(path).zero_snr
     schedule = load(path).schedule(4)
     assert schedule.time[0] == 999 and schedule.alpha[0] < 1e-6
     assert load(files["sdxl"]).schedule(4).alpha[0] > 0.05
@@ -429,7 +436,7 @@ def test_zero_terminal_snr(files, tmp_path):
 
 def test_a_resolution_in_the_metadata(files, tmp_path):
     path = changed(files["sd1"], tmp_path / "a.safetensors", mark(), **{"modelspec.resolution": "768x768"})
-    assert describe_file(path).size == 768 and load(path).latent_shape(0) == (4, 96, 96)
+    assert describe_checkpoint(path).size == 768 and load(path).latent_shape(None) == (4, 96, 96)
 
 
 METADATA = {

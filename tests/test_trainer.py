@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from rlr_core.config import PromptConfig
 from rlr_core.embedded import world
 from rlr_core.errors import ConfigError, EstimatorError, PromptError, RewardError, RunError
 from rlr_core.estimators import Part
-from rlr_core.rewards import Reward
-from rlr_core.trainer import Evaluation, Iteration, NewBest, Preview, Skipped, Trainer, prepare
+from rlr_core.rewards import FunctionReward
+from rlr_core.trainer import Evaluation, Iteration, NewBest, Painting, Preview, Skipped, Trainer, prepare
 from rlr_core.trainer.prompts import deal, held_out_prompts, read_prompts, training_prompts
 from rlr_core.trainer.weighing import Weighing
 
@@ -118,7 +119,8 @@ def test_weights_follow_running_means():
 
 def test_events_come_in_order_and_as_often_as_asked(workshop):
     told = list(trainer(workshop, output__evaluation=3, training__iterations=3).run())
-    names = [f"{type(event).__name__} {event.iteration}" for event in told if not isinstance(event, NewBest)]
+    quiet = (NewBest, Painting)
+    names = [f"{type(event).__name__} {event.iteration}" for event in told if not isinstance(event, quiet)]
     assert names == [
         "Evaluation 0", "Preview 0", "CheckpointDue 0", "Iteration 1", "Iteration 2", "Preview 2", "Evaluation 2",
         "CheckpointDue 2", "Iteration 3", "Preview 3", "Evaluation 3", "CheckpointDue 3", "Evaluation 3",
@@ -130,6 +132,53 @@ def test_events_come_in_order_and_as_often_as_asked(workshop):
     step = next(event for event in told if isinstance(event, Iteration))
     assert set(step.parts) == {"first order", "half order"} and step.gradient_norm > 0
     assert step.evaluations >= 2 * 4, "guidance takes two evaluations a step"
+
+
+def test_painting_is_told_group_by_group(workshop):
+    made = trainer(
+        workshop, output__evaluation=5, alarm__pictures=3, training__iterations=1, memory__painted=2
+    )
+    told = list(made.run())
+    painted = [(event.purpose, event.done, event.total) for event in told if isinstance(event, Painting)]
+    assert painted == [
+        ("before", 0, 5), ("before", 2, 5), ("before", 4, 5), ("before", 5, 5),
+        ("preview", 0, 2), ("preview", 2, 2), ("preview", 0, 2), ("preview", 2, 2),
+        ("during", 0, 3), ("during", 2, 3), ("during", 3, 3),
+        ("after", 0, 5), ("after", 2, 5), ("after", 4, 5), ("after", 5, 5),
+    ]  # fmt: skip
+    for event, following in itertools.pairwise(told):
+        if isinstance(event, Painting) and event.done == event.total:
+            assert isinstance(following, Preview if event.purpose == "preview" else Evaluation)
+            assert following.iteration == event.iteration
+
+
+def test_pictures_are_those_of_the_painter(workshop):
+    """Group by group, with the averaged LoRA: bit for bit what the painter gives at once."""
+    made = trainer(workshop, output__evaluation=5, training__iterations=2, training__ema=0.5)
+    *_, after = (event for event in made.run() if isinstance(event, Evaluation))
+    with made.averaged():
+        assert torch.equal(made.setup.painter(after.prompts, after.seeds), after.images)
+    assert not torch.equal(made.setup.painter(after.prompts, after.seeds), after.images)
+
+
+def test_the_lora_is_trainings_own_whenever_something_is_told(workshop):
+    """And the best one comes with its event, so that nobody has to look for it in the model."""
+    settings = {"output__evaluation": 3, "training__ema": 0.5, "training__iterations": 4}
+    made = trainer(workshop, **settings)
+    own = made.setup.lora.state_dict()
+    best = []
+    for event in made.run():
+        if isinstance(event, Iteration):
+            assert not all(torch.equal(own[name], p) for name, p in made.setup.lora.state_dict().items())
+            own = made.setup.lora.state_dict()
+        runs.assert_same(made.setup.lora.state_dict(), own)
+        if isinstance(event, NewBest):
+            with made.averaged():
+                shown = made.setup.lora.weights()
+            assert list(event.weights) == list(shown)
+            runs.assert_same([*map(vars, event.weights.values())], [*map(vars, shown.values())])
+            best.append(event)
+    assert best, "a run without a best checks nothing"
 
 
 def test_previews_are_of_the_same_prompts_and_seeds(workshop):
@@ -149,8 +198,8 @@ def test_training_raises_the_reward(name, workshop):
 
 def with_reward(workshop: Path, function, **overrides) -> Trainer:
     made = trainer(workshop, estimator__name="half", estimator__chunk=2, **overrides)
-    reward = Reward("spoiled", False, function)
-    object.__setattr__(made.setup, "reward", reward)
+    reward = FunctionReward("spoiled", False, function)
+    object.__setattr__(made.setup.rewards, "trained", reward)
     object.__setattr__(made.setup.problem, "reward", reward)
     return made
 
@@ -206,7 +255,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(workshop):
         return result
 
     estimator = made.setup.estimator
-    made._estimate = lambda batch: estimate(made.setup.problem, batch)
+    made.estimate = lambda batch: estimate(made.setup.problem, batch)
     told = [event for event in made.run() if isinstance(event, (Skipped, Iteration))]
     assert [type(event).__name__ for event in told] == ["Skipped", "Iteration"]
     assert "gradient is NaN or infinite (first order)" in told[0].reason and finite(made)

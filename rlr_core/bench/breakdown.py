@@ -131,7 +131,7 @@ def breakdown(settings: dict[str, Any]) -> dict[str, Any]:
     estimator = setup.estimator
     if isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half:
         estimator.half = TimedHalfOrder(estimator.half.sub_chains, estimator.half.end, watch=watch)
-    trainer = Trainer(replace(setup, problem=TimedProblem.of(setup.problem, watch)))
+    trainer = Trainer(replace(setup, problems=[TimedProblem.of(each, watch) for each in setup.problems]))
     trainer.optimizer.step = watch.timed("optimizer", trainer.optimizer.step)
     trainer.batch = watch.timed("texts and noise", trainer.batch)
     for _ in range(WARM_UP):

@@ -46,9 +46,12 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
     """
     from rlr_core.errors import RunError
     from rlr_core.trainer import Trainer, prepare
+    from rlr_core.trainer.measuring import calibrate
 
     config, budget = from_dict(settings["config"]), Budget(**settings["budget"])
     trainer = Trainer(prepare(config))
+    for _ in calibrate(trainer.setup):  # the first point is on the scale of all
+        pass
     spent, seconds, failure = 0.0, 0.0, ""
     points = [_look(trainer, config, budget, spent, seconds)]
     while spent < budget.evaluations or seconds < budget.seconds:
@@ -66,6 +69,8 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds: float) -> dict[str, Any]:
     """Paint held-out prompts at seeds of this job's seed number, the same for every method, and score them."""
+    from torch import Tensor
+
     from rlr_core.chain.noise import derive_seed
     from rlr_core.trainer import score
     from rlr_core.trainer.prompts import deal
@@ -73,9 +78,10 @@ def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds
     setup, seed = trainer.setup, config.training.seed
     prompts = deal(setup.held_out_prompts, budget.pictures, 0, seed)
     seeds = [derive_seed("bench", seed, j) >> 32 for j in range(budget.pictures)]
-    with trainer.average.applied():
+    with trainer.averaged():
         images = setup.painter(prompts, seeds)
-    held_out, rewards = score(setup.held_out, images, prompts), score(setup.reward, images, prompts)
+        assert isinstance(images, Tensor), "curves are of pictures of one size"
+    held_out, rewards = (score(reward, images, prompts).total for reward in (setup.held_out, setup.reward))
     return {
         "evaluations": round(spent),
         "seconds": round(seconds, 3),

@@ -18,14 +18,15 @@ import torch
 from rlr_core.bench.random_weights import values
 from rlr_core.config import ModelConfig, from_dict, load, to_dict
 from rlr_core.errors import ConfigError
+from rlr_core.families import FAMILIES
 from rlr_core.models import Model
-from rlr_core.models.blank import blank_parts
-from rlr_core.models.families import CONFIGS
-from rlr_core.models.parts import assembled
+from rlr_core.models.architecture import Request
+from rlr_core.models.stable_diffusion.loading.blank import blank_parts
+from rlr_core.models.stable_diffusion.loading.parts import assembled
 from rlr_core.planner.footprint import rehearse, with_moments
 from rlr_core.planner.live import LiveTensors
 from rlr_core.planner.machine import ITSELF, peak_bytes
-from rlr_core.trainer import Iteration, Setup, Trainer, prepare
+from rlr_core.trainer import Iteration, Materials, Setup, Trainer, prepare
 
 PLAIN = "lookahead, h = 1"
 BOTH = "rlr, K = 2, h = 2"
@@ -38,7 +39,7 @@ CASES = {
         "estimator.name=rlr", "estimator.first_order_steps=2", "estimator.sub_chain_length=2"
     ],
     "draft, K = 2": ["estimator.name=draft", "estimator.first_order_steps=2"],
-    THRIFTY: ["memory.checkpoint_unet=true", "memory.decoder=rerun", "memory.offload=text"],
+    THRIFTY: ["memory.checkpoint_denoiser=true", "memory.decoder=rerun", "memory.offload=text"],
 }  # fmt: skip
 """What is measured → settings."""
 Models = tuple[tuple[str, int, str], ...]
@@ -64,7 +65,7 @@ def plan_settings(device: str, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _settings(device: str, family: str, size: int, precision: str, name: str) -> dict[str, Any]:
-    checkpoint = family if family == "embedded" else str(CONFIGS / family)
+    checkpoint = family if family == "embedded" else str(FAMILIES[family].configs)
     common = [f"model.checkpoint={checkpoint}", f"model.precision={precision}", f"model.device={device}"]
     common += [f"sampling.size={size}", f"sampling.steps={10 if device.startswith('cuda') else 4}"]
     common += ["prompts.train=['a red circle']", "training.batch_size=2", "training.prompts_per_batch=1"]
@@ -86,8 +87,8 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(config.model.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    loader = None if settings["family"] == "embedded" else load_random
-    setup = prepare(config, device=device, load=loader)
+    materials = None if settings["family"] == "embedded" else Materials(load=load_random)
+    setup = prepare(config, device=device, materials=materials)
     trainer = with_moments(Trainer(setup))
     tensors, seconds = (on_card if device.type == "cuda" else in_main_memory)(trainer.iterate, setup)
     return {"tensors": tensors, "process": peak_bytes(device), "seconds": seconds}
@@ -95,8 +96,10 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
 
 def load_random(settings: ModelConfig, device: torch.device) -> Model:
     """The model of a family's configs, with random weights."""
-    path = Path(settings.checkpoint)
-    parts = blank_parts(path, getattr(torch, settings.precision), settings.prediction)
+    path, dtype = Path(settings.checkpoint), getattr(torch, settings.precision)
+    name = next(key for key, family in FAMILIES.items() if family.configs == path)
+    request = Request(name, device, dtype, settings.prediction, clip_skip=settings.clip_skip)
+    parts = blank_parts(path, request)
     generator = torch.Generator().manual_seed(0)
     for network in (parts.unet, parts.vae, *parts.text_encoders):
         network.to_empty(device=device)
@@ -104,7 +107,7 @@ def load_random(settings: ModelConfig, device: torch.device) -> Model:
             for name, tensor in (*network.named_parameters(), *network.named_buffers()):
                 rows = tensor.flatten(1) if tensor.dim() > 1 else tensor  # a row is what an output is made of
                 tensor.copy_(values(name, rows.shape, generator, tensor.dtype).view_as(tensor))
-    return assembled(parts, path.name, device, settings.clip_skip)
+    return assembled(parts, request)
 
 
 def on_card(iterate: Callable[[], Any], setup: Setup) -> tuple[int, float]:
@@ -130,9 +133,8 @@ def in_main_memory(iterate: Callable[[], Any], setup: Setup) -> tuple[int, float
 
 def resident(setup: Setup) -> int:
     """Bytes of weights, and of the LoRA with its two moments."""
-    rewards = [setup.reward, setup.held_out]
-    networks = [*setup.model.networks.values(), setup.model.vae]
-    networks += [network for reward in rewards for network in getattr(reward, "networks", ())]
+    networks = [component.network for component in setup.model.components]
+    networks += [*setup.reward.networks, *setup.held_out.networks]
     tensors = {id(t): t for network in networks for t in (*network.parameters(), *network.buffers())}
     moments = 2 * sum(tensor.nbytes for tensor in setup.lora.parameters)
     return moments + sum(tensor.nbytes for tensor in tensors.values())

@@ -22,7 +22,7 @@ from rlr_core.bench.random_weights import write_random
 from rlr_core.bench.study import table
 from rlr_core.planner.machine import peak_bytes
 from rlr_core.rewards import PUBLISHED
-from rlr_core.rewards.networks import Place
+from rlr_core.rewards.networks import Placement
 from rlr_core.rewards.published import Scorer
 
 PICTURES, SIDE = 4, 512
@@ -31,7 +31,7 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
-class Cost:
+class Usage:
     """Of one call.
 
     Attributes:
@@ -75,16 +75,16 @@ def measure(name: str, folder: Path, device: str, dtype: str) -> dict[str, str]:
     kept: list[Scorer] = []
 
     def load(*, rerun: bool) -> None:
-        kept[:] = [published.make(paths, Place(torch.device(device), getattr(torch, dtype), rerun))]
+        kept[:] = [published.make(paths, Placement(torch.device(device), getattr(torch, dtype), rerun))]
 
     row = {"reward": name, "loading": f"{seconds(lambda: load(rerun=False), device):.1f} s"}
-    row["score"] = str(cost(lambda: score(kept[0], images), device))
-    row["gradient"] = str(cost(lambda: gradient(kept[0], images), device))
+    row["score"] = str(usage(lambda: score(kept[0], images), device))
+    row["gradient"] = str(usage(lambda: gradient(kept[0], images), device))
     row["whole process"] = f"{peak_bytes(torch.device('cpu')) / MB:.0f} MB"
     kept.clear()
     gc.collect()
     load(rerun=True)
-    return {**row, "gradient with rerun": str(cost(lambda: gradient(kept[0], images), device))}
+    return {**row, "gradient with rerun": str(usage(lambda: gradient(kept[0], images), device))}
 
 
 @torch.no_grad()
@@ -99,18 +99,18 @@ def gradient(scorer: Scorer, images: torch.Tensor) -> None:
     torch.autograd.grad(scorer(images, PROMPTS).sum(), images)
 
 
-def cost(call: Callable[[], Any], device: str) -> Cost:
+def usage(call: Callable[[], Any], device: str) -> Usage:
     """Of one call; on a GPU the time is that of a second one, since the first one warms up."""
     if device == "cpu":
         with LiveTensors() as live:
             took = seconds(call, device)
-        return Cost(took, live.peak / MB)
+        return Usage(took, live.peak / MB)
     held = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     call()
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - held
-    return Cost(seconds(call, device), peak / MB)
+    return Usage(seconds(call, device), peak / MB)
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from rlr_core.bench.methods import Method, base_settings
 from rlr_core.bench.statistics import jackknife, ratio, squared_mean
 from rlr_core.bench.variance import trainer_at_a_point
-from rlr_core.chain import rollout
+from rlr_core.chain import initial_latents, rollout
 from rlr_core.config import to_dict
 from rlr_core.estimators import Batch, Problem
 
@@ -61,7 +61,8 @@ def steps(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _gradients(problem: Problem, batch: Batch, sample: Tensor) -> Tensor:
     """Of one picture: the lookahead's at every step, then full back-propagation's; (T+1, P)."""
-    chain, x0 = problem.chain(batch), batch.noise.initial()[sample]
+    chain = problem.chain(batch)
+    x0 = initial_latents(chain)[sample]
     with torch.no_grad():
         _, latents = rollout(chain, x0, sample, range(problem.steps), keep=range(problem.steps))
     found = []

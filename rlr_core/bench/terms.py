@@ -18,7 +18,7 @@ from torch import Tensor
 from rlr_core.bench.methods import Method, base_settings
 from rlr_core.bench.statistics import jackknife
 from rlr_core.bench.variance import trainer_at_a_point
-from rlr_core.chain import ChainLike, Cost, advance, rollout
+from rlr_core.chain import ChainLike, Cost, advance, initial_latents, rollout
 from rlr_core.config import to_dict
 from rlr_core.estimators import (
     AllSubChains,
@@ -118,7 +118,7 @@ def squares(
     chain, found = problem.chain(batch), []
     with torch.no_grad():
         x, latents = rollout(
-            chain, batch.noise.initial(), everyone, range(problem.steps), keep=range(problem.steps)
+            chain, initial_latents(chain), everyone, range(problem.steps), keep=range(problem.steps)
         )
         rewards = problem.score(x, batch, everyone)
     latents[problem.steps] = x
@@ -136,7 +136,7 @@ def squares(
         mine = [_square(exact[int(drawn.start[0]) : int(drawn.stop[0])].sum(0)) for drawn in parts]
         found.append(Squares(np.array(estimated), np.array(mine), _square(exact.sum(0)), np.array(costs)))
     baseline.observe(rewards, batch.prompts)
-    half.end.settle()
+    half.end.settle(problem.collective)
     return found
 
 

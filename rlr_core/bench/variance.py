@@ -52,7 +52,7 @@ def variance(settings: dict[str, Any]) -> dict[str, Any]:
     for k in range(-warm_up, n):
         trainer.iteration = k % (n + warm_up)
         batch, began = trainer.batch(), time.perf_counter()
-        estimate = trainer.setup.estimator(trainer.setup.problem, batch)
+        estimate = trainer.estimate(batch)
         if k >= 0:
             seconds += time.perf_counter() - began
             evaluations += estimate.cost.evaluations
@@ -85,9 +85,7 @@ def reference(settings: dict[str, Any]) -> dict[str, Any]:
     """Write full back-propagation's gradients (n, P) of the batches to the cache folder."""
     trainer, gradients = trainer_at_a_point(settings), []
     for trainer.iteration in range(settings["batches"]):
-        gradients.append(
-            trainer.setup.estimator(trainer.setup.problem, trainer.batch()).gradient.cpu().numpy()
-        )
+        gradients.append(trainer.estimate(trainer.batch()).gradient.cpu().numpy())
     write_atomically(_reference_file(settings), lambda temporary: _save(temporary, np.stack(gradients)))
     return {}
 

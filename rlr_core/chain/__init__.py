@@ -5,7 +5,7 @@ generalised DDIM step between two levels) and a `Chain` that binds them to one b
 Steps count in the order of generation, 0 … T-1. Nothing here does IO or knows a reward.
 """
 
-from rlr_core.chain.chain import Chain, ChainLike, advance, propagate, rollout
+from rlr_core.chain.chain import Chain, ChainLike, advance, initial_latents, propagate, rollout
 from rlr_core.chain.conditioning import Conditioning
 from rlr_core.chain.denoiser import Cost, Counted, Denoiser, Guided, Prediction
 from rlr_core.chain.noise import BatchNoise, Noise, SampleNoise
@@ -14,6 +14,6 @@ from rlr_core.chain.transition import Transition, transition
 
 __all__ = [
     "BatchNoise", "Chain", "ChainLike", "Conditioning", "Cost", "Counted", "Denoiser", "Guided", "Level", "Noise",
-    "Prediction", "SampleNoise", "Schedule", "Transition", "advance", "flow_matching", "propagate", "rollout", "transition",
-    "variance_exploding", "variance_preserving",
+    "Prediction", "SampleNoise", "Schedule", "Transition", "advance", "flow_matching", "initial_latents", "propagate",
+    "rollout", "transition", "variance_exploding", "variance_preserving",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A chain bound to one batch, and the two ways to walk it."""
+"""A chain bound to one batch, where it starts, and the two ways to walk it."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ class Chain:
         """See `ChainLike.move`."""
         level, following = self.schedule.level(step), self.schedule.level(step + 1)
         return transition(self.predict(x, step, samples), level, following, self.eta)
+
+
+def initial_latents(chain: ChainLike) -> Tensor:
+    """x_0 of the whole batch, (B, …): its noise, as wide as the path is at its noisiest level."""
+    noise, scale = chain.noise.initial(), chain.schedule.initial_scale
+    return noise if scale == 1 else scale * noise
 
 
 def advance(chain: ChainLike, x: Tensor, step: Tensor, samples: Tensor) -> Tensor:

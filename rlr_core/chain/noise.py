@@ -25,7 +25,7 @@ class Noise(Protocol):
     """x_0 and z_0 … z_{T-1} of a batch of B samples."""
 
     def initial(self) -> Tensor:
-        """A standard normal draw for x_0, (B, …)."""
+        """A standard normal draw for x_0, (B, …); `initial_latents` brings it to the scale of a chain."""
         ...
 
     def at(self, step: Tensor, samples: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Variance preserving (SD 1/2/XL): α² + σ² = 1. Flow matching (SD3, FLUX, Wan)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +44,12 @@ class Schedule:
     def steps(self) -> int:
         """T, the number of steps."""
         return len(self.alpha) - 1
+
+    @property
+    def initial_scale(self) -> float:
+        """√(α_0² + σ_0²), the standard deviation of x_0 for data of variance 1: 1 unless the path explodes or begins late."""
+        scale = math.hypot(float(self.alpha[0]), float(self.sigma[0]))
+        return 1.0 if math.isclose(scale, 1) else scale  # α² + σ² = 1 up to rounding, which is no scale
 
     def level(self, index: Tensor) -> Level:
         """Levels at `index` (B,), each 0 … T."""

@@ -30,9 +30,9 @@ def add_checkpoints(command: argparse.ArgumentParser) -> None:
 
 def checkpoint(options: argparse.Namespace) -> None:
     """Describe one."""
-    from rlr_core.models.describing import describe
+    from rlr_core.models.describing import describe_checkpoint
 
-    described = describe(options.path.expanduser(), allow_pickle=options.allow_pickle)
+    described = describe_checkpoint(options.path.expanduser(), allow_pickle=options.allow_pickle)
     for what, value in described.lines():
         print(f"{what + ':':18}{shown(value, 200)}")
 

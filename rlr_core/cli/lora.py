@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.errors import CheckpointError
+from rlr_core.families import FAMILIES
+from rlr_core.families.stable_diffusion.lora import FORMATS
 
-FORMATS = "kohya", "diffusers", "comfyui"
 DTYPES = "float32", "float16", "bfloat16"
-FAMILIES = "sd1", "sd2", "sdxl"
 
 
 def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None:
@@ -26,7 +26,7 @@ def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None
     convert.add_argument("out", type=Path, metavar="OUT", help="a .safetensors file")
     convert.add_argument("--to", choices=FORMATS, default="kohya", help="(default: %(default)s)")
     convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
-    convert.add_argument("--family", choices=FAMILIES, help="where the file does not tell")
+    convert.add_argument("--family", choices=tuple(FAMILIES), help="where the file does not tell")
     convert.add_argument(
         "--fold",
         action="store_true",
@@ -54,9 +54,9 @@ def lora(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from rlr_core.lora.info import describe
+    from rlr_core.lora.info import lora_report
 
-    print(describe(options.file))
+    print(lora_report(options.file))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -66,10 +66,12 @@ def _convert(options: argparse.Namespace) -> None:
 
     _refuse_name(options.out)
     file = read_lora(options.file)
-    family = options.family or file.family
+    family = FAMILIES[options.family].lora if options.family else file.family
     if family is None:
         raise CheckpointError(
-            f"{options.file} does not tell which family it is for", "--family sd1, sd2 or sdxl", "give it"
+            f"{options.file} does not tell which family it is for",
+            f"--family {' or '.join(FAMILIES)}",
+            "give it",
         )
     weights = (
         {place: layer.folded() for place, layer in file.weights.items()} if options.fold else file.weights

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from typing import Any
 
+from rlr_core.families import FAMILIES
 from rlr_core.markdown import table
 
 CARDS = (6.0, 8.0, 12.0, 16.0, 24.0)
@@ -14,8 +15,8 @@ TITLES = [
     "needs",
     "training",
     "of it weights",
-    "UNet",
-    "VAE",
+    "denoiser",
+    "decoder",
     "rest",
     "painting",
     "time",
@@ -36,7 +37,7 @@ def add_plan(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--family",
-        choices=("sd1", "sd2", "sdxl"),
+        choices=tuple(FAMILIES),
         help="plan for any checkpoint of this family, none being given",
     )
     command.add_argument(
@@ -48,9 +49,7 @@ def family_settings(family: str | None) -> list[str]:
     """What `--set` takes for a family without a checkpoint, at its own size."""
     if family is None:
         return []
-    from rlr_core.models.families import CONFIGS
-
-    return [f"model.checkpoint={CONFIGS / family}", "prompts.train=['a red circle']"]
+    return [f"model.checkpoint={FAMILIES[family].configs}", "prompts.train=['a red circle']"]
 
 
 def plan(config: Any, cards: list[float], device: str) -> None:
@@ -79,12 +78,13 @@ def plan(config: Any, cards: list[float], device: str) -> None:
 
 def _row(plan: Any, before: Any, first: Any, machine: Any) -> list[str]:
     """All cells but "enough for". "settings" are those that this plan adds."""
+    from rlr_core.families import Role
     from rlr_core.planner.footprint import WEIGHTS
     from rlr_core.planner.ladder import gigabytes
 
     parts, old = dict(plan.footprint.training), before.settings if before else []
     total = sum(parts.values())
-    named = [parts.pop(name, 0) for name in (WEIGHTS, "UNet", "VAE")]
+    named = [parts.pop(name, 0) for name in (WEIGHTS, Role.DENOISER.value, Role.DECODER.value)]
     seconds = machine.seconds(plan.footprint, plan.config.model.precision)
     time = f"× {plan.footprint.flops / first.footprint.flops:.2f}" + (f", {seconds:.1f} s" if seconds else "")
     sizes = [plan.bytes, total, *named, sum(parts.values()), plan.footprint.painting]

@@ -21,6 +21,7 @@ from rlr_core.trainer.events import (
     Evaluation,
     Event,
     Iteration,
+    Painting,
     Preview,
     Replanned,
     Skipped,
@@ -28,6 +29,12 @@ from rlr_core.trainer.events import (
 
 RECENT = 5
 """Iterations whose mean is "the reward now"."""
+LONG = {
+    "calibration": "the scale of the reward",
+    "before": "the score at the start",
+    "after": "the score at the end",
+}
+"""Purposes of painting that training waits for, and what they are called."""
 
 
 class Narrator:
@@ -43,20 +50,21 @@ class Narrator:
         self._first = state.first if state else None
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._bar: Any = None
-        self._rolled_back = False
+        self._painting: Any = None
 
     def __enter__(self) -> Narrator:
-        if self._config.output.evaluation and self._first is None:
-            self._say(f"Painting {self._config.output.evaluation} pictures for the score at the start …")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._close(self._painting)
+        self._close(self._bar)
 
     def __call__(self, event: Event) -> None:
         match event:
+            case Painting():
+                self._paint(event)
             case Evaluation(when="before"):
                 self._say(f"Held-out score at the start: {float(event.scores.mean()):.3f}")
             case Iteration():
@@ -76,13 +84,6 @@ class Narrator:
                 self._advance(0)
             case AlarmRaised():
                 self._say(f"ALARM: {event.message}.")
-                self._rolled_back = self._config.alarm.action == "rollback"
-            case CheckpointDue() if event.iteration == self._config.training.iterations or self._rolled_back:
-                self._close()
-                if self._config.output.evaluation:
-                    self._say(
-                        f"Painting {self._config.output.evaluation} pictures for the score at the end …"
-                    )
             case _:
                 pass
 
@@ -102,9 +103,24 @@ class Narrator:
             )
         self._bar.update(iteration - self._bar.n)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def _paint(self, event: Painting) -> None:
+        """Say what training waits for, and on a terminal show how far it is."""
+        if event.done == 0:
+            if event.purpose == "after":
+                self._close(self._bar)
+            if event.purpose in LONG:
+                self._say(f"Painting {event.total} pictures for {LONG[event.purpose]} …")
+            self._close(self._painting)  # of a painting that the memory was not enough for
+            self._painting = tqdm(
+                total=event.total, unit="picture", desc="painting", leave=False, disable=None, file=sys.stderr
+            )
+        self._painting.update(event.done - self._painting.n)
+        if event.done == event.total:
+            self._close(self._painting)
+
+    def _close(self, bar: Any) -> None:
+        if bar is not None:
+            bar.close()
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout)

@@ -46,7 +46,7 @@ def rewards(options: argparse.Namespace) -> None:
 
 def listing(published: Published, folder: Path) -> str:
     """A reward and where each of its files is, or has to be put."""
-    from rlr_core.rewards.weights import find
+    from rlr_core.rewards.published_files import find
 
     paths = [find(file, folder) for file in published.files]
     state = "installed" if all(paths) else "missing"
@@ -59,7 +59,7 @@ def listing(published: Published, folder: Path) -> str:
 
 def _download(chosen: list[Published], folder: Path) -> None:
     from rlr_core.rewards.download import download
-    from rlr_core.rewards.weights import find, verify
+    from rlr_core.rewards.published_files import find, verify
 
     if not chosen:
         raise ConfigError("rlr rewards download", "the name of a reward", "`rlr rewards` lists them")

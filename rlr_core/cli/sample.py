@@ -79,7 +79,7 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     if file:
         read_header(file)  # a wrong path is told before the model is loaded
     model = load_configured(config.model, choose_device(config.model.device))
-    lora = load_lora(file, model.networks) if file else None
+    lora = load_lora(file, model) if file else None
     encode_anew = lora is not None and lora.in_text_encoder
     negative = config.prompts.negative
     paint = painter(model, config.sampling, config.inference, negative=negative, encode_anew=encode_anew)

@@ -86,8 +86,6 @@ def score_pictures(
     paths: Sequence[Path], prompts: Sequence[str], options: argparse.Namespace
 ) -> dict[str, list[float | None]]:
     """Column → one number for each picture, None where it is not defined. Pictures may differ in size."""
-    import torch
-
     from rlr_core.rewards import load_reward, statistics
     from rlr_core.runs.pictures import read_picture
     from rlr_core.runs.summary import short
@@ -96,13 +94,13 @@ def score_pictures(
     device = choose_device(options.device)
     rewards = {short(name): load_reward(name, device) for name in options.reward or ["embedded"]}
     images = [read_picture(path) for path in paths]
-    with torch.no_grad():
-        columns: dict[str, list[Any]] = {
-            name: [
-                float(reward(image[None], [prompt])) for image, prompt in zip(images, prompts, strict=True)
-            ]
-            for name, reward in rewards.items()
-        }
+    columns: dict[str, list[Any]] = {
+        name: [
+            float(reward.measure(image[None], [prompt]).total)
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        for name, reward in rewards.items()
+    }
     if options.statistics:
         columns |= _statistics_of(images, statistics)
     return {name: [v if math.isfinite(v) else None for v in values] for name, values in columns.items()}

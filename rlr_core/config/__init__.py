@@ -16,6 +16,7 @@ from rlr_core.config.sections import (
     RewardConfig,
     RunConfig,
     SamplingConfig,
+    Size,
     TrainingConfig,
 )
 from rlr_core.config.tables import Tables, from_dict, merged, to_dict
@@ -35,6 +36,7 @@ __all__ = [
     "RewardConfig",
     "RunConfig",
     "SamplingConfig",
+    "Size",
     "Tables",
     "TrainingConfig",
     "from_dict",

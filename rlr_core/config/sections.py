@@ -9,6 +9,11 @@ from typing import Any
 MOST = sys.float_info.max
 """More than any setting can be."""
 
+Size = tuple[int, int]
+"""Width and height of a picture, in pixels."""
+Sizes = int | list[int] | list[list[int]]
+"""As a config gives sizes: the side of a square (0: the model's own), [width, height], or a list of several [width, height]."""
+
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 """What a device's name looks like."""
@@ -94,7 +99,19 @@ class SamplingConfig:
         1.0, "noise that each step adds: 1 ancestral, 0 none (then no half-order part)", low=0, high=1
     )
     guidance_scale: float = setting(3.0, "classifier-free guidance; 1 turns it off", low=0)
-    size: int = setting(0, "width and height in pixels; 0 is the checkpoint's own", low=0)
+    size: Sizes = setting(
+        0,
+        "pixels: the side of a square, [width, height], or several [[w, h], [w, h]] in turn; 0 is the checkpoint's own",
+    )
+
+    @property
+    def sizes(self) -> list[Size | None]:
+        """The sizes that batches have in turn; None is the model's own."""
+        given = self.size
+        if isinstance(given, int):
+            return [(given, given) if given else None]
+        sides = [side for pair in given for side in (pair if isinstance(pair, list) else [pair])]
+        return [(sides[k], sides[k + 1]) for k in range(0, len(sides), 2)]
 
 
 @dataclass(frozen=True)
@@ -223,7 +240,7 @@ class MemoryConfig:
     autocast: str = setting(
         "off", "precision that a UNet of float32 computes in", choices=("off", "bfloat16", "float16")
     )
-    checkpoint_unet: bool = setting(False, "gradient checkpointing: a third more time for less memory")
+    checkpoint_denoiser: bool = setting(False, "gradient checkpointing: a third more time for less memory")
     decoder: str = setting(
         "keep",
         "for the way back: keep all, run blocks again, or one picture at a time, too",

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any, get_type_hints
 
-from rlr_core.config.sections import MOST, RunConfig
+from rlr_core.config.sections import MOST, RunConfig, Sizes
 from rlr_core.errors import ConfigError
 
 Tables = dict[str, Any]
@@ -75,6 +75,7 @@ KINDS: dict[Any, str] = {
     bool: "true or false",
     list[str]: "a list of texts",
     dict[str, float]: "a table of names and finite numbers, as { embedded = 0.5 }",
+    Sizes: "a number of pixels (0 for the checkpoint's own), [width, height], or a list of these pairs",
 }
 
 
@@ -86,7 +87,20 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return value if isinstance(value, list) and all(type(item) is str for item in value) else None
     if kind == dict[str, float]:
         return _as_numbers(value) if isinstance(value, dict) else None
+    if kind == Sizes:
+        return value if _is_sizes(value) else None
     return value if type(value) is kind else None
+
+
+def _is_sizes(value: Any) -> bool:
+    """A number from 0 on, a pair of numbers from 1 on, or a list of such pairs."""
+    if type(value) is int:
+        return value >= 0
+    pairs = value if isinstance(value, list) and all(isinstance(item, list) for item in value) else [value]
+    return bool(pairs) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
+        for pair in pairs
+    )
 
 
 def _as_numbers(table: dict[str, Any]) -> dict[str, float] | None:

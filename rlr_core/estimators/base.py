@@ -50,13 +50,25 @@ def chunks(batch_size: int, chunk: int) -> list[Tensor]:
     return list(torch.arange(batch_size).split(chunk))
 
 
-def check_chunk(batch_size: int, chunk: int) -> None:
-    """A chunk has to divide the batch: all chunks weigh the same."""
+def my_chunks(problem: Problem, batch: Batch, chunk: int) -> list[Tensor]:
+    """Of these the ones that this process has: whole chunks, since a chunk's samples may share a perturbation."""
+    every = chunks(len(batch), chunk)
+    return [every[number] for number in problem.collective.mine(len(every))]
+
+
+def check_chunk(problem: Problem, batch_size: int, chunk: int) -> None:
+    """A chunk has to divide the batch, since all chunks weigh the same, and no process may be without one."""
     if chunk < 1 or batch_size % chunk:
         raise EstimatorError(
             f"a batch of {batch_size} in chunks of {chunk}",
             "a chunk size that divides the batch size",
             f"set estimator.chunk to a divisor of {batch_size}",
+        )
+    if batch_size // chunk < problem.collective.size:
+        raise EstimatorError(
+            f"a batch of {batch_size} in chunks of {chunk} for {problem.collective.size} processes",
+            "at least one chunk for each process",
+            "raise training.batch_size, lower estimator.chunk, or start fewer processes",
         )
 
 

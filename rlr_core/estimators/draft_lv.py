@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, rollout
+from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed, normal
-from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, my_chunks
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.problem import Batch, Problem
 
@@ -34,8 +34,9 @@ class LowVarianceDraft(Estimator):
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost, gradient, rewards = Cost(), GradientMean(), []
         problem = problem.counted(cost)
-        chain, x0, last = problem.chain(batch), batch.noise.initial(), problem.steps - 1
-        for samples in chunks(len(batch), self.chunk):
+        chain, last = problem.chain(batch), problem.steps - 1
+        x0 = initial_latents(chain)
+        for samples in my_chunks(problem, batch, self.chunk):
             with torch.no_grad():
                 x, _ = rollout(chain, x0[samples.to(x0.device)], samples, range(last))
             step, gradients = torch.full_like(samples, last), []
@@ -52,10 +53,11 @@ class LowVarianceDraft(Estimator):
                 level = problem.schedule.level(step)
                 x = expand(level.alpha, x) * final.detach() + expand(level.sigma, x) * fresh
             gradient.add(torch.stack(gradients).mean(0))
-        return Estimate({"first order": gradient.part()}, torch.cat(rewards), cost)
+        collective = problem.collective
+        return Estimate.of({"first order": gradient}, collective.gather(torch.cat(rewards)), cost, collective)
 
     def check(self, problem: Problem, batch_size: int) -> None:
-        check_chunk(batch_size, self.chunk)
+        check_chunk(problem, batch_size, self.chunk)
         check_differentiable(problem)
 
     def coverage(self, problem: Problem) -> Tensor:

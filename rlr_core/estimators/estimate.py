@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Cost
+from rlr_core.estimators.collective import Collective
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,21 @@ class Estimate:
     parts: Mapping[str, Part]
     rewards: Tensor
     cost: Cost
+
+    @classmethod
+    def of(
+        cls, means: Mapping[str, GradientMean], rewards: Tensor, cost: Cost, collective: Collective
+    ) -> Estimate:
+        """From what every process has found.
+
+        Args:
+            means: part → the gradients of this process's chunks.
+            rewards: (B,) of the whole batch.
+            cost: of this process.
+        """
+        parts = {name: mean.part(collective) for name, mean in means.items()}
+        spent = collective.sum(torch.tensor([cost.forward, cost.backward]))
+        return cls(parts, rewards, Cost(*spent.tolist()))
 
     @property
     def gradient(self) -> Tensor:
@@ -82,11 +98,13 @@ class GradientMean:
         self.squares += float(vector.double().square().sum())
         self.count += 1
 
-    def part(self) -> Part:
-        """The mean, with the standard error of the mean (trace of the covariance over n)."""
+    def part(self, collective: Collective) -> Part:
+        """The mean over all processes' vectors, with the standard error of the mean (trace of the covariance over n)."""
         assert self.total is not None, "no vector was added"
-        n, mean = self.count, self.total / self.count
+        sums = collective.sum(torch.tensor([self.count, self.squares], dtype=torch.float64)).tolist()
+        n, squares = int(sums[0]), sums[1]
+        mean = collective.sum(self.total) / n
         if n == 1:
             return Part(mean, math.nan)
-        spread = self.squares - n * float(mean.double().square().sum())
+        spread = squares - n * float(mean.double().square().sum())
         return Part(mean, math.sqrt(max(spread, 0.0) / (n * (n - 1))))

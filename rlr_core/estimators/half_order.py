@@ -23,6 +23,7 @@ from torch import Tensor
 from rlr_core.chain import ChainLike, propagate
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed, normal
+from rlr_core.estimators.collective import Collective
 from rlr_core.estimators.problem import Batch, Problem
 from rlr_core.estimators.sub_chains import SubChainPolicy, SubChains
 
@@ -91,8 +92,8 @@ class SubChainEnd(ABC):
     def fields(self, arrival: Arrival) -> dict[str, Tensor]:
         """Part → (n, …), adding up to an estimate of ∂E[R]/∂M."""
 
-    def settle(self) -> None:  # noqa: B027  (most learn nothing)
-        """The batch is over: what was observed may be used from now on."""
+    def settle(self, collective: Collective) -> None:  # noqa: B027  (most learn nothing)
+        """The batch is over: what all processes have observed may be used from now on."""
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned."""

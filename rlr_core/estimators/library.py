@@ -13,11 +13,11 @@ from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators.base import Estimator
 from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, RunningMean
+from rlr_core.estimators.critic import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.first_order import FirstOrder
 from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
-from rlr_core.estimators.local_lookahead import LocalLookahead
-from rlr_core.estimators.lookahead import ControlVariate, LookaheadAlone, LookaheadBaseline
+from rlr_core.estimators.lookahead import Lookahead
 from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
 from rlr_core.estimators.refl import RewardFeedback
 from rlr_core.estimators.rlr import RecursiveLikelihoodRatio
@@ -45,7 +45,7 @@ ENDS: dict[str, Callable[[EstimatorConfig], SubChainEnd]] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NamedEstimator:
     """A named estimator: what it is, the settings it reads besides `chunk`, and how it is built from them."""
 
     summary: str
@@ -126,15 +126,15 @@ def _refl(config: EstimatorConfig, steps: int) -> Estimator:
 
 def _lookahead(config: EstimatorConfig, steps: int) -> Estimator:
     window = (config.starts_from, config.starts_until)
-    return LocalLookahead(config.sub_chain_length, window, config.unit, config.chunk)
+    return Lookahead(config.sub_chain_length, window, config.unit, config.chunk)
 
 
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
     return _composed(config, first=FirstOrder.last(steps, rerun=True))
 
 
-ESTIMATORS: dict[str, Recipe] = {
-    "rlr": Recipe(
+ESTIMATORS: dict[str, NamedEstimator] = {
+    "rlr": NamedEstimator(
         "RLR with reweighted sub-chains: first order on the last K steps, half order on sub-chains before them; unbiased",
         (
             "first_order_steps",
@@ -147,62 +147,64 @@ ESTIMATORS: dict[str, Recipe] = {
         ),
         _rlr,
     ),
-    "published": Recipe(
+    "published": NamedEstimator(
         "RLR as published, eq. 11: K = 1, one sub-chain, one-sided zeroth order on all other steps; unbiased",
         ("sub_chain_length", "sigma", "baseline"),
         _published,
     ),
-    "v1": Recipe("the paper's ablation V1: first order K = 1 only; biased", (), _v1),
-    "v2": Recipe("the paper's ablation V2: no zeroth order; biased", ("sub_chain_length", "baseline"), _v2),
-    "v3": Recipe("the paper's ablation V3: no half order; unbiased", ("sigma", "baseline"), _v3),
-    "half": Recipe(
+    "v1": NamedEstimator("the paper's ablation V1: first order K = 1 only; biased", (), _v1),
+    "v2": NamedEstimator(
+        "the paper's ablation V2: no zeroth order; biased", ("sub_chain_length", "baseline"), _v2
+    ),
+    "v3": NamedEstimator("the paper's ablation V3: no half order; unbiased", ("sigma", "baseline"), _v3),
+    "half": NamedEstimator(
         "half order on every sub-chain; unbiased, needs no reward gradient",
         ("sub_chain_length", "sub_chain_end", "branches", "baseline"),
         _half,
     ),
-    "zeroth": Recipe(
+    "zeroth": NamedEstimator(
         "zeroth order on every step; unbiased for the smoothed objective",
         ("sigma", "antithetic", "baseline"),
         _zeroth,
     ),
-    "reinforce": Recipe(
+    "reinforce": NamedEstimator(
         "the likelihood ratio of every step; unbiased, needs no reward gradient", ("baseline",), _reinforce
     ),
-    "ddpo": Recipe(
+    "ddpo": NamedEstimator(
         "REINFORCE with PPO's clip and reused rollouts",
         ("clip", "batch_reuse", "normalise", "baseline"),
         _ddpo,
     ),
-    "draft": Recipe(
+    "draft": NamedEstimator(
         "DRaFT-K: truncated back-propagation through the last K steps; biased",
         ("first_order_steps", "rerun"),
         _draft,
     ),
-    "draft_lv": Recipe(
+    "draft_lv": NamedEstimator(
         "DRaFT-LV: the last step's gradient at several noisings of the finished picture; biased",
         ("draws",),
         _draft_lv,
     ),
-    "refl": Recipe(
+    "refl": NamedEstimator(
         "ReFL: the gradient of the picture predicted at one of the last K steps; biased",
         ("first_order_steps",),
         _refl,
     ),
-    "lookahead": Recipe(
+    "lookahead": NamedEstimator(
         "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
         ("sub_chain_length", "starts_from", "starts_until", "unit"),
         _lookahead,
     ),
-    "alignprop": Recipe(
+    "alignprop": NamedEstimator(
         "AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop
     ),
-    "full_bp": Recipe(
+    "full_bp": NamedEstimator(
         "back-propagation through the whole chain, one step at a time run again; exact", (), _full
     ),
 }
 
 
-def recipe(name: str) -> Recipe:
+def named(name: str) -> NamedEstimator:
     """The estimator of that name. Raises `ConfigError` naming the nearest."""
     if name not in ESTIMATORS:
         near = difflib.get_close_matches(name, ESTIMATORS, n=1, cutoff=0.0)[0]
@@ -214,12 +216,12 @@ def recipe(name: str) -> Recipe:
 
 def build(config: EstimatorConfig, steps: int) -> Estimator:
     """The estimator `config` names, for chains of `steps` steps. Raises `ConfigError` for an unknown name."""
-    return recipe(config.name).build(config, steps)
+    return named(config.name).build(config, steps)
 
 
 def unread_settings(config: EstimatorConfig) -> list[str]:
     """Settings that the named estimator does not read. Raises `ConfigError` for an unknown name."""
-    read = {"name", "chunk", *recipe(config.name).uses}
+    read = {"name", "chunk", *named(config.name).uses}
     return [f.name for f in fields(config) if f.name not in read]
 
 

@@ -1,123 +1,106 @@
-"""The denoiser's lookahead as a critic: V(x) = R(decode(x̂(x))), the reward of the clean picture predicted from a noisy one.
+"""Lookahead: differentiate a short sub-chain anywhere, and let the denoiser's prediction stand for the rest of the chain.
 
-It comes for free with the model, and V(x_{b+1}) tracks the reward of the finished picture. At the end of a sub-chain (see
-`half_order.py`) it serves as
+    ∂θ R(decode(x̂_θ(x_{a+h-1}))),   a drawn from a window, x_a without gradient, its h-1 steps and the prediction with
 
-    (R − V(M))/s_b · z_b                                                    a baseline: M does not depend on z_b
-    c·(∇V⁺ + ∇V⁻)/2  +  ((R⁺ − R⁻) − c·(V⁺ − V⁻))/(2·s_b) · z_b             a control variate
-    ∇V⁺                                                                     alone: biased by what V does not know
+This is the critic V of `critic.py` at the end of a sub-chain, its own θ included: h evaluations are differentiated. A
+picture's chain ends where its sub-chain does, so that at h = 1 it costs (T-1)/2 + 3 evaluations in the mean, against T + 2K
+of first order on the last K steps, and it learns about every step of the chain. It is biased by what V does not know of the
+steps that it skips. With h = 1 and a in the last quarter it is ReFL (arXiv 2304.05977).
 
-with V± = V(M ± s_b·z_b). The second is unbiased for any c that does not depend on z_b: both terms with V estimate ∂E[V]/∂M,
-by its gradient and by its likelihood ratio. It is the idea of Q-Prop (arXiv 1611.02247) and RELAX (arXiv 1711.00123) with
-a critic that nobody has to train. Only ∂x is taken of V; its θ is held fixed.
+Gradients of single pictures are heavy-tailed, some tens of times longer than their median, and the mean of a few is mostly the
+noise of the longest. With `unit` each chunk's gradient g counts as g/|g|: a mean of directions, biased, and far less noisy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rlr_core.estimators.half_order import HALF, Arrival, SubChainEnd, mirrored
-
-LOOKAHEAD = "lookahead"
-
-
-def lookahead(arrival: Arrival, x: Tensor) -> Tensor:
-    """V (n,) of x_{b+1} = `x` (n, …)."""
-    predicted = arrival.chain.predict(x, arrival.drawn.stop, arrival.samples).sample
-    return arrival.problem.score(predicted, arrival.batch, arrival.samples)
-
-
-def slope(arrival: Arrival, x: Tensor) -> tuple[Tensor, Tensor]:
-    """V (n,) and ∇V (n, …)."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        value = lookahead(arrival, x)
-        (gradient,) = arrival.problem.slopes(value.sum(), [x])
-    return value.detach(), gradient
-
-
-class LookaheadBaseline(SubChainEnd):
-    """(R − V(M))/s_b · z_b; the reward needs no gradient."""
-
-    looks_ahead = True
-
-    @torch.no_grad()
-    def fields(self, arrival: Arrival) -> dict[str, Tensor]:
-        value = lookahead(arrival, arrival.mean)
-        return {HALF: arrival.ratio(arrival.rewards - value, arrival.noise)}
-
-
-class LookaheadAlone(SubChainEnd):
-    """∇V⁺: the chain need not be finished, and no likelihood ratio makes noise. Biased."""
-
-    names = (LOOKAHEAD,)
-    unbiased = False
-    needs_noise = False
-    needs_reward_gradient = True
-    looks_ahead = True
-
-    def fields(self, arrival: Arrival) -> dict[str, Tensor]:
-        return {LOOKAHEAD: slope(arrival, arrival.leave(arrival.noise))[1]}
+from rlr_core.chain import Cost, initial_latents, propagate
+from rlr_core.chain.noise import derive_seed
+from rlr_core.errors import EstimatorError
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, my_chunks
+from rlr_core.estimators.estimate import Estimate, GradientMean
+from rlr_core.estimators.problem import Batch, Problem
+from rlr_core.estimators.sub_chains import stratified
 
 
 @dataclass
-class ControlVariate(SubChainEnd):
-    """c·(∇V⁺ + ∇V⁻)/2 + ((R⁺ − R⁻) − c·(V⁺ − V⁻))/(2·s_b) · z, the mean over `branches` pairs ±z.
-
-    c is one number for each sub-chain of the partition: the regression of (R⁺ − R⁻) on (V⁺ − V⁻) over earlier batches, which
-    makes the likelihood ratio's residual least and turns V off where it tells nothing.
+class Lookahead(Estimator):
+    """The gradient of the lookahead at the end of a random sub-chain.
 
     Attributes:
-        decay: how much of what was observed stays after a batch.
+        length: h, network evaluations that are differentiated: h-1 steps and the prediction.
+        window: the part of the chain that a is drawn from, as fractions of T (0 noise, 1 finished).
+        unit: whether each chunk's gradient is scaled to length 1 (the mean's norm is then at most 1).
+        chunk: samples that go through the network together, each at its own steps; with `unit`, 1 is best.
     """
 
-    branches: int = 1
-    decay: float = 0.95
-    names = (LOOKAHEAD, HALF)
-    needs_reward_gradient = True
-    looks_ahead = True
-    _moments: dict[int, tuple[float, float]] = field(default_factory=dict)
-    _observed: dict[int, tuple[float, float]] = field(default_factory=dict)
+    length: int
+    window: tuple[float, float] = (0.0, 1.0)
+    unit: bool = False
+    chunk: int = 1
+    scores_predictions = True
 
-    def coefficient(self, start: int) -> float:
-        """c of the sub-chain that begins at a step, in [0, 1]; 1 before anything was observed."""
-        product, square = self._moments.get(start, (1.0, 1.0))
-        return min(max(product / square, 0.0), 1.0) if square > 0 else 1.0
+    def __call__(self, problem: Problem, batch: Batch) -> Estimate:
+        cost, mean, scores = Cost(), GradientMean(), []
+        problem = problem.counted(cost)
+        chain, starts = problem.chain(batch), self._starts(problem, batch)
+        x0 = initial_latents(chain)
+        for samples in my_chunks(problem, batch, self.chunk):
+            start = starts[samples]
+            with torch.no_grad():
+                x = propagate(chain, x0[samples.to(x0.device)], samples, torch.zeros_like(start), start)
+            with torch.enable_grad():
+                last = start + self.length - 1
+                x = propagate(chain, x, samples, start, last)
+                predicted = chain.predict(x, last, samples).sample
+                score = problem.score(predicted, batch, samples)
+                gradient = problem.gradient(score.mean())
+            mean.add(scaled_to_unit(gradient) if self.unit else gradient)
+            scores.append(score.detach())
+        collective = problem.collective
+        return Estimate.of({"lookahead": mean}, collective.gather(torch.cat(scores)), cost, collective)
 
-    def fields(self, arrival: Arrival) -> dict[str, Tensor]:
-        starts = arrival.drawn.start.tolist()
-        c = arrival.rewards.new_tensor([self.coefficient(start) for start in starts])
-        slopes, ratios = [], []
-        for z, up, down in mirrored(arrival, self.branches):
-            (above, slope_above), (below, slope_below) = (
-                slope(arrival, arrival.leave(s * z)) for s in (1, -1)
+    def _starts(self, problem: Problem, batch: Batch) -> Tensor:
+        """a of each sample (B,), uniform over the window and stratified over the batch."""
+        generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
+        low, high = self._window(problem.steps)
+        return low + (stratified(len(batch), generator) * (high - low)).long().clamp(max=high - low - 1)
+
+    def _window(self, steps: int) -> tuple[int, int]:
+        """a is one of low … high-1, at least one of them and none beyond T-h."""
+        latest = steps - self.length
+        low = min(round(self.window[0] * steps), latest)
+        return low, max(min(round(self.window[1] * steps), latest + 1), low + 1)
+
+    def check(self, problem: Problem, batch_size: int) -> None:
+        check_chunk(problem, batch_size, self.chunk)
+        check_differentiable(problem)
+        if self.length > problem.steps:
+            raise EstimatorError(
+                f"a sub-chain of {self.length} steps in a chain of {problem.steps}",
+                f"estimator.sub_chain_length of at most {problem.steps}",
+                "shorten the sub-chain or raise sampling.steps",
             )
-            truth, critic = (up - down) / 2, (above - below) / 2
-            self._observe(starts, truth, critic)
-            slopes.append(c.reshape(-1, *[1] * (z.dim() - 1)) * (slope_above + slope_below) / 2)
-            ratios.append(arrival.ratio(truth - c * critic, z))
-        return {LOOKAHEAD: torch.stack(slopes).mean(0), HALF: torch.stack(ratios).mean(0)}
+        if not self.window[0] < self.window[1]:
+            raise EstimatorError(
+                f"sub-chains that start from {self.window[0]} to {self.window[1]} of the chain",
+                "estimator.starts_from below estimator.starts_until",
+                "correct them; 0 and 1 are the whole chain",
+            )
 
-    def _observe(self, starts: list[int], truth: Tensor, critic: Tensor) -> None:
-        for start, t, v in zip(starts, truth.tolist(), critic.tolist(), strict=True):
-            product, square = self._observed.get(start, (0.0, 0.0))
-            self._observed[start] = (product + t * v, square + v * v)
+    def coverage(self, problem: Problem) -> Tensor:
+        """Only where the prediction is that of the last step is nothing skipped; with `unit`, not in its right length."""
+        low, high = self._window(problem.steps)
+        covered = torch.zeros(problem.steps)
+        if high == problem.steps - self.length + 1:
+            covered[-self.length :] = 1 / (high - low)
+        return covered
 
-    def settle(self) -> None:
-        """Blend the batch's sums into the running ones; sums that are not finite are dropped."""
-        for start, (product, square) in self._observed.items():
-            if abs(product) + square < float("inf"):
-                old = self._moments.get(start, (0.0, 0.0))
-                self._moments[start] = (self.decay * old[0] + product, self.decay * old[1] + square)
-        self._observed = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {str(start): list(moments) for start, moments in self._moments.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._moments = {int(start): (p, s) for start, (p, s) in state.items()}
-        self._observed = {}
+def scaled_to_unit(gradient: Tensor) -> Tensor:
+    """g/|g| (P,); 0 stays 0, and NaN or infinity stays visible."""
+    return gradient / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)

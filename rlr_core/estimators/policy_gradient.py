@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, rollout
+from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.errors import EstimatorError
-from rlr_core.estimators.base import Estimator, check_chunk, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, my_chunks
 from rlr_core.estimators.baseline import Baseline
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.problem import Batch, Problem, flatten
@@ -55,23 +55,28 @@ class ClippedPolicyGradient(Estimator):
         assert self._latents is not None and self._rewards is not None
         advantages = self._advantages(self._rewards, batch)
         mean = GradientMean()
-        for samples in chunks(len(batch), self.chunk):
+        for samples in my_chunks(problem, batch, self.chunk):
             mean.add(self._gradient(problem, batch, samples, advantages[samples]))
         rewards, self._uses = self._rewards, self._uses + 1
         if self._uses == self.batch_reuse:
             self._latents = self._rewards = None
-        return Estimate({"policy gradient": mean.part()}, rewards, cost)
+        return Estimate.of({"policy gradient": mean}, rewards, cost, problem.collective)
 
     @torch.no_grad()
     def _collect(self, problem: Problem, batch: Batch) -> None:
-        """Generate the batch with the present θ: latents x_0 … x_T as (T+1, B, …)."""
-        chain, x0, T = problem.chain(batch), batch.noise.initial(), problem.steps
+        """Generate the batch with the present θ: latents x_0 … x_T as (T+1, B, …).
+
+        Every process keeps those of the whole batch, so that the state of each is the state of all.
+        """
+        chain, T = problem.chain(batch), problem.steps
+        x0, gather = initial_latents(chain), problem.collective.gather
         paths, rewards = [], []
-        for samples in chunks(len(batch), self.chunk):
+        for samples in my_chunks(problem, batch, self.chunk):
             x, kept = rollout(chain, x0[samples.to(x0.device)], samples, range(T), keep=range(T))
             paths.append(torch.stack([*kept.values(), x]))
             rewards.append(problem.score(x, batch, samples))
-        self._latents, self._rewards, self._uses = torch.cat(paths, dim=1), torch.cat(rewards), 0
+        self._latents = gather(torch.cat(paths, dim=1).transpose(0, 1)).transpose(0, 1)
+        self._rewards, self._uses = gather(torch.cat(rewards)), 0
 
     def _advantages(self, rewards: Tensor, batch: Batch) -> Tensor:
         advantages = rewards - self.baseline(rewards, batch.prompts, torch.arange(len(batch)))
@@ -112,7 +117,7 @@ class ClippedPolicyGradient(Estimator):
         return (problem.scales > 0).float()
 
     def check(self, problem: Problem, batch_size: int) -> None:
-        check_chunk(batch_size, self.chunk)
+        check_chunk(problem, batch_size, self.chunk)
         if self.normalise and batch_size < 2:
             raise EstimatorError(
                 f"advantages divided by their standard deviation in a batch of {batch_size}",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rlr_core.chain import Chain, Conditioning, Cost, Counted, Denoiser, Noise, Schedule
+from rlr_core.estimators.collective import Alone, Collective
 from rlr_core.estimators.gain import Gain
 
 
@@ -61,6 +62,7 @@ class Problem:
         parameters: θ, leaf tensors that require a gradient.
         eta: η of the transition; 0 leaves no noise for a likelihood ratio.
         gain: scales gradients on their way through a network in float16; without one they go as they are.
+        collective: the processes that share every batch. It is here, and not in the batch, because a run has one.
     """
 
     denoiser: Denoiser
@@ -70,6 +72,7 @@ class Problem:
     parameters: Sequence[Tensor]
     eta: float = 1.0
     gain: Gain | None = None
+    collective: Collective = field(default_factory=Alone)
 
     @property
     def steps(self) -> int:

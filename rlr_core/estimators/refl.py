@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, rollout
+from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
-from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, my_chunks
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.problem import Batch, Problem
 
@@ -38,8 +38,9 @@ class RewardFeedback(Estimator):
         problem = problem.counted(cost)
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         t = problem.steps - 1 - int(torch.randint(self.window, (), generator=generator))
-        chain, x0 = problem.chain(batch), batch.noise.initial()
-        for samples in chunks(len(batch), self.chunk):
+        chain = problem.chain(batch)
+        x0 = initial_latents(chain)
+        for samples in my_chunks(problem, batch, self.chunk):
             with torch.no_grad():
                 x, _ = rollout(chain, x0[samples.to(x0.device)], samples, range(t))
             with torch.enable_grad():
@@ -47,10 +48,11 @@ class RewardFeedback(Estimator):
                 score = problem.score(predicted, batch, samples)
                 mean.add(problem.gradient(score.mean()))
             scores.append(score.detach())
-        return Estimate({"lookahead": mean.part()}, torch.cat(scores), cost)
+        collective = problem.collective
+        return Estimate.of({"lookahead": mean}, collective.gather(torch.cat(scores)), cost, collective)
 
     def check(self, problem: Problem, batch_size: int) -> None:
-        check_chunk(batch_size, self.chunk)
+        check_chunk(problem, batch_size, self.chunk)
         check_differentiable(problem)
         if not 1 <= self.window <= problem.steps:
             raise EstimatorError(

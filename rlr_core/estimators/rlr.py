@@ -6,18 +6,19 @@ left. With any of the three absent this is also the family of its ablations and 
 
 from __future__ import annotations
 
+import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlr_core.chain import ChainLike, Cost, rollout
+from rlr_core.chain import ChainLike, Cost, initial_latents, rollout
 from rlr_core.chain.denoiser import expand
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
-from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks
+from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, chunks, my_chunks
 from rlr_core.estimators.baseline import Baseline
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.first_order import FirstOrder
@@ -28,8 +29,8 @@ from rlr_core.estimators.zeroth_order import PerturbedChain, ZerothOrder
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is drawn before a batch is generated: K, sub-chains, and the (B, T) steps that are left to the zeroth order."""
+class Division:
+    """How the steps of a batch are divided among the parts: K, sub-chains, and the (B, T) steps left to the zeroth order."""
 
     tail: int
     sub_chains: list[SubChains]
@@ -38,13 +39,22 @@ class Plan:
 
 @dataclass
 class Rollout:
-    """One chunk after its rollout: the latents before the first steps of its sub-chains, and its rewards."""
+    """One chunk after its rollout.
+
+    Attributes:
+        samples: (n,) their numbers in the batch.
+        perturbation: the seed of e.
+        latents: step → latents (n, …) before it, for the first steps of sub-chains.
+        rewards: (n,).
+        squares: of each drawn sub-chain, |the gradient of its term|², once that is known.
+    """
 
     samples: Tensor
     chain: ChainLike
     perturbation: int
     latents: dict[int, Tensor]
     rewards: Tensor
+    squares: list[float] = field(default_factory=list)
 
     def at(self, start: Tensor) -> Tensor:
         """Latents (n, …), each sample's before its own step `start` (n,)."""
@@ -76,18 +86,19 @@ class RecursiveLikelihoodRatio(Estimator):
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
         cost = Cost()
         problem = problem.counted(cost)
-        plan = self._plan(problem, batch)
+        division = self._divide(problem, batch)
         means = {name: GradientMean() for name in self._names()}
-        x0 = batch.noise.initial()
+        x0 = initial_latents(problem.chain(batch))
         rollouts = [
-            self._roll(problem, batch, plan, x0, samples, means) for samples in chunks(len(batch), self.chunk)
+            self._roll(problem, batch, division, x0, samples, means)
+            for samples in my_chunks(problem, batch, self.chunk)
         ]
-        rewards = torch.cat([rolled.rewards for rolled in rollouts])
+        rewards = problem.collective.gather(torch.cat([rolled.rewards for rolled in rollouts]))
         if self.half:
             alone = torch.arange(len(batch))
             beta = self.baseline(rewards, batch.prompts, alone)
             for rolled in rollouts:
-                terms = self._half_order(problem, batch, plan, rolled, beta[rolled.samples])
+                terms = self._half_order(problem, batch, division, rolled, beta[rolled.samples])
                 for name, gradient in terms.items():
                     means[name].add(gradient)
         if self.zeroth:
@@ -95,14 +106,15 @@ class RecursiveLikelihoodRatio(Estimator):
             beta = self.baseline(rewards, batch.prompts, sharing)
             for rolled in rollouts:
                 means[self.zeroth.name].add(
-                    self._zeroth_order(problem, batch, plan, x0, rolled, beta[rolled.samples])
+                    self._zeroth_order(problem, batch, division, x0, rolled, beta[rolled.samples])
                 )
         if rewards.isfinite().all():
             self.baseline.observe(rewards, batch.prompts)
         if self.half:
-            self.half.sub_chains.settle()
-            self.half.end.settle()
-        return Estimate({name: mean.part() for name, mean in means.items()}, rewards, cost)
+            squares = torch.tensor([rolled.squares for rolled in rollouts], dtype=torch.float64)
+            self._observe(self.half, batch, division, problem.collective.gather(squares))
+            self.half.end.settle(problem.collective)
+        return Estimate.of(means, rewards, cost, problem.collective)
 
     def _names(self) -> list[str]:
         """Of the parts."""
@@ -113,7 +125,7 @@ class RecursiveLikelihoodRatio(Estimator):
             *([self.zeroth.name] if self.zeroth else []),
         ]
 
-    def _plan(self, problem: Problem, batch: Batch) -> Plan:
+    def _divide(self, problem: Problem, batch: Batch) -> Division:
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         steps = torch.arange(problem.steps)
         tail = self.first.draw(generator) if self.first else 0
@@ -122,22 +134,22 @@ class RecursiveLikelihoodRatio(Estimator):
         rest = (steps < before).expand(len(batch), -1)
         for drawn in sub_chains:
             rest = rest & ~((drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None]))
-        return Plan(tail, sub_chains, rest)
+        return Division(tail, sub_chains, rest)
 
     def _roll(
         self,
         problem: Problem,
         batch: Batch,
-        plan: Plan,
+        division: Division,
         x0: Tensor,
         samples: Tensor,
         means: dict[str, GradientMean],
     ) -> Rollout:
         """Generate a chunk; the first-order gradient is taken at once, so that its graph does not stay."""
         perturbation = derive_seed(batch.seed, "perturbation", int(samples[0]))
-        chain = self._perturb(problem, batch, plan, perturbation, +1)
-        starts = {step for drawn in plan.sub_chains for step in drawn.start[samples].tolist()}
-        before = problem.steps - plan.tail
+        chain = self._perturb(problem, batch, division, perturbation, +1)
+        starts = {step for drawn in division.sub_chains for step in drawn.start[samples].tolist()}
+        before = problem.steps - division.tail
         with torch.no_grad():
             x, latents = rollout(chain, x0[samples.to(x0.device)], samples, range(before), keep=starts)
         with torch.set_grad_enabled(self.first is not None):
@@ -148,35 +160,42 @@ class RecursiveLikelihoodRatio(Estimator):
                 means[self.first.name].add(problem.gradient(scores.mean()))
         return Rollout(samples, chain, perturbation, latents, scores.detach())
 
-    def _perturb(self, problem: Problem, batch: Batch, plan: Plan, seed: int, sign: int) -> ChainLike:
+    def _perturb(self, problem: Problem, batch: Batch, division: Division, seed: int, sign: int) -> ChainLike:
         chain = problem.chain(batch)
         if not self.zeroth:
             return chain
-        return PerturbedChain(chain, problem.parameters, seed, sign * self.zeroth.sigma, plan.rest)
+        return PerturbedChain(chain, problem.parameters, seed, sign * self.zeroth.sigma, division.rest)
 
     def _half_order(
-        self, problem: Problem, batch: Batch, plan: Plan, rolled: Rollout, beta: Tensor
+        self, problem: Problem, batch: Batch, division: Division, rolled: Rollout, beta: Tensor
     ) -> dict[str, Tensor]:
         """Part → (P,), sums over the drawn sub-chains of each sample."""
         assert self.half
         totals: dict[str, Tensor] = {}
-        for drawn in plan.sub_chains:
+        for drawn in division.sub_chains:
             mine = drawn.of(rolled.samples)
             x, rewards = rolled.at(mine.start), rolled.rewards
             terms = self.half.gradients(problem, rolled.chain, batch, rolled.samples, x, mine, rewards, beta)
             together = torch.stack(list(terms.values())).sum(0)
-            if together.isfinite().all():
-                self.half.sub_chains.observe(mine, float(together.double().square().sum()))
+            rolled.squares.append(float(together.double().square().sum()))
             totals = {name: totals.get(name, 0) + gradient for name, gradient in terms.items()}
         return totals
 
+    def _observe(self, half: HalfOrder, batch: Batch, division: Division, squares: Tensor) -> None:
+        """The policy learns from the `squares` (chunks, sub-chains) of the whole batch, but for those that are not finite."""
+        for samples, row in zip(chunks(len(batch), self.chunk), squares.tolist(), strict=True):
+            for drawn, square in zip(division.sub_chains, row, strict=True):
+                if math.isfinite(square):
+                    half.sub_chains.observe(drawn.of(samples), square)
+        half.sub_chains.settle()
+
     def _zeroth_order(
-        self, problem: Problem, batch: Batch, plan: Plan, x0: Tensor, rolled: Rollout, beta: Tensor
+        self, problem: Problem, batch: Batch, division: Division, x0: Tensor, rolled: Rollout, beta: Tensor
     ) -> Tensor:
         assert self.zeroth
         advantages = rolled.rewards - beta
         if self.zeroth.antithetic:
-            mirrored = self._perturb(problem, batch, plan, rolled.perturbation, -1)
+            mirrored = self._perturb(problem, batch, division, rolled.perturbation, -1)
             start = torch.zeros_like(rolled.samples)
             x = x0[rolled.samples.to(x0.device)]
             advantages = (rolled.rewards - finish(problem, mirrored, batch, rolled.samples, x, start)) / 2
@@ -195,7 +214,7 @@ class RecursiveLikelihoodRatio(Estimator):
         return covered
 
     def check(self, problem: Problem, batch_size: int) -> None:
-        check_chunk(batch_size, self.chunk)
+        check_chunk(problem, batch_size, self.chunk)
         if self.zeroth and not self.zeroth.antithetic and self.chunk == batch_size:
             warnings.warn(
                 "the whole batch shares one perturbation, which leaves no baseline: lower estimator.chunk",

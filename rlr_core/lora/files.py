@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
+from rlr_core.families import LoraFamily
 from rlr_core.lora.formats import DOWN, decode, encode, refuse_strange, role_of
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
-from rlr_core.lora.weights import LoraWeights, family_of, finite, useless
+from rlr_core.lora.recognition import family_of
+from rlr_core.lora.weights import LoraWeights, finite, useless
 from rlr_core.safetensors_header import Header, read_header
 from rlr_core.storage import write_atomically
 
@@ -25,12 +27,12 @@ class LoraFile:
 
     Attributes:
         kind: "kohya", "diffusers", "comfyui", "peft" or "mixed".
-        family: "sd1", "sd2" or "sdxl"; None where nothing tells.
+        family: that it was made for; None where nothing tells.
         metadata: texts, as they are in the file.
     """
 
     kind: str
-    family: str | None
+    family: LoraFamily | None
     weights: LoraWeights
     metadata: Mapping[str, str]
 
@@ -45,7 +47,7 @@ def read_lora(path: Path) -> LoraFile:
     refuse_strange(header.tensors, str(path))
     _refuse_oversized(header, path)
     kind, weights = decode(_tensors(path), header.metadata, str(path))
-    return LoraFile(kind, family_of(weights, dict(header.metadata)), weights, header.metadata)
+    return LoraFile(kind, family_of(weights, header.metadata), weights, header.metadata)
 
 
 def _refuse_oversized(header: Header, path: Path) -> None:
@@ -78,8 +80,8 @@ def write_lora(
     weights: LoraWeights,
     metadata: Mapping[str, str],
     *,
+    family: LoraFamily,
     kind: str = "kohya",
-    family: str = "sd1",
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a LoRA; the file is whole or not there.
@@ -87,8 +89,9 @@ def write_lora(
     Args:
         path: ends in .safetensors; its stem becomes the LoRA's name in hosts.
         metadata: beside what is filled in here; what it says goes first.
-        kind: "kohya" (A1111, Forge, ComfyUI and diffusers read it), "diffusers" or "comfyui".
-        family: "sd1", "sd2" or "sdxl".
+        family: whose names the layers get.
+        kind: one of the family's formats; of Stable Diffusion "kohya" (A1111, Forge, ComfyUI and diffusers read it),
+            "diffusers" or "comfyui".
         dtype: of the weights (alpha stays float32); None leaves each as it is.
 
     Raises:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.lora.names import STEMS, UNET, Place, read_stem
+from rlr_core.families import LoraFamily, Place
+from rlr_core.families.stable_diffusion.stems import UNET, read_stem
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.safetensors_header import shown
 
@@ -199,12 +200,12 @@ def _told_alpha(alphas: dict[str, Any], place: Place, rank: int) -> float:
     return alpha * math.sqrt(rank) if alphas.get(f"{place.network}.use_rslora") is True else alpha
 
 
-def encode(weights: LoraWeights, kind: str, family: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def encode(weights: LoraWeights, kind: str, family: LoraFamily) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors under the names of a format, and the metadata that belong to them.
 
     Args:
-        kind: a key of `STEMS`.
-        family: "sd1", "sd2" or "sdxl"; some names depend on it.
+        kind: one of the family's formats.
+        family: whose names they are.
 
     Raises `CheckpointError` for a layer that the format has no name for.
     """
@@ -222,13 +223,13 @@ def encode(weights: LoraWeights, kind: str, family: str) -> tuple[dict[str, Tens
     return state, _adapter_metadata(weights) if kind == "diffusers" else {}
 
 
-def _stem(place: Place, kind: str, family: str) -> str:
+def _stem(place: Place, kind: str, family: LoraFamily) -> str:
     try:
-        return STEMS[kind](place, family)
+        return family.stem(place, kind)
     except KeyError:
         raise CheckpointError(
-            f"{place.network}.{place.path} has no name in {kind}'s format for this family ({family})",
-            "a layer of a Stable Diffusion checkpoint",
+            f"{place.network}.{place.path} has no name in {kind}'s format for this family ({family.key})",
+            f"a layer of {family.title}, in one of the formats {', '.join(family.formats)}",
             "choose another format",
         ) from None
 

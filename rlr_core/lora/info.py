@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import LoraFile, read_lora
-from rlr_core.lora.names import UNET
-from rlr_core.lora.weights import FAMILIES, LayerWeights, LoraWeights, finite, useless
+from rlr_core.lora.weights import LayerWeights, LoraWeights, finite, useless
 from rlr_core.safetensors_header import shown
 
 LOUDEST = 5
 
 
-def describe(path: Path) -> str:
+def lora_report(path: Path) -> str:
     """Format, family, ranks, alphas, layers, precision, norms and metadata of the file, on several lines.
 
     Raises `CheckpointError` if it is missing, damaged, or no LoRA for Stable Diffusion.
@@ -24,7 +24,7 @@ def describe(path: Path) -> str:
     layers = list(file.weights.values())
     facts = {
         "format": file.kind,
-        "family": FAMILIES.get(file.family or "", "not told by the file"),
+        "family": file.family.title if file.family else "not told by the file",
         "layers": _networks(file.weights),
         "targets": _counted(_target(place.path) for place in file.weights),
         "rank": _counted(str(layer.rank) for layer in layers),

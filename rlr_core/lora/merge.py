@@ -18,20 +18,13 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
+from rlr_core.families import FAMILIES, Place, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import read_lora, refuse_useless
-from rlr_core.lora.ldm import to_ldm
-from rlr_core.lora.names import TEXT, UNET, Place
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.safetensors_header import BITS, Header, read_header
 from rlr_core.storage import storing, write_atomically
 
-CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-"""Family → where its CLIP-L text encoder is in a single file."""
-OPEN_CLIP = {
-    "sd2": "cond_stage_model.model.transformer.",
-    "sdxl": "conditioner.embedders.1.model.transformer.",
-}
-"""Family → where its OpenCLIP text encoder is in a single file."""
 OPEN_CLIP_LAYERS = {
     "self_attn.q_proj": ("attn.in_proj_weight", 0),
     "self_attn.k_proj": ("attn.in_proj_weight", 1),
@@ -40,7 +33,7 @@ OPEN_CLIP_LAYERS = {
     "mlp.fc1": ("mlp.c_fc.weight", None),
     "mlp.fc2": ("mlp.c_proj.weight", None),
 }
-"""Layer → tensor, and which third of its rows (None: all)."""
+"""Layer → tensor of an OpenCLIP text encoder, and which third of its rows (None: all)."""
 
 
 class Target(NamedTuple):
@@ -73,7 +66,7 @@ def merge(lora: Path, checkpoint: Path, out: Path, strength: float) -> int:
     if checkpoint.is_dir():
         return _merge_folder(file.weights, checkpoint, out, strength, note)
     header = read_header(checkpoint)
-    changes = _changes(file.weights, header, _family_of_single_file(header.tensors), str(checkpoint))
+    changes = _changes(file.weights, header, _family_of_single_file(header, str(checkpoint)), str(checkpoint))
     write_atomically(out, lambda path: _copy(checkpoint, header, path, changes, strength, note))
     return len(changes)
 
@@ -120,33 +113,45 @@ def _in_folder(place: Place, keys: Iterable[str]) -> Target:
     return Target(key if key in keys else key.removeprefix("text_model."))
 
 
-def _family_of_single_file(keys: Iterable[str]) -> str:
-    if any(key.startswith("conditioner.") for key in keys):
-        return "sdxl"
-    return "sd2" if any(key.startswith("cond_stage_model.model.") for key in keys) else "sd1"
+def _family_of_single_file(header: Header, source: str) -> StableDiffusionFamily:
+    """By the width of the text that its UNet looks at, or else by where its text encoders are. Raises `CheckpointError`."""
+    widths = {
+        info.shape[-1]
+        for name, info in header.tensors.items()
+        if name.endswith("attn2.to_k.weight") and info.shape
+    }
+    for family in FAMILIES.values():
+        prefixes = tuple(part.prefix for name, part in family.parts.items() if "text" in name)
+        if widths == {family.context} or (not widths and any(n.startswith(prefixes) for n in header.tensors)):
+            return family
+    raise CheckpointError(
+        f"{source} is of no family that is known", "a Stable Diffusion checkpoint", "choose another"
+    )
 
 
-def _changes(weights: LoraWeights, header: Header, family: str, source: str) -> Changes:
+def _changes(weights: LoraWeights, header: Header, family: StableDiffusionFamily, source: str) -> Changes:
     targets = {place: _in_single_file(place, family) for place in weights}
     _refuse_absent([p for p, target in targets.items() if target.key not in header.tensors], weights, source)
     return _by_tensor(targets, weights, header, source)
 
 
-def _in_single_file(place: Place, family: str) -> Target:
+def _in_single_file(place: Place, family: StableDiffusionFamily) -> Target:
     """The tensor in the original layout; an impossible name where there is none."""
+    part = family.parts.get(place.network)
+    if part is None:
+        return Target("")
     if place.network == UNET:
         try:
-            path = to_ldm(place.path, attention_in_first_up_block=family == "sdxl")
+            return Target(f"{part.prefix}{family.lora.ldm_path(place.path)}.weight")
         except KeyError:
             return Target("")
-        return Target(f"model.diffusion_model.{path}.weight")
-    if place.network == TEXT and family in CLIP:
-        return Target(f"{CLIP[family]}{place.path}.weight")
+    if not part.open_clip:
+        return Target(f"{part.prefix}{place.path}.weight")
     found = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)", place.path)
-    if not found or family not in OPEN_CLIP or found[2] not in OPEN_CLIP_LAYERS:
+    if not found or found[2] not in OPEN_CLIP_LAYERS:
         return Target("")
     name, third = OPEN_CLIP_LAYERS[found[2]]
-    return Target(f"{OPEN_CLIP[family]}resblocks.{found[1]}.{name}", third)
+    return Target(f"{part.prefix}transformer.resblocks.{found[1]}.{name}", third)
 
 
 def _refuse_absent(absent: list[Place], weights: LoraWeights, source: str) -> None:

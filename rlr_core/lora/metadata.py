@@ -7,23 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
+from rlr_core.families import LoraFamily
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 
-ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1/lora",
-    "sd2": "stable-diffusion-v2-512/lora",
-    "sdxl": "stable-diffusion-xl-v1-base/lora",
-}
-VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 HASHES = "sshs_model_hash", "modelspec.hash_sha256"
 
 
-def standard_metadata(weights: LoraWeights, name: str, family: str) -> dict[str, str]:
+def standard_metadata(weights: LoraWeights, name: str, family: LoraFamily) -> dict[str, str]:
     """All values are texts. What only the checkpoint knows (its name, v-prediction) goes on top.
 
     Args:
         name: stem of the file; A1111 calls the LoRA so.
-        family: "sd1", "sd2" or "sdxl".
+        family: that the LoRA is for.
     """
     rank, alpha = _commonest(weights)
     return {
@@ -32,10 +27,8 @@ def standard_metadata(weights: LoraWeights, name: str, family: str) -> dict[str,
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": json.dumps(_network_arguments(weights)),
         "ss_output_name": name,
-        "ss_base_model_version": VERSIONS[family],
-        "ss_v2": str(family == "sd2"),
+        **family.metadata(None),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES[family],
         "modelspec.implementation": "diffusers",
         "modelspec.title": name,
     }

@@ -8,11 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlr_core.lora.names import TEXT, TEXT_2, UNET, Place
-
-FAMILIES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
-WIDTHS = {(UNET, 768): "sd1", (UNET, 1024): "sd2", (UNET, 2048): "sdxl", (TEXT, 1024): "sd2"}
-"""Network and width of the text that it reads (UNet) or of its states (text encoder) → family."""
+from rlr_core.families import Place
 
 
 @dataclass(frozen=True)
@@ -72,37 +68,6 @@ class LayerWeights:
 
 
 LoraWeights = dict[Place, LayerWeights]
-
-
-def family_of(weights: LoraWeights, metadata: dict[str, str]) -> str | None:
-    """ "sd1", "sd2" or "sdxl", from the layers' sizes, else from what the metadata says; None where neither tells."""
-    for (network, path), layer in weights.items():
-        if network == TEXT_2 or "transformer_blocks.1." in path:
-            return "sdxl"
-        reads_text = network == UNET and path.endswith(("attn2.to_k", "attn2.to_v"))
-        if (reads_text or path.endswith("self_attn.q_proj")) and (network, layer.down.shape[1]) in WIDTHS:
-            return WIDTHS[network, layer.down.shape[1]]
-    return _family_told(metadata) or ("sd1" if _only_small_text(weights) else None)
-
-
-def _only_small_text(weights: LoraWeights) -> bool:
-    return all(
-        place.network == TEXT and 768 in (layer.down.shape[1], layer.up.shape[0])
-        for place, layer in weights.items()
-    )
-
-
-def _family_told(metadata: dict[str, str]) -> str | None:
-    version, architecture = (
-        metadata.get("ss_base_model_version", ""),
-        metadata.get("modelspec.architecture", ""),
-    )
-    if version.startswith("sdxl") or architecture.startswith("stable-diffusion-xl"):
-        return "sdxl"
-    second = version.startswith("sd_v2") or metadata.get("ss_v2") == "True"
-    if second or architecture.startswith("stable-diffusion-v2"):
-        return "sd2"
-    return "sd1" if version.startswith("sd_v1") or architecture.startswith("stable-diffusion-v1") else None
 
 
 def useless(weights: LoraWeights) -> bool:

@@ -9,11 +9,10 @@ import torch
 from rlr_core.config import ModelConfig
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError
-from rlr_core.models.blank import blank_parts
-from rlr_core.models.folder_loading import load_folder
+from rlr_core.models.architecture import Request
+from rlr_core.models.architectures import architecture_of_file, architecture_of_folder
 from rlr_core.models.model import Model
-from rlr_core.models.parts import assembled
-from rlr_core.models.single_file import load_single_file
+from rlr_core.models.tensor_files import open_tensors
 
 
 def load_configured(settings: ModelConfig, device: str | torch.device) -> Model:
@@ -45,32 +44,43 @@ def load_model(
         checkpoint: "embedded", a folder in diffusers' layout, or a single file in the original layout.
         device: where the weights go. On "meta" networks have their shapes only, and no weights are read.
         dtype: of the weights; latents, log-probabilities and pictures stay float32.
-        prediction: what the UNet predicts, "epsilon" or "v_prediction"; "auto" is what the checkpoint says.
+        prediction: what the denoiser predicts, "epsilon" or "v_prediction"; "auto" is what the checkpoint says.
         vae: a file or folder with another VAE than the checkpoint's own.
         clip_skip: the layer of the text encoder that is used, counted from the end; 0 is the checkpoint's own.
-        allow_pickle: whether a pickled file (.ckpt) may be read, weights only.
+        allow_pickle: whether pickled files (.ckpt, .bin) may be read, weights only.
 
     Raises:
         CheckpointError: whatever is missing, damaged or of another kind, naming the file.
         ConfigError: a layer that the text encoder does not have.
     """
     path = CHECKPOINT if checkpoint == "embedded" else Path(checkpoint).expanduser()
-    name = checkpoint if checkpoint == "embedded" else path.resolve().name
     _require_libraries()
-    separate = Path(vae).expanduser() if vae else None
-    if torch.device(device).type == "meta" and path.exists():
-        parts = blank_parts(path, dtype, prediction)
-    elif path.is_dir():
-        parts = load_folder(path, dtype, prediction, separate)
-    elif path.is_file():
-        parts = load_single_file(path, dtype, prediction, separate, allow_pickle=allow_pickle)
-    else:
-        raise CheckpointError(
-            f"there is no checkpoint at {path}",
-            '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
-            "check model.checkpoint for a typing error",
+    request = Request(
+        name=checkpoint if checkpoint == "embedded" else path.resolve().name,
+        device=torch.device(device),
+        dtype=dtype,
+        prediction=prediction,
+        vae=Path(vae).expanduser() if vae else None,
+        clip_skip=clip_skip,
+        allow_pickle=allow_pickle,
+    )
+    blank = request.device.type == "meta"
+    if path.is_dir():
+        architecture = architecture_of_folder(path)
+        return (architecture.load_blank if blank else architecture.load_folder)(path, request)
+    if path.is_file():
+        tensors = open_tensors(path, allow_pickle=allow_pickle)
+        architecture = architecture_of_file(path, tensors.header)
+        return (
+            architecture.load_blank(path, request)
+            if blank
+            else architecture.load_file(path, tensors, request)
         )
-    return assembled(parts, name, torch.device(device), clip_skip)
+    raise CheckpointError(
+        f"there is no checkpoint at {path}",
+        '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
+        "check model.checkpoint for a typing error",
+    )
 
 
 def _require_libraries() -> None:

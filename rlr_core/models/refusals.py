@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,18 +83,26 @@ def refuse(path: Path, what: str, do: str) -> NoReturn:
     raise CheckpointError(f"{path} is {what}", EXPECTED, do)
 
 
-def refuse_known(path: Path, header: Header, *, has_unet: bool) -> None:
-    """Raise `CheckpointError` for what the names of its tensors give away."""
+def refuse_beside_a_unet(path: Path, header: Header) -> None:
+    """Raise `CheckpointError` for what the names of its tensors give away of a file with a UNet."""
+    _refuse_marked(path, header, BESIDE_A_UNET)
+
+
+def refuse_unknown(path: Path, header: Header) -> NoReturn:
+    """Raise `CheckpointError` for a file of no architecture that is loaded, saying what it is where its names give it away."""
+    _refuse_marked(path, header, {**BESIDE_A_UNET, **INSTEAD_OF_A_UNET})
+    raise CheckpointError(
+        f"{path} holds nothing that is known: {len(header.tensors)} tensors, none of a UNet",
+        EXPECTED,
+        "choose another file",
+    )
+
+
+def _refuse_marked(path: Path, header: Header, markers: Mapping[str, tuple[str, str]]) -> None:
     names = "\n" + "\n".join(header.tensors) + "\n"
-    for marker, (what, do) in (BESIDE_A_UNET if has_unet else {**BESIDE_A_UNET, **INSTEAD_OF_A_UNET}).items():
+    for marker, (what, do) in markers.items():
         if marker in names:
             refuse(path, what, do)
-    if not has_unet:
-        raise CheckpointError(
-            f"{path} holds nothing that is known: {len(header.tensors)} tensors, none of a UNet",
-            EXPECTED,
-            "choose another file",
-        )
 
 
 def refuse_channels(path: Path, channels: int) -> None:

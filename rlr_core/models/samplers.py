@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Conditioning, Denoiser, Level
+from rlr_core.chain import Conditioning, Denoiser, Schedule
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import ConfigError
 
@@ -26,8 +27,8 @@ SAMPLERS = {
 """`inference.sampler` → diffusers' class."""
 
 
-def scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
-    """The sampler `name` over the noise schedule of `config`, set to `steps`. Raises `ConfigError`.
+def diffusers_sampler(name: str, config: Mapping[str, Any], steps: int) -> DiffusersSampler:
+    """The sampler `name` over the noise schedule of a scheduler's `config`, set to `steps`. Raises `ConfigError`.
 
     It is told that the network predicts noise, which is what our denoisers give whatever theirs does.
     """
@@ -43,39 +44,62 @@ def scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
             "fewer steps, such as 20",
             "change it",
         ) from None
-    return made
+    return DiffusersSampler(made, steps, _schedule(made))
 
 
-@torch.no_grad()
-def walk(
-    sampler: Any, denoiser: Denoiser, conditioning: Mapping[str, Tensor], noise: Tensor, seeds: Sequence[int]
-) -> Tensor:
-    """From `noise` (B, C, h, w), standard normal, to the finished latents (B, C, h, w).
-
-    Args:
-        sampler: of `scheduler`.
-        conditioning: name → (B, …), for `denoiser`.
-        seeds: B of them, for the noise that ancestral steps add.
-    """
-    generators = [torch.Generator().manual_seed(derive_seed(seed, "sampler")) for seed in seeds]
-    random = {"generator": generators} if "generator" in inspect.signature(sampler.step).parameters else {}
-    constant, samples = Conditioning.constant(conditioning, 1), torch.arange(len(noise))
-    x = noise * sampler.init_noise_sigma
-    for time in sampler.timesteps:
-        level = _level(sampler, time, len(x))
-        scaled = sampler.scale_model_input(x, time).to(noise.dtype)
-        prediction = denoiser(scaled, level, constant.at(torch.zeros_like(samples), samples))
-        x = sampler.step(prediction.noise, time, x, **random).prev_sample
-    return x.to(noise.dtype)
+def _schedule(scheduler: Any) -> Schedule:
+    """What the network is shown; k-diffusion's samplers have their own, finer table of σ/α."""
+    levels = [_level(scheduler, time) for time in scheduler.timesteps]
+    alpha, sigma = (
+        torch.stack([*values, torch.tensor(end, dtype=torch.float64)])
+        for values, end in zip(zip(*levels, strict=True), (1.0, 0.0), strict=True)
+    )
+    times = scheduler.timesteps
+    return Schedule(alpha, sigma, torch.cat([times, times.new_zeros(1)]))
 
 
-def _level(sampler: Any, time: Tensor, count: int) -> Level:
-    """α, σ and timestep that the network is shown; k-diffusion's samplers have their own, finer table of σ/α."""
-    if hasattr(sampler, "sigmas"):
-        ratio = sampler.sigmas[sampler.index_for_timestep(time)].double()
+def _level(scheduler: Any, time: Tensor) -> tuple[Tensor, Tensor]:
+    """α and σ at a timestep, float64."""
+    if hasattr(scheduler, "sigmas"):
+        ratio = scheduler.sigmas[scheduler.index_for_timestep(time)].double()
         alpha = (1 + ratio**2).rsqrt()
-        sigma = ratio * alpha
-    else:
-        cumulative = sampler.alphas_cumprod[int(time)].double()
-        alpha, sigma = cumulative.sqrt(), (1 - cumulative).sqrt()
-    return Level(*(value.expand(count) for value in (alpha, sigma, time)))
+        return alpha, ratio * alpha
+    cumulative = scheduler.alphas_cumprod[int(time)].double()
+    return cumulative.sqrt(), (1 - cumulative).sqrt()
+
+
+@dataclass(frozen=True)
+class DiffusersSampler:
+    """A scheduler of diffusers, whose timesteps are set; see `Sampler`."""
+
+    scheduler: Any
+    steps: int
+    schedule: Schedule
+
+    @torch.no_grad()
+    def __call__(
+        self, denoiser: Denoiser, conditioning: Conditioning, noise: Tensor, seeds: Sequence[int]
+    ) -> Tensor:
+        """From `noise` (B, C, h, w), standard normal, to the finished latents (B, C, h, w).
+
+        Args:
+            conditioning: of all steps of `schedule`.
+            seeds: B of them, for the noise that ancestral steps add.
+        """
+        sampler, schedule, samples = self._afresh(), self.schedule, torch.arange(len(noise))
+        generators = [torch.Generator().manual_seed(derive_seed(seed, "sampler")) for seed in seeds]
+        random = (
+            {"generator": generators} if "generator" in inspect.signature(sampler.step).parameters else {}
+        )
+        x = noise * sampler.init_noise_sigma
+        for i, time in enumerate(sampler.timesteps):
+            step = torch.full_like(samples, i)
+            scaled = sampler.scale_model_input(x, time).to(noise.dtype)
+            prediction = denoiser(scaled, schedule.level(step), conditioning.at(step, samples))
+            x = sampler.step(prediction.noise, time, x, **random).prev_sample
+        return x.to(noise.dtype)
+
+    def _afresh(self) -> Any:
+        """The scheduler as if nothing had been painted: some remember earlier steps."""
+        self.scheduler.set_timesteps(self.steps)
+        return self.scheduler

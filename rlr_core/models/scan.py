@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.errors import CheckpointError, StorageError
-from rlr_core.models.describing import describe
+from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.description import Description
 from rlr_core.storage import cache_folder, write_text
 
@@ -114,7 +114,7 @@ class _Cache:
 
 def _look(path: Path) -> Found:
     try:
-        return Found(path, describe(path), "")
+        return Found(path, describe_checkpoint(path), "")
     except CheckpointError as error:
         return Found(path, None, str(error))
 

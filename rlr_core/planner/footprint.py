@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
 
-from rlr_core.config import ModelConfig, RunConfig
-from rlr_core.models import Model, load_configured
+from rlr_core.config import RunConfig
+from rlr_core.models import load_configured
 from rlr_core.planner.on_meta import AsOn
-from rlr_core.planner.rehearsal import Recalled, Rehearsal
-from rlr_core.rewards import Mix
-from rlr_core.trainer import Setup, Trainer, prepare, score
+from rlr_core.planner.rehearsal import Rehearsal, RehearsedModel
+from rlr_core.trainer import Materials, Setup, Trainer, prepare, score
 
 META = torch.device("meta")
 WEIGHTS, LORA = "weights", "LoRA and optimizer"
@@ -47,31 +47,32 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
     """Rehearse one iteration and one preview as on `device` ("cuda", "cpu", "mps"). Raises `RLRError` as training would."""
     short, share = shortened(settled(config, device))
     rehearsal = Rehearsal()
-
-    def load(settings: ModelConfig, on: torch.device) -> Model:
-        model = load_configured(settings, on)
-        for network, name, part in ((model.unet, "forward", "UNet"), (model.vae, "decode", "VAE")):
-            setattr(network, name, Recalled(getattr(network, name), rehearsal, part))
-        return model
-
-    with rehearsal, AsOn(device), warnings.catch_warnings():
+    materials = Materials(
+        load=lambda settings, on: RehearsedModel.of(load_configured(settings, on), rehearsal)
+    )
+    with rehearsal, AsOn(device), warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
         with rehearsal.part(WEIGHTS):
-            setup = prepare(short, device=META, load=load)
+            setup = stack.enter_context(prepare(short, device=META, materials=materials))
         trainer = _settled(setup, rehearsal)
         rehearsal.restart()
         trainer.iterate()
         training, flops = dict(rehearsal.at_peak), rehearsal.flops
         rehearsal.restart()
         _paint(setup, config)
-    networks = {**setup.model.networks, "vae": setup.model.vae, "rewards": _together(setup)}
-    weights = {name: _bytes(network) for name, network in networks.items()}
+        networks = {component.name: component.network for component in setup.model.components}
+        weights = {name: _bytes(network) for name, network in networks.items()}
+        weights["rewards"] = _bytes(_together(setup))
     return Footprint(training, rehearsal.peak, flops / share, weights)
 
 
 def settled(config: RunConfig, device: str) -> RunConfig:
     """The config with what `device` decides."""
     precision = "bfloat16" if device == "cuda" else "float32"
+    sizes = [size for size in config.sampling.sizes if size]
+    if len(sizes) > 1:
+        largest = list(max(sizes, key=lambda size: size[0] * size[1]))
+        config = replace(config, sampling=replace(config.sampling, size=largest))
     if device == "cpu":  # what is taken off it stays in the same memory
         config = replace(config, memory=replace(config.memory, offload="none"))
     if config.reward.precision != "auto":
@@ -117,13 +118,13 @@ def _paint(setup: Setup, config: RunConfig) -> None:
     count = min(config.memory.painted, max(config.output.previews, config.output.evaluation))
     prompts = [setup.held_out_prompts[0]] * count
     images = setup.painter(prompts, range(count))
+    assert isinstance(images, torch.Tensor), "a rehearsal is of one size"
     for reward in (setup.held_out, setup.reward, *setup.watched.values()):
         score(reward, images.to(META), prompts)
 
 
 def _together(setup: Setup) -> torch.nn.ModuleList:
-    trained = setup.reward.parts.values() if isinstance(setup.reward, Mix) else [setup.reward]
-    rewards = [*trained, setup.held_out, *setup.watched.values()]
+    rewards = [setup.reward, setup.held_out, *setup.watched.values()]
     networks = [network for reward in rewards for network in reward.networks]
     return torch.nn.ModuleList(networks)
 

@@ -82,8 +82,8 @@ def savings(config: RunConfig, machine: Machine) -> Iterator[Changes]:
     if config.reward.name in PUBLISHED and not config.reward.rerun:
         yield {"reward": {"rerun": True}}
     yield from ({"estimator": {"chunk": chunk}} for chunk in smaller_chunks(estimator.chunk))
-    if not memory.checkpoint_unet:
-        yield {"memory": {"checkpoint_unet": True}}
+    if not memory.checkpoint_denoiser:
+        yield {"memory": {"checkpoint_denoiser": True}}
     if not estimator.rerun and "rerun" not in unread_settings(estimator):
         yield {"estimator": {"rerun": True}}
     if memory.offload != "all":

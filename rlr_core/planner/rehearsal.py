@@ -9,13 +9,16 @@ What is read back from the card (a norm, whether all is finite) is 1, and no two
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlr_core.chain import Denoiser, Level, Prediction
+from rlr_core.families import Role
+from rlr_core.models import Model, WrappedModel
 from rlr_core.planner.live import LiveTensors
 from rlr_core.planner.shapes import Shapes
 
@@ -60,37 +63,76 @@ def _is_real(device: torch.device | None) -> bool:
 
 @dataclass
 class Recalled:
-    """A network's function of one tensor. Its calls without gradient are rehearsed once for each shape, then recalled.
+    """A function whose first argument is a tensor. Its calls without gradient are rehearsed once for each shape, then recalled.
 
     Attributes:
         name: of the part of memory that it makes.
-        known: shape → floating-point operations, bytes in between, shape and type of the result.
+        known: shape → floating-point operations, bytes in between, and the result.
     """
 
     function: Callable[..., Any]
     rehearsal: Rehearsal
     name: str
-    known: dict[torch.Size, tuple[float, int, torch.Size, torch.dtype]] = field(default_factory=dict)
+    known: dict[torch.Size, tuple[float, int, Any]] = field(default_factory=dict)
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
-        """The result alone in a tuple, as diffusers gives it."""
+    def __call__(self, x: Tensor, *args: Any) -> Any:
+        """A tensor or, of a denoiser, a `Prediction`."""
         rehearsal = self.rehearsal
         with rehearsal.part(self.name):
             if torch.is_grad_enabled():
-                return self.function(x, *args, **kwargs)
-            if x.shape in self.known:
-                flops, between, shape, dtype = self.known[x.shape]
-                rehearsal.flops += flops
-                rehearsal.touch(between)
-                return (torch.empty(shape, dtype=dtype, device="meta"),)
-            return self._rehearse(x, *args, **kwargs)
+                return self.function(x, *args)
+            if x.shape not in self.known:
+                return self._rehearse(x, *args)
+            flops, between, like = self.known[x.shape]
+            rehearsal.flops += flops
+            rehearsal.touch(between)
+            return like()
 
-    def _rehearse(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+    def _rehearse(self, x: Tensor, *args: Any) -> Any:
         rehearsal = self.rehearsal
         flops, before, outer = rehearsal.flops, rehearsal.now, (rehearsal.peak, rehearsal.at_peak)
         rehearsal.restart()
-        (out,) = self.function(x, *args, **kwargs)
-        self.known[x.shape] = (rehearsal.flops - flops, rehearsal.peak - before, out.shape, out.dtype)
+        out = self.function(x, *args)
+        self.known[x.shape] = (rehearsal.flops - flops, rehearsal.peak - before, _maker(out))
         if outer[0] > rehearsal.peak:
             rehearsal.peak, rehearsal.at_peak = outer
-        return (out,)
+        return out
+
+
+def _maker(out: Tensor | Prediction) -> Callable[[], Any]:
+    """What makes another result of the same sizes."""
+    if isinstance(out, Prediction):
+        makers = [_maker(part) for part in out]
+        return lambda: Prediction(*(make() for make in makers))
+    shape, dtype = out.shape, out.dtype
+    return lambda: torch.empty(shape, dtype=dtype, device="meta")
+
+
+@dataclass(frozen=True)
+class RehearsedModel(WrappedModel):
+    """A model whose denoiser and decoder are recalled."""
+
+    rehearsal: Rehearsal
+    recalled_decode: Recalled
+
+    @classmethod
+    def of(cls, model: Model, rehearsal: Rehearsal) -> RehearsedModel:
+        """The model in a rehearsal."""
+        return cls(model, rehearsal, Recalled(model.decode, rehearsal, Role.DECODER.value))
+
+    def denoiser(self, guidance_scale: float) -> Denoiser:
+        denoiser = self.model.denoiser(guidance_scale)
+        return RecalledDenoiser(Recalled(denoiser, self.rehearsal, Role.DENOISER.value))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.recalled_decode(latents)
+
+
+@dataclass(frozen=True)
+class RecalledDenoiser:
+    """A denoiser that is recalled."""
+
+    recalled: Recalled
+
+    def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
+        return self.recalled(x, level, conditioning)

@@ -15,27 +15,27 @@ from torch.nn import functional
 
 from rlr_core.rewards.clipscore import OPENAI_CLIP, VIT_L
 from rlr_core.rewards.cosine import clip_tensors
-from rlr_core.rewards.networks import Place, affine_head, frozen, rerun
+from rlr_core.rewards.networks import Placement, affine_head, frozen, rerun
 from rlr_core.rewards.preprocessing import cropped_as_torchvision, prepare
 from rlr_core.rewards.published import Published
-from rlr_core.rewards.weights import WeightsFile, read_tensors
+from rlr_core.rewards.published_files import WeightsFile, read_tensors
 
 
 class Aesthetic:
     """The score of a picture, whatever its prompt."""
 
-    def __init__(self, tower: Any, head: Any, place: Place):
-        self._tower, self._head, self._place = tower, head, place
+    def __init__(self, tower: Any, head: Any, placement: Placement):
+        self._tower, self._head, self._placement = tower, head, placement
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → (B,)."""
         pixels = prepare(images, self._tower.config.image_size, cropped_as_torchvision)
-        embedding = self._tower(pixel_values=pixels.to(self._place.dtype)).image_embeds
-        unit = functional.normalize(embedding.to(self._place.exact), dim=1)
+        embedding = self._tower(pixel_values=pixels.to(self._placement.dtype)).image_embeds
+        unit = functional.normalize(embedding.to(self._placement.exact), dim=1)
         return self._head["layers"](unit).squeeze(1)
 
 
-def aesthetic(paths: Sequence[Path], place: Place, architecture: dict[str, Any] = VIT_L) -> Aesthetic:
+def aesthetic(paths: Sequence[Path], placement: Placement, architecture: dict[str, Any] = VIT_L) -> Aesthetic:
     """From CLIP's file, of which the text tower is not read, and the head's."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -44,11 +44,11 @@ def aesthetic(paths: Sequence[Path], place: Place, architecture: dict[str, Any] 
     config = CLIPVisionConfig(**architecture["vision_config"], projection_dim=width)
     tensors = clip_tensors(read_tensors(clip_path))
     pictures = {n: t for n, t in tensors.items() if n.startswith(("vision_model.", "visual_projection."))}
-    tower = frozen(lambda: CLIPVisionModelWithProjection(config), pictures, clip_path, place)
-    head = frozen(lambda: affine_head(width), read_tensors(head_path), head_path, place, place.exact)
-    if place.rerun:
+    tower = frozen(lambda: CLIPVisionModelWithProjection(config), pictures, clip_path, placement)
+    head = frozen(lambda: affine_head(width), read_tensors(head_path), head_path, placement, placement.exact)
+    if placement.rerun:
         rerun(tower.vision_model.encoder.layers)
-    return Aesthetic(tower, head, place)
+    return Aesthetic(tower, head, placement)
 
 
 AESTHETIC = Published(

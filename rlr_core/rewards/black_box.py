@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rlr_core.rewards.reward import Reward
+from rlr_core.rewards.reward import FunctionReward
 
 JPEG_QUALITY = 95
 
 
-def jpeg_compressibility(device: torch.device) -> Reward:
+def jpeg_compressibility(device: torch.device) -> FunctionReward:
     """ "jpeg-compressibility": minus the kilobytes of the picture as a JPEG file (arXiv 2305.13301, section 5.1)."""
-    return Reward(
+    return FunctionReward(
         "jpeg-compressibility", False, lambda images, prompts: [-size for size in _kilobytes(images)]
     )
 
 
-def jpeg_incompressibility(device: torch.device) -> Reward:
+def jpeg_incompressibility(device: torch.device) -> FunctionReward:
     """ "jpeg-incompressibility": the kilobytes of the picture as a JPEG file (arXiv 2305.13301, section 5.1)."""
-    return Reward("jpeg-incompressibility", False, lambda images, prompts: _kilobytes(images))
+    return FunctionReward("jpeg-incompressibility", False, lambda images, prompts: _kilobytes(images))
 
 
-def sharpness(device: torch.device) -> Reward:
+def sharpness(device: torch.device) -> FunctionReward:
     """ "sharpness": the variance of the Laplacian of the grey levels (0 … 255), the common measure of focus."""
-    return Reward(
+    return FunctionReward(
         "sharpness", False, lambda images, prompts: [_laplacian(p).var() for p in _pictures(images)]
     )
 

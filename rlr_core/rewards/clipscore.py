@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.rewards.cosine import Cosine, clip_tensors, transformers_cosine
-from rlr_core.rewards.networks import Place, frozen
+from rlr_core.rewards.networks import Placement, frozen
 from rlr_core.rewards.published import Published
+from rlr_core.rewards.published_files import WeightsFile, read_tensors
 from rlr_core.rewards.tokens import clip_tokens
-from rlr_core.rewards.weights import WeightsFile, read_tensors
 
 VIT_L: dict[str, Any] = {
     "projection_dim": 768,
@@ -41,14 +41,14 @@ OPENAI_CLIP = WeightsFile(
 )
 
 
-def clipscore(paths: Sequence[Path], place: Place, architecture: dict[str, Any] = VIT_L) -> Cosine:
+def clipscore(paths: Sequence[Path], placement: Placement, architecture: dict[str, Any] = VIT_L) -> Cosine:
     """cos(picture, prompt)."""
     from transformers import CLIPConfig, CLIPModel
 
     (path,) = paths
     tensors = clip_tensors(read_tensors(path))
-    clip = frozen(lambda: CLIPModel(CLIPConfig(**architecture)), tensors, path, place)
-    return transformers_cosine(clip, place, clip_tokens("clipscore"), scale=1.0)
+    clip = frozen(lambda: CLIPModel(CLIPConfig(**architecture)), tensors, path, placement)
+    return transformers_cosine(clip, placement, clip_tokens("clipscore"), scale=1.0)
 
 
 CLIPSCORE = Published(

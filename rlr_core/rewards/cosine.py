@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlr_core.rewards.networks import Place, rerun
+from rlr_core.rewards.networks import Placement, rerun
 from rlr_core.rewards.preprocessing import Fit, cropped, prepare
 from rlr_core.rewards.tokens import Tokens
 
@@ -18,7 +18,7 @@ class Cosine:
     """scale · cos(picture, prompt); each distinct prompt is encoded once.
 
     Args:
-        place: of both towers.
+        placement: of both towers.
         tokens: for prompts.
         side: of the square pictures that the image tower takes.
         fit: makes them square.
@@ -29,7 +29,7 @@ class Cosine:
 
     def __init__(
         self,
-        place: Place,
+        placement: Placement,
         tokens: Tokens,
         side: int,
         fit: Fit,
@@ -37,13 +37,13 @@ class Cosine:
         text_tower: Callable[[Tensor], Tensor],
         scale: float,
     ):
-        self._place, self._tokens, self._side, self._fit = place, tokens, side, fit
+        self._placement, self._tokens, self._side, self._fit = placement, tokens, side, fit
         self._picture_tower, self._text_tower, self._scale = picture_tower, text_tower, scale
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → (B,)."""
-        pictures = self._picture_tower(prepare(images, self._side, self._fit).to(self._place.dtype))
+        pictures = self._picture_tower(prepare(images, self._side, self._fit).to(self._placement.dtype))
         texts = torch.stack([self._text(prompt) for prompt in prompts])
         return self._scale * (self._unit(pictures) * texts).sum(1)
 
@@ -51,17 +51,19 @@ class Cosine:
     def _text(self, prompt: str) -> Tensor:
         """(D,), unit length."""
         if prompt not in self._known:
-            tokens = self._tokens(prompt).to(self._place.device)
+            tokens = self._tokens(prompt).to(self._placement.device)
             self._known[prompt] = self._unit(self._text_tower(tokens))[0]
         return self._known[prompt]
 
     def _unit(self, features: Tensor) -> Tensor:
-        return functional.normalize(features.to(self._place.exact), dim=1)
+        return functional.normalize(features.to(self._placement.exact), dim=1)
 
 
-def transformers_cosine(clip: Any, place: Place, tokens: Tokens, *, scale: float | None = None) -> Cosine:
+def transformers_cosine(
+    clip: Any, placement: Placement, tokens: Tokens, *, scale: float | None = None
+) -> Cosine:
     """Of transformers' CLIPModel; without a scale its own, exp(logit_scale)."""
-    if place.rerun:
+    if placement.rerun:
         rerun(clip.vision_model.encoder.layers)
 
     def picture_tower(pixels: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ def transformers_cosine(clip: Any, place: Place, tokens: Tokens, *, scale: float
 
     side = clip.config.vision_config.image_size
     scale = float(clip.logit_scale.exp()) if scale is None else scale
-    return Cosine(place, tokens, side, cropped, picture_tower, text_tower, scale)
+    return Cosine(placement, tokens, side, cropped, picture_tower, text_tower, scale)
 
 
 def clip_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rlr_core.errors import RewardError
-from rlr_core.rewards.weights import WeightsFile, absent, verify
+from rlr_core.rewards.published_files import WeightsFile, absent, verify
 from rlr_core.storage import ADVICE, storing
 
 

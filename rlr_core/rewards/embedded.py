@@ -14,33 +14,34 @@ from torch.nn import functional
 from rlr_core.embedded import REWARD, SCORER
 from rlr_core.errors import RewardError
 from rlr_core.rewards.preprocessing import CLIP_MEAN, CLIP_STD
-from rlr_core.rewards.reward import Reward
+from rlr_core.rewards.reward import FunctionReward
 
 
-def clip_reward(device: torch.device) -> Reward:
+def clip_reward(device: torch.device) -> FunctionReward:
     """ "embedded": the cosine between picture and prompt in a small open_clip model; differentiable."""
     with _loading(REWARD):
         from rlr_core.embedded.clip_reward import load_clip
 
         model, tokenize = load_clip(REWARD)
     model.to(device).requires_grad_(False)
-    return Reward("embedded", True, ClipScore(model, tokenize, device), networks=(model,))
+    return FunctionReward("embedded", True, ClipScore(model, tokenize, device), networks=(model,))
 
 
-def held_out_scorer(device: torch.device) -> Reward:
+def held_out_scorer(device: torch.device) -> FunctionReward:
     """ "embedded-held-out": a classifier that only watches, and therefore gives no gradient."""
     with _loading(SCORER):
         from rlr_core.embedded.scorer import load_scorer
 
         scorer = load_scorer(SCORER)
-    return Reward("embedded-held-out", False, _HeldOut(scorer.to(device), device), networks=(scorer,))
+    return FunctionReward("embedded-held-out", False, _HeldOut(scorer.to(device), device), networks=(scorer,))
 
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Say what is missing: a library, or the files."""
+    """Say what is missing: a library, or the files. What networks draw for their first weights leaves no trace."""
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     except ImportError as error:
         do = "pip install 'rlr[clip]'"
         raise RewardError(f"{error.name} is not installed", "open_clip, for this reward", do) from None

@@ -16,12 +16,12 @@ from types import ModuleType
 from typing import Any
 
 from rlr_core.errors import RewardError
-from rlr_core.rewards.reward import Reward, place
+from rlr_core.rewards.reward import FunctionReward, place
 
 FORM = '"path/to/file.py:function"'
 
 
-def from_file(name: str) -> Reward:
+def from_file(name: str) -> FunctionReward:
     """Run the file and take the function out of it. Raises `RewardError`."""
     file, colon, function = name.rpartition(":")
     if not colon or not file.endswith(".py") or not function:
@@ -32,7 +32,7 @@ def from_file(name: str) -> Reward:
             f"there is no file {path} for the reward '{name}'", FORM, "check the path for a typing error"
         )
     found = _find(_run(path.resolve()), function, path)
-    return Reward(name, bool(getattr(found, "differentiable", False)), found, str(path.resolve()))
+    return FunctionReward(name, bool(getattr(found, "differentiable", False)), found, str(path.resolve()))
 
 
 def _run(path: Path) -> ModuleType:

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlr_core.rewards.cosine import Cosine
-from rlr_core.rewards.networks import Place, frozen
+from rlr_core.rewards.networks import Placement, frozen
 from rlr_core.rewards.preprocessing import padded
 from rlr_core.rewards.published import Published
+from rlr_core.rewards.published_files import WeightsFile, read_tensors
 from rlr_core.rewards.tokens import open_clip_tokens
-from rlr_core.rewards.weights import WeightsFile, read_tensors
 
 VIT_H: dict[str, Any] = {
     "embed_dim": 1024,
@@ -29,20 +29,20 @@ VIT_H: dict[str, Any] = {
 
 
 def hps(
-    paths: Sequence[Path], place: Place, name: str = "hpsv2", architecture: dict[str, Any] = VIT_H
+    paths: Sequence[Path], placement: Placement, name: str = "hpsv2", architecture: dict[str, Any] = VIT_H
 ) -> Cosine:
     """100 · cos(picture, prompt), as the authors' tables have it; their `score` returns the cosine."""
     import open_clip
 
     (path,) = paths
-    clip = frozen(lambda: open_clip.CLIP(**architecture), read_tensors(path), path, place)
-    clip.visual.set_grad_checkpointing(place.rerun)
+    clip = frozen(lambda: open_clip.CLIP(**architecture), read_tensors(path), path, placement)
+    clip.visual.set_grad_checkpointing(placement.rerun)
 
     def text_tower(tokens: Tensor) -> Tensor:
         return clip.encode_text(functional.pad(tokens, (0, clip.context_length - tokens.shape[1])))
 
     side = architecture["vision_cfg"]["image_size"]
-    return Cosine(place, open_clip_tokens(name), side, padded, clip.encode_image, text_tower, 100.0)
+    return Cosine(placement, open_clip_tokens(name), side, padded, clip.encode_image, text_tower, 100.0)
 
 
 V2 = "md5:fd9180de357abf01fdb4eaad64631db4"

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlr_core.rewards.networks import Place, affine_head, frozen, part, rerun
+from rlr_core.rewards.networks import Placement, affine_head, frozen, part, rerun
 from rlr_core.rewards.preprocessing import cropped_as_torchvision, prepare
 from rlr_core.rewards.published import Published
+from rlr_core.rewards.published_files import WeightsFile, read_tensors
 from rlr_core.rewards.tokens import Tokens, bert_tokens
-from rlr_core.rewards.weights import WeightsFile, read_tensors
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's output over the authors' data; scores have mean 0 and standard deviation 1 there."""
@@ -61,15 +61,15 @@ NAMES = {
 class ImageReward:
     """(head(text tower's [CLS], which has seen the picture) − mean) / std."""
 
-    def __init__(self, vision: Any, text: Any, head: Any, tokens: Tokens, place: Place):
+    def __init__(self, vision: Any, text: Any, head: Any, tokens: Tokens, placement: Placement):
         self._vision, self._text, self._head = vision, text, head
-        self._tokens, self._place = tokens, place
+        self._tokens, self._placement = tokens, placement
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → (B,)."""
         pixels = prepare(images, self._vision.config.image_size, cropped_as_torchvision)
-        patches = self._vision(pixel_values=pixels.to(self._place.dtype)).last_hidden_state
+        patches = self._vision(pixel_values=pixels.to(self._placement.dtype)).last_hidden_state
         numbers = torch.cat([self._numbers(prompt) for prompt in prompts]).to(images.device)
         read = self._text(
             input_ids=numbers.clamp(min=0),
@@ -77,7 +77,7 @@ class ImageReward:
             encoder_hidden_states=patches,
             is_decoder=False,
         )
-        marks = self._head["layers"](read.last_hidden_state[:, 0].to(self._place.exact)).squeeze(1)
+        marks = self._head["layers"](read.last_hidden_state[:, 0].to(self._placement.exact)).squeeze(1)
         return (marks - MEAN) / STD
 
     def _numbers(self, prompt: str) -> Tensor:
@@ -88,22 +88,26 @@ class ImageReward:
         return self._known[prompt]
 
 
-def imagereward(paths: Sequence[Path], place: Place, architecture: dict[str, Any] = BLIP_L) -> ImageReward:
+def imagereward(
+    paths: Sequence[Path], placement: Placement, architecture: dict[str, Any] = BLIP_L
+) -> ImageReward:
     """From ImageReward.pt (or its safetensors copy) and BERT's vocab.txt."""
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
     path, vocabulary = paths
     tensors = read_tensors(path)
     sizes, width = architecture["vision"], architecture["text"]["hidden_size"]
-    vision = frozen(lambda: BlipVisionModel(BlipVisionConfig(**sizes)), vision_tensors(tensors), path, place)
+    vision = frozen(
+        lambda: BlipVisionModel(BlipVisionConfig(**sizes)), vision_tensors(tensors), path, placement
+    )
     config = BlipTextConfig(**architecture["text"])
     texts = part(tensors, "blip.text_encoder.")
     texts.pop("embeddings.position_ids", None)
-    text = frozen(lambda: BlipTextModel(config, add_pooling_layer=False), texts, path, place)
-    head = frozen(lambda: affine_head(width), part(tensors, "mlp."), path, place, place.exact)
-    if place.rerun:
+    text = frozen(lambda: BlipTextModel(config, add_pooling_layer=False), texts, path, placement)
+    head = frozen(lambda: affine_head(width), part(tensors, "mlp."), path, placement, placement.exact)
+    if placement.rerun:
         rerun((*vision.encoder.layers, *text.encoder.layer))
-    return ImageReward(vision, text, head, bert_tokens("imagereward", vocabulary, LENGTH), place)
+    return ImageReward(vision, text, head, bert_tokens("imagereward", vocabulary, LENGTH), placement)
 
 
 def vision_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

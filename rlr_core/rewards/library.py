@@ -18,9 +18,9 @@ from rlr_core.rewards.hps import HPSV2, HPSV21
 from rlr_core.rewards.imagereward import IMAGEREWARD
 from rlr_core.rewards.pickscore import PICKSCORE
 from rlr_core.rewards.published import Published, load_published
-from rlr_core.rewards.reward import Reward
+from rlr_core.rewards.reward import FunctionReward
 
-REWARDS: dict[str, Callable[[torch.device], Reward]] = {
+REWARDS: dict[str, Callable[[torch.device], FunctionReward]] = {
     "embedded": clip_reward,
     "embedded-held-out": held_out_scorer,
     "jpeg-compressibility": jpeg_compressibility,
@@ -38,7 +38,7 @@ LOCAL = RewardConfig(download=False)
 """Settings of rewards that nobody configures: what is missing is not downloaded."""
 
 
-def load_reward(name: str, device: str | torch.device, settings: RewardConfig = LOCAL) -> Reward:
+def load_reward(name: str, device: str | torch.device, settings: RewardConfig = LOCAL) -> FunctionReward:
     """The reward called `name`, its weights on `device`.
 
     Args:
@@ -55,7 +55,7 @@ def load_reward(name: str, device: str | torch.device, settings: RewardConfig = 
     if name in PUBLISHED:
         return load_published(PUBLISHED[name], torch.device(device), settings)
     if (":" in name or name.endswith(".py")) and torch.device(device).type == "meta":
-        return Reward(name, True, lambda images, prompts: images.mean((1, 2, 3)))
+        return FunctionReward(name, True, lambda images, prompts: images.mean((1, 2, 3)))
     if ":" in name or name.endswith(".py"):
         return from_file(name)
     known = (*REWARDS, *PUBLISHED)

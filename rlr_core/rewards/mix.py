@@ -5,7 +5,7 @@
 m_k and s_k are given, or are the mean and the standard deviation of R_k over pictures painted at the start, so that 0 is where
 training begins and a weight counts standard deviations. A running s_k goes on to collect every picture that is scored in
 training; m_k, which moves no gradient, stays. What is measured outside training always uses the scale of the start, so that
-scores of one run can be compared.
+scores of one run can be compared, and moves no scale.
 """
 
 from __future__ import annotations
@@ -22,24 +22,32 @@ from torch import Tensor
 from rlr_core.config import RewardConfig
 from rlr_core.errors import RewardError
 from rlr_core.rewards.library import load_reward
-from rlr_core.rewards.reward import Reward
+from rlr_core.rewards.reward import Reward, Scores, Sum, Wrap, alone
 
 
 @dataclass
 class Spread:
-    """Count, mean and summed squared deviation of all scores so far (Welford's method, batch by batch)."""
+    """Count, mean and summed squared deviation of scores."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
-    def add(self, scores: Tensor) -> None:
-        """More scores (n,)."""
-        new = scores.double()
-        total, shift = self.count + len(new), float(new.mean()) - self.mean
-        self.squares += float((new - new.mean()).square().sum()) + shift**2 * self.count * len(new) / total
-        self.mean += shift * len(new) / total
-        self.count = total
+    @classmethod
+    def of(cls, scores: Tensor, total: Sum = alone) -> Spread:
+        """Of scores (n,) and, with `total`, those of the other processes; of none at all, the empty one."""
+        own, count = scores.double(), int(total(torch.tensor(len(scores))))
+        if not count:
+            return cls()
+        mean = total(own.sum()) / count
+        return cls(count, float(mean), float(total((own - mean).square().sum())))
+
+    def add(self, more: Spread) -> None:
+        """Take up the spread of more scores (Welford's method, batch by batch)."""
+        count, shift = self.count + more.count, more.mean - self.mean
+        self.squares += more.squares + shift**2 * self.count * more.count / count
+        self.mean += shift * more.count / count
+        self.count = count
 
     @property
     def deviation(self) -> float:
@@ -47,12 +55,14 @@ class Spread:
         return math.sqrt(self.squares / (self.count - 1))
 
 
-class Mix:
-    """Several rewards as one; satisfies the estimators' `RewardFunction`.
+class Mix(Reward):
+    """Several rewards as one.
 
     Before `calibrate` every part without a given scale counts as it is (mean 0, spread 1).
 
     Attributes:
+        name: weights and parts; those without a gradient are called so.
+        differentiable: if every part is.
         parts: by name.
         weights: of each part.
         start: mean and spread of each part, of the start or as given.
@@ -67,43 +77,35 @@ class Mix:
         running: bool,
     ):
         self.parts, self.weights, self.start = dict(parts), dict(weights), dict(given)
+        self.name = f"mix: {' + '.join(map(self._term, parts))}"
+        self.differentiable = all(part.differentiable for part in parts.values())
+        self.networks = tuple(network for part in parts.values() for network in part.networks)
         self._running = running
         self._spreads: dict[str, Spread] = {}
-        self._seen: dict[str, list[Tensor]] = {name: [] for name in parts}
+        self.forget()
 
-    @property
-    def name(self) -> str:
-        """Weights and parts; those without a gradient are called so."""
-        terms = [
-            f"{self.weights[name]:g} {name}{'' if part.differentiable else ' (black box)'}"
-            for name, part in self.parts.items()
-        ]
-        return f"mix: {' + '.join(terms)}"
-
-    @property
-    def differentiable(self) -> bool:
-        """If every part is."""
-        return all(part.differentiable for part in self.parts.values())
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether every part has its scale."""
-        return set(self.start) == set(self.parts)
+    def _term(self, part: str) -> str:
+        kind = "" if self.parts[part].differentiable else " (black box)"
+        return f"{self.weights[part]:g} {part}{kind}"
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """The mix (B,) on the present scale, of images (B, 3, H, W) in [0, 1]; its parts are kept until `settle`."""
-        scores = self.score_parts(images, prompts)
+        scores = {name: part(images, prompts) for name, part in self.parts.items()}
         for name, values in scores.items():
             self._seen[name].append(values.detach())
         return self._total(scores, self._scale())
 
-    def score_parts(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Each part's own scores (B,)."""
-        return {name: part(images, prompts) for name, part in self.parts.items()}
+    @torch.no_grad()
+    def measure(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """The mix (B,) on the scale of the start, and its parts."""
+        scores = {name: part.measure(images, prompts).total for name, part in self.parts.items()}
+        return Scores(self._total(scores, self.start), scores)
 
-    def total(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The mix (B,) of the parts' own scores, on the scale of the start."""
-        return self._total(scores, self.start)
+    def wrapped(self, wrap: Wrap) -> Mix:
+        parts = {name: part.wrapped(wrap) for name, part in self.parts.items()}
+        made = Mix(parts, self.weights, self.start, running=self._running)
+        made.load_state_dict(self.state_dict())
+        return made
 
     def _total(self, scores: Mapping[str, Tensor], scale: Mapping[str, tuple[float, float]]) -> Tensor:
         terms = []
@@ -117,23 +119,33 @@ class Mix:
         now = {name: (self.start[name][0], spread.deviation) for name, spread in self._spreads.items()}
         return {**self.start, **now} if self._running else self.start
 
-    def calibrate(self, scores: Mapping[str, Tensor]) -> None:
-        """Take the scale of the parts that have none from their scores (N,) at the start. Raises `RewardError`."""
-        for name in self.parts:
-            if name not in self.start:
-                spread = Spread()
-                spread.add(scores[name])
-                _check_spread(name, spread)
-                self.start[name], self._spreads[name] = (spread.mean, spread.deviation), spread
+    @property
+    def calibrated(self) -> bool:
+        """Whether every part has its scale."""
+        return set(self.start) == set(self.parts)
 
-    def settle(self) -> dict[str, float]:
+    def calibrate(self, parts: Mapping[str, Tensor]) -> None:
+        spreads = {name: Spread.of(parts[name]) for name in self.parts if name not in self.start}
+        for name, spread in spreads.items():
+            _check_spread(name, spread)
+        self._spreads |= spreads
+        self.start |= {name: (spread.mean, spread.deviation) for name, spread in spreads.items()}
+
+    def settle(self, total: Sum = alone) -> dict[str, float]:
         """The mean of each part over what was scored since the last call, which a running scale now takes up."""
-        seen = {name: torch.cat(values) for name, values in self._seen.items() if values}
-        self._seen = {name: [] for name in self.parts}
-        for name, spread in self._spreads.items():
-            if name in seen and seen[name].isfinite().all():
-                spread.add(seen[name])
-        return {name: float(values.mean()) for name, values in seen.items()}
+        means = {}
+        for name, values in self._seen.items():
+            scores = torch.cat(values) if values else torch.zeros(0)
+            new = Spread.of(scores, total)
+            if new.count:
+                means[name] = float(total(scores.sum()) / new.count)
+            if name in self._spreads and new.count and math.isfinite(new.mean):
+                self._spreads[name].add(new)
+        self.forget()
+        return means
+
+    def forget(self) -> None:
+        self._seen: dict[str, list[Tensor]] = {name: [] for name in self.parts}
 
     def state_dict(self) -> dict[str, Any]:
         """The scales."""
@@ -143,9 +155,9 @@ class Mix:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
         self.start = {name: (mean, spread) for name, (mean, spread) in state["start"].items()}
         self._spreads = {name: Spread(*values) for name, values in state["spreads"].items()}
+        self.forget()
 
 
 def _check_spread(name: str, spread: Spread) -> None:

@@ -17,7 +17,7 @@ from rlr_core.errors import RewardError
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a network computes.
 
     Attributes:
@@ -42,7 +42,7 @@ def frozen(
     make: Callable[[], nn.Module],
     tensors: Mapping[str, Tensor],
     file: Path,
-    place: Place,
+    placement: Placement,
     dtype: torch.dtype | None = None,
 ) -> Any:
     """A network with these weights, none missing and none left over, which only gradients to its input pass through.
@@ -51,22 +51,22 @@ def frozen(
         make: gives the network; called where no memory is taken.
         tensors: name → weight, in any floating type.
         file: that they are from, for the error.
-        place: where to; on "meta" the network has its shapes only.
-        dtype: instead of the place's.
+        placement: where to; on "meta" the network has its shapes only.
+        dtype: instead of the placement's.
 
     Raises:
         RewardError: the weights are not this network's.
     """
     with torch.device("meta"):
         network = make().requires_grad_(False).eval()
-    place.networks.append(network)
-    kind = dtype or place.dtype
-    if place.device.type == "meta":
+    placement.networks.append(network)
+    kind = dtype or placement.dtype
+    if placement.device.type == "meta":
         return network.to(kind)
     _check_fit(network.state_dict(), tensors, file)
-    moved = {name: tensor.to(place.device, kind) for name, tensor in tensors.items()}
+    moved = {name: tensor.to(placement.device, kind) for name, tensor in tensors.items()}
     network.load_state_dict(moved, assign=True)
-    _compute_buffers(network, place.device, kind)
+    _compute_buffers(network, placement.device, kind)
     return network.requires_grad_(False)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.rewards.cosine import Cosine, clip_tensors, transformers_cosine
-from rlr_core.rewards.networks import Place, frozen
+from rlr_core.rewards.networks import Placement, frozen
 from rlr_core.rewards.published import Published
+from rlr_core.rewards.published_files import WeightsFile, read_tensors
 from rlr_core.rewards.tokens import clip_tokens
-from rlr_core.rewards.weights import WeightsFile, read_tensors
 
 VIT_H: dict[str, Any] = {
     "projection_dim": 1024,
@@ -33,14 +33,14 @@ VIT_H: dict[str, Any] = {
 """What transformers' CLIPConfig is made of; the rest has its defaults."""
 
 
-def pickscore(paths: Sequence[Path], place: Place, architecture: dict[str, Any] = VIT_H) -> Cosine:
+def pickscore(paths: Sequence[Path], placement: Placement, architecture: dict[str, Any] = VIT_H) -> Cosine:
     """exp(logit_scale) · cos(picture, prompt), each picture with its own prompt."""
     from transformers import CLIPConfig, CLIPModel
 
     (path,) = paths
     tensors = clip_tensors(read_tensors(path))
-    clip = frozen(lambda: CLIPModel(CLIPConfig(**architecture)), tensors, path, place)
-    return transformers_cosine(clip, place, clip_tokens("pickscore"))
+    clip = frozen(lambda: CLIPModel(CLIPConfig(**architecture)), tensors, path, placement)
+    return transformers_cosine(clip, placement, clip_tokens("pickscore"))
 
 
 PICKSCORE = Published(

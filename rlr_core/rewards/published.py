@@ -14,9 +14,9 @@ from torch import Tensor
 from rlr_core.config import RewardConfig
 from rlr_core.errors import RewardError
 from rlr_core.rewards.download import download
-from rlr_core.rewards.networks import Place
-from rlr_core.rewards.reward import Reward
-from rlr_core.rewards.weights import NO_WEIGHTS, NOWHERE, WeightsFile, absent, find, verify
+from rlr_core.rewards.networks import Placement
+from rlr_core.rewards.published_files import NO_WEIGHTS, NOWHERE, WeightsFile, absent, find, verify
+from rlr_core.rewards.reward import FunctionReward
 
 Scorer = Callable[[Tensor, list[str]], Tensor]
 """Images (B, 3, H, W) in [0, 1] on the network's device, and B prompts → (B,)."""
@@ -25,7 +25,7 @@ Scorer = Callable[[Tensor, list[str]], Tensor]
 class Make(Protocol):
     """Builds a scorer from the published files, in the order of `Published.files`. Raises `RewardError`."""
 
-    def __call__(self, paths: Sequence[Path], place: Place) -> Scorer: ...
+    def __call__(self, paths: Sequence[Path], placement: Placement) -> Scorer: ...
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class Published:
     make: Make
 
 
-def load_published(published: Published, device: torch.device, settings: RewardConfig) -> Reward:
+def load_published(published: Published, device: torch.device, settings: RewardConfig) -> FunctionReward:
     """The reward, ready to score. Raises `RewardError` for files that are missing, damaged or others."""
     paths = [_found(file, published.name, device, settings) for file in published.files]
-    place = Place(device, _precision(settings.precision, device), settings.rerun)
+    placement = Placement(device, _precision(settings.precision, device), settings.rerun)
     try:
-        scorer = published.make(paths, place)
+        scorer = published.make(paths, placement)
     except ImportError as error:
         needed = "open_clip and transformers, for this reward"
         raise RewardError(f"{error.name} is not installed", needed, "pip install 'rlr[clip]'") from None
     groups = InGroups(published.name, scorer, device, settings.chunk)
-    return Reward(published.name, True, groups, networks=tuple(place.networks))
+    return FunctionReward(published.name, True, groups, networks=tuple(placement.networks))
 
 
 def _found(file: WeightsFile, reward: str, device: torch.device, settings: RewardConfig) -> Path:

@@ -1,10 +1,11 @@
-"""A scoring function with a name, whose every call is checked."""
+"""What a run asks of a reward, and the simplest one: a scoring function with a name, whose every call is checked."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,95 @@ from torch import Tensor
 
 from rlr_core.errors import RewardError
 
+Wrap = Callable[[Sequence[Any], Callable[..., Any]], Callable[..., Any]]
+"""Networks, and a function that computes with them → what is called instead of it."""
+Sum = Callable[[Tensor], Tensor]
+"""A tensor of this process → its sum, element by element, over all processes that share a batch."""
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over one process."""
+    return tensor
+
 
 @dataclass(frozen=True)
-class Reward:
+class Scores:
+    """What a reward says of B pictures.
+
+    Attributes:
+        total: (B,).
+        parts: each part's own scores, (B,), of a reward that is made of several.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Reward(ABC):
     """Scores pictures; satisfies the estimators' `RewardFunction`.
+
+    Training calls it; what only looks at pictures asks `measure`. A reward may learn from the calls of training, as a mix
+    does its scale: what it was shown since the last `settle` counts from the next one on. Measuring teaches it nothing.
+    Most rewards learn nothing, and leave the methods below `wrapped` as they are.
 
     Attributes:
         name: shown to the user.
         differentiable: whether gradients flow from the scores to the images.
+        networks: what it computes with, where that may be moved to main memory while it is not used.
+    """
+
+    name: str
+    differentiable: bool
+    networks: tuple[Any, ...]
+
+    @abstractmethod
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32 on the images' device, of images (B, 3, H, W) in [0, 1], for training."""
+
+    @abstractmethod
+    def measure(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """The same for looking: without a graph, on a scale that never moves, and nothing is learned."""
+
+    @abstractmethod
+    def wrapped(self, wrap: Wrap) -> Reward:
+        """The same reward with every function that it computes with wrapped."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it can do without `calibrate`."""
+        return True
+
+    def calibrate(self, parts: Mapping[str, Tensor]) -> None:  # noqa: B027  (most have no scale)
+        """Take the scale that is lacking from the parts' scores (N,) at the start. Raises `RewardError`."""
+
+    def settle(self, total: Sum = alone) -> dict[str, float]:
+        """An iteration is over. Learn from what was scored in it; returns the mean of each part's own scores.
+
+        Args:
+            total: for processes that share a batch, all of which call this and then have learned the same.
+        """
+        return {}
+
+    def forget(self) -> None:  # noqa: B027  (most learn nothing)
+        """An iteration was interrupted: what was scored since the last `settle` is not learned from."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned and settled: tables, numbers and texts."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        assert not state
+
+
+@dataclass(frozen=True)
+class FunctionReward(Reward):
+    """A function of pictures and prompts.
+
+    Attributes:
         function: (images, prompts) → scores. It gets a float32 copy of the images, which it may change;
             unless it is differentiable, the copy is on the CPU and no graph is recorded.
         origin: the Python file that it is from, for naming the line of an error.
-        networks: what it computes with, where that may be moved to main memory while it is not used.
     """
 
     name: str
@@ -52,6 +130,13 @@ class Reward:
         scores = self._as_tensor(scores, len(prompts)).to(images.device)
         self._check_graph(scores, images)
         return scores
+
+    @torch.no_grad()
+    def measure(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        return Scores(self(images, prompts))
+
+    def wrapped(self, wrap: Wrap) -> FunctionReward:
+        return replace(self, function=wrap(self.networks, self.function))
 
     def _run(self, images: Tensor, prompts: Sequence[str]) -> Any:
         try:

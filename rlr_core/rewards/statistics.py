@@ -13,16 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlr_core.rewards.pictures import Pictures
+
 SIDE = 32
 """Pictures are compared with each other at this many pixels a side."""
 LEVELS = 64
 """Grey levels that the entropy tells apart."""
 
 
-def statistics(images: Tensor) -> dict[str, Tensor]:
+def statistics(images: Pictures) -> dict[str, Tensor]:
     """Each statistic by name, (N,) on the CPU. What is not defined, as the diversity of one picture, is NaN."""
-    pictures = images.detach().float().cpu()
-    return {name: measure(pictures) for name, measure in STATISTICS.items()}
+    if isinstance(images, Tensor):
+        pictures = images.detach().float().cpu()
+        return {name: measure(pictures) for name, measure in STATISTICS.items()}
+    alone = [statistics(image[None]) for image in images]
+    found = {name: torch.cat([each[name] for each in alone]) for name in STATISTICS}
+    small = [_small(image[None].detach().float().cpu()) for image in images]
+    return {**found, "diversity": diversity(torch.cat(small))}
 
 
 def saturation(images: Tensor) -> Tensor:
@@ -55,10 +62,15 @@ def diversity(images: Tensor) -> Tensor:
     count = len(images)
     if count < 3:
         return torch.full((count,), math.nan)
-    small = functional.interpolate(images, (SIDE, SIDE), mode="area").flatten(1)
+    small = _small(images).flatten(1)
     distances = torch.cdist(small, small) / math.sqrt(small.shape[1])
     mine = distances.sum(1) / (count - 1)
     return (2 * (count - 1) * mine - count * mine.mean()) / (count - 2)
+
+
+def _small(images: Tensor) -> Tensor:
+    """Whatever their size (N, 3, 32, 32); what has that size already stays."""
+    return functional.interpolate(images, (SIDE, SIDE), mode="area")
 
 
 STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -28,7 +28,7 @@ def main(folder: Path) -> int:
         follower = log.Follower(directory.events_file)
         follower.new()
         try:
-            go_on(directory, lambda event: None, told_to_stop.is_set)
+            go_on(directory, lambda event: None, should_stop=told_to_stop.is_set)
         except Exception as error:
             if all(event["type"] != "failed" for event in follower.new()):
                 with suppress(RLRError):  # a disk that is full

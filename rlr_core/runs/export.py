@@ -10,23 +10,20 @@ import torch
 
 from rlr_core import __version__
 from rlr_core.config import RunConfig, to_toml
-from rlr_core.lora import write_lora
+from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.summary import Comparison, Summary
 from rlr_core.storage import write_text
-from rlr_core.trainer import Trainer
+from rlr_core.trainer import Setup
 
-CARDS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
-"""Family → what A1111 and Forge call it on a card."""
 MOST_PROMPTS = 200
 
 
-def export(file: Path, trainer: Trainer, iteration: int, summary: Summary) -> None:
-    """Write the LoRA that is now in the model, of `iteration`, and its card `<stem>.json`.
+def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summary: Summary) -> None:
+    """Write a LoRA of the run that `setup` is of, as it was after `iteration`, and its card `<stem>.json`.
 
     Raises `CheckpointError` for a LoRA that is not finite or has no effect; the run's checkpoints stay.
     """
-    setup = trainer.setup
-    output, lora = setup.config.output, setup.lora
+    output, family = setup.config.output, setup.lora.family
     facts = {
         **setup.model.lora_metadata(),
         "ss_output_name": file.stem,
@@ -35,10 +32,10 @@ def export(file: Path, trainer: Trainer, iteration: int, summary: Summary) -> No
         **_achieved(summary),
     }
     dtype = getattr(torch, output.precision)
-    write_lora(file, lora.weights(), facts, kind=output.format, family=lora.family, dtype=dtype)
+    write_lora(file, weights, facts, kind=output.format, family=family, dtype=dtype)
     card = {
         "description": card_text(setup.reward.name, summary),
-        "sd version": CARDS[lora.family],
+        "sd version": family.card,
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",

@@ -1,7 +1,9 @@
 """The event log: `events.jsonl`, append-only, one JSON object per line with a sequence number.
 
 A resumed run goes on from a checkpoint and appends {"type": "resumed", "after": n}: events after n until there are void, since
-the same iterations come again. `read` returns what counts; a line torn by a crash is not there. A `Follower` gives what is new.
+the same iterations come again. How far the painting of pictures has come ("painting") counts until something else is told: it
+says what a run is doing, and an interrupted painting begins anew. `read` returns what counts, without a line torn by a crash.
+A `Follower` gives what is new.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ def counting(known: list[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list
     """What counts of the events `known`, which all did, and of those that came after them."""
     events = list(known)
     for event in new:
+        while events and events[-1]["type"] == "painting" != event["type"]:
+            events.pop()
         if event["type"] == "resumed":
             events = [kept for kept in events if kept["seq"] <= event["after"]]
         else:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rlr_core.errors import RLRError
+from rlr_core.rewards import Pictures
 from rlr_core.storage import write_atomically
 
 MARGIN, LINES, PAPER, INK = 8, 4, "#ffffff", "#333333"
@@ -42,13 +43,14 @@ def save_png(picture: Image.Image, path: Path) -> None:
     write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
 
 
-def strip(images: Tensor, side: int = 128) -> Image.Image:
-    """Images (N, 3, H, W) side by side."""
+def strip(images: Pictures, side: int = 128) -> Image.Image:
+    """Pictures side by side, in cells of the size of the largest."""
     tiles = [to_picture(image, side) for image in images]
-    width, height = tiles[0].size
+    width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
     sheet = Image.new("RGB", (len(tiles) * (width + MARGIN) - MARGIN, height), PAPER)
     for column, tile in enumerate(tiles):
-        sheet.paste(tile, (column * (width + MARGIN), 0))
+        left, top = (width - tile.width) // 2, (height - tile.height) // 2
+        sheet.paste(tile, (column * (width + MARGIN) + left, top))
     return sheet
 
 

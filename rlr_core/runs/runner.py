@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlr_core.config import RunConfig
 from rlr_core.errors import RLRError
+from rlr_core.lora import LoraWeights
 from rlr_core.planner.check import fitted, is_out_of_memory, release, smaller
 from rlr_core.planner.ladder import Plan
 from rlr_core.planner.machine import learn, peak_bytes, this_machine
@@ -30,7 +31,9 @@ from rlr_core.trainer import (
     Evaluation,
     Event,
     Iteration,
+    Materials,
     NewBest,
+    Painting,
     Preview,
     Replanned,
     Setup,
@@ -51,7 +54,12 @@ Loading = Callable[[RunConfig], Setup]
 
 
 def start(
-    config: RunConfig, folder: Path, listen: Listener, *, should_stop: Callable[[], bool] = lambda: False
+    config: RunConfig,
+    folder: Path,
+    listen: Listener,
+    *,
+    materials: Materials | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> RunDirectory:
     """Train from the beginning in a new folder.
 
@@ -62,29 +70,32 @@ def start(
         config: of the run.
         folder: a new or empty one.
         listen: called with every event, when it is in the log.
+        materials: model, LoRA or rewards as objects, instead of those that the config names. It is as before when the run ends.
         should_stop: asked between two denoising steps, as the folder's stop file is; a host's button for Cancel.
 
     An exception of the host's own kind (a `KeyboardInterrupt`, or whatever is no `Exception`), raised by `listen`, by
     `should_stop` or in between, stops the run like a request, where its state is whole; then it goes its way.
     """
-    directory = RunDirectory(folder)
+    directory, materials = RunDirectory(folder), materials or Materials()
     directory.refuse_if_taken()
-    config = self_contained(config)
-    plan = fitted(config)
-    load = _loading(directory, should_stop)
-    setup = load(plan.config if plan else config)
-    with directory.held():
+    config = self_contained(materials.named(config), keep_model=not materials.by_config)
+    recorder = _Recorder(directory, _loading(directory, materials, should_stop), materials.by_config)
+    with closing(recorder), ExitStack() as stack:
+        recorder.load(config)
+        stack.enter_context(directory.held())
         directory.remove_leftovers()
-        directory.create(setup.config)
-        setup = dataclasses.replace(setup, config=directory.config)  # which names the copy of `lora.start`
-        recorder = _Recorder(directory, setup, load, plan)
-        del setup  # else it would stay where the recorder gives way to a smaller plan
+        directory.create(recorder.setup.config)
+        recorder.open(directory.config)  # which names the copy of `lora.start`
         _carry_out(recorder, listen)
     return directory
 
 
 def resume(
-    folder: Path, listen: Listener, *, should_stop: Callable[[], bool] = lambda: False
+    folder: Path,
+    listen: Listener,
+    *,
+    materials: Materials | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> RunDirectory:
     """Go on from the newest checkpoint, or from the beginning if there is none yet. For the rest see `start`.
 
@@ -94,28 +105,38 @@ def resume(
     with directory.held():
         directory.refuse_if_finished()
         directory.remove_leftovers()
-        go_on(directory, listen, should_stop)
+        go_on(directory, listen, materials, should_stop)
     return directory
 
 
-def go_on(directory: RunDirectory, listen: Listener, should_stop: Callable[[], bool]) -> None:
+def go_on(
+    directory: RunDirectory,
+    listen: Listener,
+    materials: Materials | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """`resume` in a folder that the caller holds, where nothing is left over."""
-    config = directory.config
-    plan = fitted(config)
-    load = _loading(directory, should_stop)
-    recorder = _Recorder(directory, load(plan.config if plan else config), load, plan)
-    checkpoint = directory.load_checkpoint()
-    recorder.go_back(checkpoint)
-    if plan and plan.changes:
-        directory.rewrite(plan.config)
-        if checkpoint:  # from the beginning on it is the run's own plan
-            recorder.tell(Replanned(recorder.trainer.iteration, plan.settings), listen)
-    _carry_out(recorder, listen)
+    materials = materials or Materials()
+    recorder = _Recorder(directory, _loading(directory, materials, should_stop), materials.by_config)
+    with closing(recorder):
+        recorder.load(directory.config)
+        recorder.open(recorder.setup.config)
+        checkpoint, plan = directory.load_checkpoint(), recorder.plan
+        recorder.go_back(checkpoint)
+        if plan and plan.changes:
+            directory.rewrite(plan.config)
+            if checkpoint:  # from the beginning on it is the run's own plan
+                recorder.tell(Replanned(recorder.trainer.iteration, plan.settings), listen)
+        _carry_out(recorder, listen)
 
 
-def _loading(directory: RunDirectory, should_stop: Callable[[], bool]) -> Loading:
+def _loading(directory: RunDirectory, materials: Materials, should_stop: Callable[[], bool]) -> Loading:
     """Makes a config's objects, which are stopped by the folder's stop file and by `should_stop`."""
-    return lambda config: prepare(config, lambda: directory.stop_file.exists() or should_stop())
+
+    def asked() -> bool:
+        return directory.stop_file.exists() or should_stop()
+
+    return lambda config: prepare(config, asked, materials=materials)
 
 
 def _carry_out(recorder: _Recorder, listen: Listener) -> None:
@@ -136,35 +157,52 @@ def request_stop(folder: Path) -> bool:
 
 
 class _Recorder:
-    """Writes what a trainer yields.
+    """Carries a run out and writes what its trainer yields: `load`, then `open`, and `close` at the end.
 
     Attributes:
         behind: whether the trainer has yielded an event that is not in the log yet.
     """
 
-    def __init__(self, directory: RunDirectory, setup: Setup, load: Loading, plan: Plan | None = None):
-        self.directory, self._load = directory, load
-        self._begin(setup, plan)
-        self.log = log.EventLog(directory.events_file)
+    setup: Setup
+    trainer: Trainer
+    log: log.EventLog
+
+    def __init__(self, directory: RunDirectory, make: Loading, planned: bool):
+        self.directory, self._make, self._planned = directory, make, planned
+        self.plan: Plan | None = None
         self.behind = False
 
-    def _begin(self, setup: Setup, plan: Plan | None) -> None:
-        self.setup, self.plan = setup, plan
-        self.trainer = Trainer(setup)
+    def load(self, config: RunConfig) -> None:
+        """Make the run's objects, with settings that fit. Raises `RLRError`; nothing is written."""
+        self.plan = fitted(config) if self._planned else None
+        self.setup = self._make(self.plan.config if self.plan else config)
+
+    def open(self, config: RunConfig) -> None:
+        """Begin to write, with the config as it is in the folder."""
+        self.setup = dataclasses.replace(self.setup, config=config)
+        self.trainer = Trainer(self.setup)
+        self.log = log.EventLog(self.directory.events_file)
+
+    def close(self) -> None:
+        """Leave the model, and whatever else was lent to the run, as it was."""
+        if hasattr(self, "setup"):
+            self.setup.close()
 
     def make_smaller(self) -> list[str]:
         """Let go of everything, and load it again with the next smaller plan; returns what changed."""
         config = self.setup.config
+        self.close()
         del self.setup, self.trainer
         release()
         try:
-            plan = smaller(config)
-            self._begin(self._load(plan.config), plan)
+            self.plan = smaller(config)
+            self.setup = self._make(self.plan.config)
+            self.trainer = Trainer(self.setup)
         except RLRError as error:
             self._fail(error)
             raise
-        self.directory.rewrite(plan.config)
-        return plan.settings
+        self.directory.rewrite(self.plan.config)
+        return self.plan.settings
 
     def go_back(self, checkpoint: dict[str, Any] | None) -> None:
         """Take up the state of a checkpoint; what was logged after it is void."""
@@ -188,18 +226,17 @@ class _Recorder:
                     self.tell(event, listen)
             write_report(self.directory)
             with self.trainer.exported():
-                self._export(self._lora_file, self.trainer.exported_iteration)
+                self._export(self._lora_file, self.setup.lora.weights(), self.trainer.exported_iteration)
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._stop()
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and self._planned:
                 return False
             self._fail(error)
             raise
-        except (
-            BaseException
-        ):  # whatever a host or Ctrl-C interrupts by; the last checkpoint counts where this is not the time
+        except BaseException:  # by whatever a host or Ctrl-C interrupts
+            # In the middle of a step there is nothing to save: the last checkpoint counts.
             if self.trainer.whole and not self.behind:
                 self._stop()
             raise
@@ -221,6 +258,8 @@ class _Recorder:
                 seconds = facts.pop("seconds")
                 self._learn(event.iteration, seconds)
                 self.log.append(type(event).__name__.lower(), clock={"seconds": seconds}, **facts)
+            case Painting():
+                self.log.append("painting", **dataclasses.asdict(event))
             case Preview():
                 file = self.directory.previews / f"{event.iteration:06d}.png"
                 save_png(strip(event.images), file)
@@ -228,9 +267,9 @@ class _Recorder:
                 self.log.append("preview", file=f"previews/{file.name}", **_facts(event))
             case Evaluation():
                 self._record_evaluation(event)
-            case NewBest():
-                self._export(self._best_file, event.iteration)
-                self.log.append("best", file=self._best_file.name, **dataclasses.asdict(event))
+            case NewBest(iteration, score, weights):
+                self._export(self._best_file, weights, iteration)
+                self.log.append("best", file=self._best_file.name, iteration=iteration, score=score)
             case AlarmRaised():
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
             case Replanned():
@@ -280,9 +319,8 @@ class _Recorder:
     def _best_file(self) -> Path:
         return self._lora_file.with_name(f"{self._lora_file.stem}-best.safetensors")
 
-    def _export(self, file: Path, iteration: int) -> None:
-        """Write the LoRA that is now in the model."""
-        export(file, self.trainer, iteration, Summary.read(self.directory.events_file))
+    def _export(self, file: Path, weights: LoraWeights, iteration: int) -> None:
+        export(file, self.setup, weights, iteration, Summary.read(self.directory.events_file))
 
 
 def _facts(event: Preview | Evaluation) -> dict[str, Any]:

@@ -9,13 +9,17 @@ from rlr_core.config import ModelConfig, PromptConfig, RewardConfig, RunConfig
 from rlr_core.trainer.prompts import read_prompts
 
 
-def self_contained(config: RunConfig) -> RunConfig:
-    """The config with prompts files read and paths made absolute. Raises `PromptError`."""
+def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
+    """The config with prompts files read and paths made absolute. Raises `PromptError`.
+
+    Args:
+        keep_model: the checkpoint's name is none of a file.
+    """
     start = _absolute(config.lora.start) if config.lora.start else ""
     return dataclasses.replace(
         config,
         prompts=_read(config.prompts),
-        model=_absolute_model(config.model),
+        model=config.model if keep_model else _absolute_model(config.model),
         lora=dataclasses.replace(config.lora, start=start),
         reward=_absolute_rewards(config.reward),
     )

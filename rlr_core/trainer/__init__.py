@@ -7,15 +7,16 @@ from rlr_core.trainer.events import (
     Event,
     Iteration,
     NewBest,
+    Painting,
     Preview,
     Replanned,
     Skipped,
 )
 from rlr_core.trainer.sampling import Painter, painter, score
-from rlr_core.trainer.setup import Setup, StopRequested, prepare
+from rlr_core.trainer.setup import Materials, Rewards, Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "NewBest", "Painter", "Preview", "Replanned",
-    "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Painting",
+    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
 ]  # fmt: skip

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,24 +30,13 @@ class Average:
                 mean.lerp_(p, 1 - self.decay)
         self.count += 1
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The parameters have their mean; afterwards they are as before, to the last bit."""
-        if not self.decay or not self.count:
-            yield
-            return
-        kept = [p.detach().clone() for p in self.parameters]
-        correction = 1 - self.decay**self.count
-        self._set([mean / correction for mean in self._sums])
-        try:
-            yield
-        finally:
-            self._set(kept)
-
     @torch.no_grad()
-    def _set(self, values: Sequence[Tensor]) -> None:
-        for p, value in zip(self.parameters, values, strict=True):
-            p.copy_(value)
+    def apply(self) -> None:
+        """Give the parameters their mean, once there is one."""
+        correction = 1 - self.decay**self.count
+        if self.decay and self.count:
+            for p, mean in zip(self.parameters, self._sums, strict=True):
+                p.copy_(mean / correction)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean so far."""

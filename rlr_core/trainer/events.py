@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rlr_core.lora import LoraWeights
+from rlr_core.rewards import Pictures
 from rlr_core.trainer.alarm import TRAINED, Fall
 
 
@@ -55,8 +57,24 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Painting:
+    """Pictures that only measure are being painted. Told before the first one, and after each group that is painted together.
+
+    Attributes:
+        iteration: that the LoRA is of.
+        purpose: "calibration" (of the reward's scale), "preview", or the evaluation "before", "during" or "after" training.
+        done: pictures so far, of `total`.
+    """
+
+    iteration: int
+    purpose: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Preview:
-    """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1], and their held-out scores (N,).
+    """Pictures at fixed prompts and seeds: images (N, 3, H, W), range [0, 1] (or a list), and their held-out scores (N,).
 
     `watched` and `statistics` are (N,) each: scores of the rewards that only watch, and what the pictures are like.
     """
@@ -64,7 +82,7 @@ class Preview:
     iteration: int
     prompts: list[str]
     seeds: list[int]
-    images: Tensor
+    images: Pictures
     scores: Tensor
     watched: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -77,7 +95,7 @@ class Evaluation:
     Attributes:
         when: "before", "during" (of fewer pairs) or "after" training.
         iteration: that the LoRA is of.
-        images: (N, 3, H, W), range [0, 1].
+        images: (N, 3, H, W), range [0, 1]; where their sizes differ, a list.
         scores: (N,) by the held-out reward.
         rewards: (N,) by the reward that is trained on; a mix on the scale of the start.
         parts: of a mix: each part's own scores, (N,).
@@ -87,7 +105,7 @@ class Evaluation:
     when: str
     prompts: list[str]
     seeds: list[int]
-    images: Tensor
+    images: Pictures
     scores: Tensor
     rewards: Tensor
     iteration: int = 0
@@ -98,10 +116,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class NewBest:
-    """The LoRA as it is now, trained, has the highest held-out score so far."""
+    """A trained LoRA has the highest held-out score so far.
+
+    Attributes:
+        iteration: that it is of.
+        score: mean held-out score of the check.
+        weights: the LoRA itself, a copy that nothing changes any more.
+    """
 
     iteration: int
     score: float
+    weights: LoraWeights
 
 
 @dataclass(frozen=True)
@@ -156,4 +181,6 @@ class Replanned:
     settings: list[str]
 
 
-Event = Iteration | Skipped | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+Event = (
+    Iteration | Skipped | Painting | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+)

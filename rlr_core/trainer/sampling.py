@@ -1,19 +1,56 @@
-"""Pictures, with a seed each: from the chain, or from a sampler of diffusers."""
+"""Pictures, with a seed each: from the chain, or from a sampler that the model offers."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
-from rlr_core.config import InferenceConfig, SamplingConfig
-from rlr_core.estimators import RewardFunction
-from rlr_core.models import Model, Prompted, prompted
-from rlr_core.models.samplers import scheduler, walk
+from rlr_core.chain import Chain, SampleNoise, Schedule, initial_latents, rollout
+from rlr_core.config import InferenceConfig, SamplingConfig, Size
+from rlr_core.errors import ConfigError
+from rlr_core.models import Model, Prompted, Sampler, prompted
+from rlr_core.rewards import Pictures, Reward, Scores, alike, assembled
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What pictures of one size are painted on.
+
+    Attributes:
+        size: width and height; None is the model's own.
+        latent_shape: of one latent, as (C, h, w).
+        schedule: the chain's noise levels, which may depend on the size.
+        sampler: instead of the chain, for pictures that are only looked at.
+    """
+
+    size: Size | None
+    latent_shape: tuple[int, ...]
+    schedule: Schedule
+    sampler: Sampler | None = None
+
+    def noise(self, seeds: Sequence[int], device: torch.device) -> SampleNoise:
+        """Of pictures with these seeds."""
+        return SampleNoise(seeds, self.latent_shape, torch.float32, device)
+
+
+def canvas(model: Model, steps: int, size: Size | None, sampler: str = "chain") -> Canvas:
+    """For chains, or a sampler, of `steps` steps. Raises `ConfigError` for what the model cannot do."""
+    painted = None if sampler == "chain" else _sampler(model, sampler, steps, size)
+    return Canvas(size, model.latent_shape(size), model.schedule(steps, size), painted)
+
+
+def _sampler(model: Model, name: str, steps: int, size: Size | None) -> Sampler:
+    if name not in model.samplers:
+        raise ConfigError(
+            f"inference.sampler = '{name}' with the model {model.name}",
+            f"one of {', '.join(('chain', *model.samplers))}",
+            "set inference.sampler",
+        )
+    return model.sampler(name, steps, size)
 
 
 @dataclass(frozen=True)
@@ -21,39 +58,55 @@ class Painter:
     """A model with everything that pictures depend on, but prompts and seeds.
 
     Attributes:
-        prompted: the guided denoiser and what encodes prompts for it.
-        sampling: steps, η and size.
-        sampler: "chain", or a key of `SAMPLERS`.
-        negative: the negative prompt.
+        prompted: the guided denoiser and its conditioning.
+        sampling: steps, η and sizes.
+        canvases: of the sizes that pictures have in turn.
         together: pictures that are painted at a time.
     """
 
     model: Model
     prompted: Prompted
     sampling: SamplingConfig
-    sampler: str
-    negative: str = ""
+    canvases: Sequence[Canvas]
     together: int = 8
 
-    @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU."""
-        pictures = []
-        for first in range(0, len(prompts), self.together):
-            mine, rows = prompts[first : first + self.together], seeds[first : first + self.together]
-            latents = self._latents(self.prompted.encode(mine, self.negative), rows)
-            pictures.append(self.model.decode(latents).cpu())
-        return torch.cat(pictures)
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
+        """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU; the sizes come in turn."""
+        pictures: dict[int, Tensor] = {}
+        for numbers, painted in self.groups(prompts, seeds):
+            pictures |= dict(zip(numbers, painted, strict=True))
+        return in_order(pictures)
 
-    def _latents(self, conditioning: dict[str, Tensor], seeds: Sequence[int]) -> Tensor:
-        steps, shape = self.sampling.steps, self.model.latent_shape(self.sampling.size)
-        noise = SampleNoise(seeds, shape, torch.float32, self.model.device)
-        if self.sampler != "chain":
-            sampler = scheduler(self.sampler, self.model.scheduler_config, steps)
-            return walk(sampler, self.prompted.denoiser, conditioning, noise.initial(), seeds)
-        constant = Conditioning.constant(conditioning, steps)
-        chain = Chain(self.prompted.denoiser, self.model.schedule(steps), constant, noise, self.sampling.eta)
-        return rollout(chain, noise.initial(), torch.arange(len(seeds)), range(steps))[0]
+    def groups(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """The same as they are painted, some of one size at a time, with their numbers; none before it is asked for."""
+        for turn, mine in enumerate(self.canvases):
+            numbers = range(turn, len(prompts), len(self.canvases))
+            for first in range(0, len(numbers), self.together):
+                chosen = numbers[first : first + self.together]
+                yield chosen, self._group(mine, [prompts[j] for j in chosen], [seeds[j] for j in chosen])
+
+    @torch.no_grad()
+    def _group(self, canvas: Canvas, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        return self.model.decode(self._latents(canvas, prompts, seeds)).cpu()
+
+    def _latents(self, canvas: Canvas, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        noise, denoiser, sampler = (
+            canvas.noise(seeds, self.model.device),
+            self.prompted.denoiser,
+            canvas.sampler,
+        )
+        if sampler is not None:
+            conditioning = self.prompted.conditioning(prompts, sampler.schedule)
+            return sampler(denoiser, conditioning, noise.initial(), seeds)
+        conditioning = self.prompted.conditioning(prompts, canvas.schedule)
+        chain = Chain(denoiser, canvas.schedule, conditioning, noise, self.sampling.eta)
+        everyone = torch.arange(len(seeds))
+        return rollout(chain, initial_latents(chain), everyone, range(canvas.schedule.steps))[0]
+
+
+def in_order(pictures: Mapping[int, Tensor]) -> Pictures:
+    """Number → picture (3, …), as they are counted from 0."""
+    return assembled([pictures[number] for number in range(len(pictures))])
 
 
 def painter(
@@ -72,19 +125,20 @@ def painter(
     inference = inference or InferenceConfig()
     steps, guidance = inference.steps or sampling.steps, inference.guidance_scale or sampling.guidance_scale
     settled = dataclasses.replace(sampling, steps=steps, guidance_scale=guidance)
-    if inference.sampler == "chain":
-        model.schedule(steps)
-    else:
-        scheduler(inference.sampler, model.scheduler_config, steps)
-    view = prompted(model, guidance, encode_anew=encode_anew)
-    return Painter(model, view, settled, inference.sampler, negative)
+    canvases = [canvas(model, steps, size, inference.sampler) for size in sampling.sizes]
+    return Painter(model, prompted(model, guidance, negative, encode_anew=encode_anew), settled, canvases)
 
 
-@torch.no_grad()
-def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str], *, chunk: int = 16) -> Tensor:
-    """Scores (N,) of pictures (N, 3, H, W), on the CPU; `chunk` of them at a time."""
-    parts = [
-        reward(images[first : first + chunk], list(prompts[first : first + chunk])).float().cpu()
-        for first in range(0, len(prompts), chunk)
-    ]
-    return torch.cat(parts)
+def score(reward: Reward, images: Pictures, prompts: Sequence[str], *, chunk: int = 16) -> Scores:
+    """What the reward measures on N pictures, (N,) each, on the CPU; `chunk` of one size at a time."""
+    numbers, measured = [], []
+    for chosen, pictures in alike(images, chunk):
+        numbers += chosen
+        measured.append(reward.measure(pictures, [prompts[j] for j in chosen]))
+    order = torch.tensor(numbers).argsort()
+    parts = {name: _on_cpu([scores.parts[name] for scores in measured])[order] for name in measured[0].parts}
+    return Scores(_on_cpu([scores.total for scores in measured])[order], parts)
+
+
+def _on_cpu(scores: Sequence[Tensor]) -> Tensor:
+    return torch.cat([values.float().cpu() for values in scores])

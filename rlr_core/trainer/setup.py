@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,22 @@ from rlr_core.chain import Denoiser, Level, Prediction
 from rlr_core.config import ModelConfig, RewardConfig, RunConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Gain, Problem, build, ignored_settings
-from rlr_core.lora import InjectedLora, inject, load_lora
-from rlr_core.models import Guests, Model, load_configured, prompted, save_memory
-from rlr_core.rewards import Mix, Reward, load_mix, load_reward
+from rlr_core.families import Role
+from rlr_core.lora import Lora, inject, load_lora
+from rlr_core.models import (
+    Guests,
+    Model,
+    Prompted,
+    away,
+    load_configured,
+    networks_of,
+    prompted,
+    saving_memory,
+)
+from rlr_core.rewards import Reward, load_mix, load_reward
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
-from rlr_core.trainer.sampling import Painter, painter
+from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
+from rlr_core.trainer.seeding import seeded
 
 
 class StopRequested(Exception):
@@ -40,38 +51,114 @@ class Interruptible:
 
 
 @dataclass(frozen=True)
-class Setup:
-    """Everything that a run is made of.
+class Rewards:
+    """Who judges a run.
 
     Attributes:
-        encode: prompts and the negative prompt → the conditioning of the problem's denoiser.
+        trained: what the LoRA is trained towards.
+        held_out: scores evaluations, and is never trained on.
+        watched: more that score them, by name.
+    """
+
+    trained: Reward
+    held_out: Reward
+    watched: Mapping[str, Reward] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run is made of, where a caller brings it and it is not what the config names.
+
+    What is brought stays the caller's: it is not ejected or moved when the run is over.
+
+    Attributes:
+        model: a model object, of a host or of one's own.
+        lora: in that model already.
+        rewards: that judge the run.
+        load: makes the model of a config's section on a device; it is called again where memory is short.
+    """
+
+    model: Model | None = None
+    lora: Lora | None = None
+    rewards: Rewards | None = None
+    load: Callable[[ModelConfig, torch.device], Model] = load_configured
+
+    @property
+    def by_config(self) -> bool:
+        """Whether the model is what a config says, so that it can be planned, and loaded again with other settings."""
+        return self.model is None and self.load is load_configured
+
+    def named(self, config: RunConfig) -> RunConfig:
+        """The config with the names of the objects that are brought, for people to read."""
+        if self.model:
+            config = replace(config, model=replace(config.model, checkpoint=self.model.name))
+        if self.rewards:
+            trained, held_out = self.rewards.trained.name, self.rewards.held_out.name
+            named = replace(config.reward, name=trained, held_out=held_out, watch=list(self.rewards.watched))
+            config = replace(config, reward=named)
+        return config
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run is made of; `close` leaves the model as it was found.
+
+    Attributes:
+        problems: for each size that batches have in turn.
+        canvases: of the same sizes.
+        prompted: the denoiser of the problems with its conditioning.
         painter: for previews and evaluations.
     """
 
     config: RunConfig
     model: Model
-    lora: InjectedLora
-    reward: Reward | Mix
-    held_out: Reward
-    watched: dict[str, Reward]
-    problem: Problem
+    lora: Lora
+    rewards: Rewards
+    problems: Sequence[Problem]
+    canvases: Sequence[Canvas]
     estimator: Estimator
     prompts: list[str]
     held_out_prompts: list[str]
-    encode: Callable[[Sequence[str], str], dict[str, Tensor]]
+    prompted: Prompted
     painter: Painter
+    undo: ExitStack = field(default_factory=ExitStack)
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w) of a latent."""
-        return self.model.latent_shape(self.config.sampling.size)
+    def problem(self) -> Problem:
+        """That of the first size."""
+        return self.problems[0]
+
+    @property
+    def reward(self) -> Reward:
+        """The one that is trained on."""
+        return self.rewards.trained
+
+    @property
+    def held_out(self) -> Reward:
+        """The one that only watches."""
+        return self.rewards.held_out
+
+    @property
+    def watched(self) -> Mapping[str, Reward]:
+        """More that only watch."""
+        return self.rewards.watched
+
+    def close(self) -> None:
+        """Eject what was put into the networks, and bring them and the process's threads back to what they were."""
+        self.undo.close()
+
+    def __enter__(self) -> Setup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def prepare(
     config: RunConfig,
     should_stop: Callable[[], bool] = lambda: False,
     device: torch.device | None = None,
-    load: Callable[[ModelConfig, torch.device], Model] | None = None,
+    materials: Materials | None = None,
 ) -> Setup:
     """Load and check everything. Whatever the user has to put right is an `RLRError` from here, before training starts.
 
@@ -79,7 +166,7 @@ def prepare(
         config: of the run.
         should_stop: asked between two denoising steps.
         device: instead of the config's; "meta" loads shapes only.
-        load: instead of `load_configured`.
+        materials: objects instead of what the config names.
     """
     _check_prompts_divide_the_batch(config)
     _check_the_best_is_known(config)
@@ -89,69 +176,120 @@ def prepare(
     estimator = build(config.estimator, config.sampling.steps)
     for name in ignored_settings(config.estimator):
         warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
-    device = device or choose_device(config.model.device)
-    if config.model.threads:
-        torch.set_num_threads(config.model.threads)
-    guests, memory = Guests(device), config.memory
-    visiting = partial(_visiting, guests) if memory.offload == "all" else lambda reward: reward
-    reward = _reward(config.reward, device, visiting)
-    held_out_reward = visiting(load_reward(config.reward.held_out, device, config.reward))
-    watched = {name: visiting(load_reward(name, device, config.reward)) for name in config.reward.watch}
-    model = (load or load_configured)(config.model, device)
-    save_memory(model, memory, guests)
-    lora = _lora(config, model)
+    with ExitStack() as stack:
+        objects = _objects(config, materials or Materials(), device, stack)
+        model, lora = objects.model, objects.lora
+        view = prompted(
+            model,
+            config.sampling.guidance_scale,
+            config.prompts.negative,
+            encode_anew=lora.in_text_encoder,
+        )
+        denoiser = Interruptible(view.denoiser, should_stop)
+        canvases = [canvas(model, config.sampling.steps, size) for size in config.sampling.sizes]
+        problems = [_problem(config, objects, denoiser, each) for each in canvases]
+        for problem in problems:
+            estimator.check(problem, config.training.batch_size)
+        return Setup(
+            config=config,
+            model=model,
+            lora=lora,
+            rewards=objects.rewards,
+            problems=problems,
+            canvases=canvases,
+            estimator=estimator,
+            prompts=prompts,
+            held_out_prompts=held_out,
+            prompted=view,
+            painter=_painter(config, model, should_stop, encode_anew=lora.in_text_encoder),
+            undo=stack.pop_all(),
+        )
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """Model, LoRA and rewards, ready for use."""
+
+    model: Model
+    lora: Lora
+    rewards: Rewards
+
+
+def _objects(config: RunConfig, given: Materials, device: torch.device | None, stack: ExitStack) -> _Objects:
+    """What is given, and the rest as the config names it; `stack` undoes what is done to them."""
+    stack.enter_context(_threads(config.model.threads))
+    memory = config.memory
+    device = device or (given.model.device if given.model else choose_device(config.model.device))
+    guests = Guests(device)
+    rewards = given.rewards or load_rewards(config.reward, device)
+    if memory.offload == "all":
+        rewards = _all_visiting(guests, rewards, stack)
+    model = given.model or given.load(config.model, device)
+    model = stack.enter_context(saving_memory(model, memory, guests))
+    lora = given.lora or _new_lora(config, model, stack)
     if memory.offload != "none" and not lora.in_text_encoder:
-        for network in model.networks.values():
-            if network is not model.unet:
-                network.to("cpu")
-    view = prompted(model, config.sampling.guidance_scale, encode_anew=lora.in_text_encoder)
-    problem = Problem(
-        denoiser=Interruptible(view.denoiser, should_stop),
-        schedule=model.schedule(config.sampling.steps),
-        decode=model.decode,
-        reward=reward,
-        parameters=lora.parameters,
-        eta=config.sampling.eta,
-        gain=Gain() if "float16" in (config.model.precision, memory.autocast) else None,
-    )
-    estimator.check(problem, config.training.batch_size)
-    return Setup(
-        config=config,
-        model=model,
-        lora=lora,
-        reward=reward,
-        held_out=held_out_reward,
-        watched=watched,
-        problem=problem,
-        estimator=estimator,
-        prompts=prompts,
-        held_out_prompts=held_out,
-        encode=view.encode,
-        painter=_painter(config, model, should_stop, encode_anew=lora.in_text_encoder),
-    )
+        stack.enter_context(away(networks_of(model, Role.TEXT_ENCODER), device))
+    return _Objects(model, lora, rewards)
 
 
-def _lora(config: RunConfig, model: Model) -> InjectedLora:
+def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
     """A new one, or that of a file."""
     settings = config.lora
     if not settings.start:
-        return inject(model.networks, settings, config.training.seed)
-    lora = load_lora(Path(settings.start).expanduser(), model.networks)
+        lora = inject(model, settings, config.training.seed)
+        stack.callback(lora.eject)
+        return lora
+    lora = load_lora(Path(settings.start).expanduser(), model)
+    stack.callback(lora.eject)
     networks = " and ".join(lora.networks)
     warnings.warn(
         f"going on from {settings.start}: rank {lora.rank}, alpha {lora.alpha:g}, {len(lora.sizes)} layers of {networks},"
         " whatever [lora] says",
-        stacklevel=3,
+        stacklevel=4,
     )
     return lora
 
 
-def _reward(config: RewardConfig, device: torch.device, visiting: Callable[[Reward], Reward]) -> Reward | Mix:
-    if config.name != "mix":
-        return visiting(load_reward(config.name, device, config))
-    mix = load_mix(config, device)
-    mix.parts = {name: visiting(part) for name, part in mix.parts.items()}
-    return mix
+def load_rewards(config: RewardConfig, device: torch.device) -> Rewards:
+    """The rewards that a config names. Raises `RewardError`."""
+    with seeded(0):  # a user's file may draw random numbers, or seed them, when it is loaded
+        mixed = config.name == "mix"
+        trained = load_mix(config, device) if mixed else load_reward(config.name, device, config)
+        held_out = load_reward(config.held_out, device, config)
+        watched = {name: load_reward(name, device, config) for name in config.watch}
+    return Rewards(trained, held_out, watched)
+
+
+def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards:
+    """All rewards' networks on the card only while they score."""
+    watched = {name: _visiting(guests, reward, stack) for name, reward in rewards.watched.items()}
+    trained, held_out = (_visiting(guests, each, stack) for each in (rewards.trained, rewards.held_out))
+    return Rewards(trained, held_out, watched)
+
+
+def _problem(config: RunConfig, objects: _Objects, denoiser: Denoiser, canvas: Canvas) -> Problem:
+    """The objective for pictures of one size."""
+    return Problem(
+        denoiser=denoiser,
+        schedule=canvas.schedule,
+        decode=objects.model.decode,
+        reward=objects.rewards.trained,
+        parameters=objects.lora.parameters,
+        eta=config.sampling.eta,
+        gain=Gain() if "float16" in (config.model.precision, config.memory.autocast) else None,
+    )
+
+
+def _painter(
+    config: RunConfig, model: Model, should_stop: Callable[[], bool], *, encode_anew: bool
+) -> Painter:
+    """Paints previews and evaluations, and can be interrupted between two steps."""
+    brush = painter(
+        model, config.sampling, config.inference, negative=config.prompts.negative, encode_anew=encode_anew
+    )
+    denoiser = Interruptible(brush.prompted.denoiser, should_stop)
+    view = replace(brush.prompted, denoiser=denoiser)
+    return replace(brush, prompted=view, together=config.memory.painted)
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -164,17 +302,6 @@ def _check_the_best_is_known(config: RunConfig) -> None:
                 "alarm.pictures and output.evaluation above 0",
                 f"raise them, or leave {setting.split(' =')[0]} at its default",
             )
-
-
-def _painter(
-    config: RunConfig, model: Model, should_stop: Callable[[], bool], *, encode_anew: bool
-) -> Painter:
-    """Paints previews and evaluations, and can be interrupted between two steps."""
-    brush = painter(
-        model, config.sampling, config.inference, negative=config.prompts.negative, encode_anew=encode_anew
-    )
-    denoiser = Interruptible(brush.prompted.denoiser, should_stop)
-    return replace(brush, prompted=brush.prompted._replace(denoiser=denoiser), together=config.memory.painted)
 
 
 def _check_prompts_divide_the_batch(config: RunConfig) -> None:
@@ -198,11 +325,22 @@ def _check_one_way_of_rounding(config: RunConfig) -> None:
         )
 
 
-def _visiting(guests: Guests, reward: Reward) -> Reward:
+def _visiting(guests: Guests, reward: Reward, stack: ExitStack) -> Reward:
     """The reward, its networks on the card only while it scores."""
-    for network in reward.networks:
-        network.to("cpu")
-    return replace(reward, function=guests.invited(reward.networks, reward.function))
+    stack.enter_context(away(reward.networks, guests.device))
+    return reward.wrapped(guests.invited)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many CPU threads inside; 0 leaves the choice to torch."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_device(name: str) -> torch.device:

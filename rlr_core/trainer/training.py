@@ -7,33 +7,41 @@ resumed run is the run that was never interrupted.
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Conditioning, SampleNoise
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import RunError
-from rlr_core.estimators import Batch, Estimate
-from rlr_core.rewards import Mix
+from rlr_core.estimators import Batch, Estimate, Problem
 from rlr_core.trainer.averaging import Average
 from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.optimizer import adam
 from rlr_core.trainer.prompts import deal
+from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.watch import Watch
 from rlr_core.trainer.weighing import Weighing
 
 
 class Trainer:
-    """Ascends the expected reward of a `Setup`. Iterate over `run()`; `state_dict` is whole at every `CheckpointDue`."""
+    """Ascends the expected reward of a `Setup`. Iterate over `run()`.
+
+    Between two events, and after an exception of whatever kind, everything is as training left it: the model has training's
+    own LoRA, and the process its random numbers.
+
+    Attributes:
+        whole: whether a run that goes on from `state_dict` is the run that was never interrupted, with nothing left out that
+            it tells and nothing told twice. So it is at every `CheckpointDue`, and after an exception of any kind from a
+            reward or a network. Within a step of the optimizer, between the events of one check, and from the evaluation
+            after training on it is False: there the last checkpoint counts.
+    """
 
     def __init__(self, setup: Setup):
         training = setup.config.training
@@ -50,15 +58,14 @@ class Trainer:
     def run(self) -> Iterator[Event]:
         """Train to the end, from the start or from a loaded state; what is due follows from the state alone."""
         output = self.setup.config.output
-        calibrate(self.setup)
+        yield from calibrate(self.setup, self.iteration)
         if self.checked < 0:
             yield from self._check()
         while True:
             if self._due(output.preview_every) and self.previewed != self.iteration:
-                with self.average.applied():
-                    seen = preview(self.setup, self.iteration)
-                yield seen
+                seen = yield from preview(self.setup, self.iteration, self.averaged)
                 self.previewed = self.iteration
+                yield seen
             if self._due(output.preview_every) and self.checked < self.iteration:
                 yield from self._check()
             if self._due(output.checkpoint_every) and self.saved != self.iteration:
@@ -68,8 +75,9 @@ class Trainer:
                 break
             yield self.iterate()
         if output.evaluation:
-            with self.exported():
-                evaluated = evaluation(self.setup, "after", self.exported_iteration, output.evaluation)
+            iteration, count = self.exported_iteration, output.evaluation
+            evaluated = yield from evaluation(self.setup, "after", iteration, count, self.exported)
+            self.whole = False
             yield evaluated
 
     @property
@@ -88,19 +96,33 @@ class Trainer:
         best = self.rolled_back or self.setup.config.output.lora == "best"
         return self.watch.best if best and self.watch.best_lora else self.iteration
 
-    @contextmanager
-    def exported(self) -> Iterator[None]:
+    def exported(self) -> AbstractContextManager[None]:
         """With the LoRA that is the run's result: its average, or the best; training's own is back afterwards."""
         if self.exported_iteration == self.iteration:
-            with self.average.applied():
-                yield
-            return
-        own = self.setup.lora.state_dict()
-        self.setup.lora.load_state_dict(self.watch.best_lora)
+            return self.averaged()
+        return self._wearing(lambda: self.setup.lora.set_weights(self.watch.best_lora))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """With the LoRA's average; training's own is back afterwards."""
+        return self._wearing(self.average.apply) if self.average.decay else nullcontext()
+
+    @contextmanager
+    def _wearing(self, dress: Callable[[], None]) -> Iterator[None]:
+        """With the LoRA that `dress` puts on; the state is whole again when training's own is back, to the last bit."""
+        own, whole = [p.detach().clone() for p in self.setup.lora.parameters], self.whole
+        self.whole = False
         try:
+            dress()
             yield
         finally:
-            self.setup.lora.load_state_dict(own)
+            self._put(own)
+            self.whole = whole
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        """Into the LoRA."""
+        for p, value in zip(self.setup.lora.parameters, values, strict=True):
+            p.copy_(value)
 
     def _due(self, every: int) -> bool:
         """At the first and the last iteration, and at every `every`-th one."""
@@ -108,27 +130,47 @@ class Trainer:
 
     def iterate(self) -> Iteration | Skipped:
         """One iteration: an optimizer step, or a skip that leaves everything as it was."""
-        calibrate(self.setup)
+        for _ in calibrate(self.setup, self.iteration):
+            pass
         began = time.perf_counter()
         batch = self.batch()
-        estimate = self._estimate(batch)
-        reward = self.setup.reward
-        reward_parts = reward.settle() if isinstance(reward, Mix) else {}
+        self.whole = False
+        estimate = self.estimate(batch)
+        reward_parts = self.setup.reward.settle(self._problem.collective.sum)
         self.iteration += 1
-        evaluations = estimate.cost.evaluations / len(batch)
+        taken = self._ascend(estimate, reward_parts, began)
+        self.whole = True
+        self._refuse_endless_skipping(taken)
+        return taken
+
+    def estimate(self, batch: Batch) -> Estimate:
+        """The estimator's; where it is interrupted, estimator and reward forget what they saw of this batch."""
+        estimator = self.setup.estimator
+        learned = estimator.state_dict()
+        try:
+            with seeded(derive_seed(self.setup.config.training.seed, "iteration", self.iteration)):
+                return estimator(self._problem, batch)
+        except BaseException:  # a host may cancel by any
+            estimator.load_state_dict(learned)
+            self.setup.reward.forget()
+            self.whole = True
+            raise
+
+    def _ascend(
+        self, estimate: Estimate, reward_parts: dict[str, float], began: float
+    ) -> Iteration | Skipped:
+        rewards, n = estimate.rewards, len(estimate.rewards)
+        evaluations = estimate.cost.evaluations / n
         if not estimate.finite:
             return self._skip(_what_is_not_finite(estimate), evaluations, began)
         weights = self.weighing(estimate.parts)
-        gradient = torch.stack([weights[name] * part.gradient for name, part in estimate.parts.items()]).sum(
-            0
-        )
+        weighed = [weights[name] * part.gradient for name, part in estimate.parts.items()]
+        gradient = torch.stack(weighed).sum(0)
         if not self._step(gradient):
-            return self._skip(
-                "the step would have made a weight of the LoRA NaN or infinite", evaluations, began
-            )
+            reason = "the step would have made a weight of the LoRA NaN or infinite"
+            return self._skip(reason, evaluations, began)
         self.average.update()
         self.skipped_in_a_row = 0
-        rewards, n = estimate.rewards, len(batch)
         return Iteration(
             iteration=self.iteration,
             reward=float(rewards.mean()),
@@ -141,30 +183,28 @@ class Trainer:
             reward_parts=reward_parts,
         )
 
-    def _estimate(self, batch: Batch) -> Estimate:
-        """The estimator's; where it is interrupted, it forgets what it saw of this batch."""
-        estimator = self.setup.estimator
-        learned = estimator.state_dict()
-        try:
-            return estimator(self.setup.problem, batch)
-        except StopRequested:
-            estimator.load_state_dict(learned)
-            raise
+    @property
+    def _turn(self) -> int:
+        """The number of the batch: an estimator that reuses its rollouts is shown the same one again."""
+        return self.iteration // self.setup.estimator.batch_reuse
+
+    @property
+    def _problem(self) -> Problem:
+        """Of the size that this batch has."""
+        return self.setup.problems[self._turn % len(self.setup.problems)]
 
     def batch(self) -> Batch:
-        """The batch of this iteration; an estimator that reuses its rollouts is shown the same one again."""
-        setup, training = self.setup, self.setup.config.training
-        turn = self.iteration // setup.estimator.batch_reuse
-        _seed_everything(derive_seed(training.seed, "iteration", self.iteration))
+        """The batch of this iteration; sizes come in turn."""
+        setup, training, turn = self.setup, self.setup.config.training, self._turn
         repeats = training.batch_size // training.prompts_per_batch
         dealt = deal(setup.prompts, training.prompts_per_batch, turn, training.seed)
         prompts = [prompt for prompt in dealt for _ in range(repeats)]
-        encoded = setup.encode(prompts, setup.config.prompts.negative)
+        canvas = setup.canvases[turn % len(setup.canvases)]
         seeds = [derive_seed(training.seed, "picture", turn, j) for j in range(training.batch_size)]
         return Batch(
             prompts=prompts,
-            conditioning=Conditioning.constant(encoded, setup.problem.steps),
-            noise=SampleNoise(seeds, setup.latent_shape, torch.float32, setup.model.device),
+            conditioning=setup.prompted.conditioning(prompts, canvas.schedule),
+            noise=canvas.noise(seeds, setup.model.device),
             seed=derive_seed(training.seed, "estimator", self.iteration),
         )
 
@@ -191,21 +231,21 @@ class Trainer:
         self.optimizer.zero_grad()
         if all(p.isfinite().all() for p in parameters):
             return True
-        with torch.no_grad():
-            for p, value in zip(parameters, before, strict=True):
-                p.copy_(value)
+        self._put(before)
         self.optimizer.state.clear()
         return False
 
     def _skip(self, reason: str, evaluations: float, began: float) -> Skipped:
         self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= self.setup.config.training.max_skipped:
+        return Skipped(self.iteration, reason, time.perf_counter() - began, evaluations)
+
+    def _refuse_endless_skipping(self, taken: Iteration | Skipped) -> None:
+        if isinstance(taken, Skipped) and self.skipped_in_a_row >= self.setup.config.training.max_skipped:
             raise RunError(
-                f"{self.skipped_in_a_row} iterations in a row were skipped, the last because {reason}",
+                f"{self.skipped_in_a_row} iterations in a row were skipped, the last because {taken.reason}",
                 "finite rewards and gradients",
                 "check the reward, lower training.learning_rate, or use model.precision = float32",
             )
-        return Skipped(self.iteration, reason, time.perf_counter() - began, evaluations)
 
     def _check(self) -> Iterator[Event]:
         """Paint and score held-out pairs for the best LoRA and the alarm: all before training, fewer on the way."""
@@ -213,18 +253,22 @@ class Trainer:
         count = self.setup.config.output.evaluation if before else self.watch.pictures
         if not count:
             return
-        with self.average.applied():
-            evaluated = evaluation(self.setup, "before" if before else "during", self.iteration, count)
-            told = self.watch.judge(evaluated, self.setup.lora.state_dict)
-            self.checked = self.iteration
-            yield from (evaluated, *told)
+        when = "before" if before else "during"
+        evaluated = yield from evaluation(self.setup, when, self.iteration, count, self.averaged)
+        self.whole = False
+        with self.averaged():
+            told = self.watch.judge(evaluated, self.setup.lora.weights)
+        self.checked = self.iteration
+        *others, last = evaluated, *told
+        yield from others
+        self.whole = True
+        yield last
         alarm = any(isinstance(event, AlarmRaised) for event in told)
         if alarm and self.setup.config.alarm.action == "stop":
             raise StopRequested
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, as tensors, numbers and texts."""
-        reward = self.setup.reward
+        """Everything a resumed run needs, as tensors, numbers and texts; training on does not change it."""
         return {
             "iteration": self.iteration,
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -232,12 +276,12 @@ class Trainer:
             "checked": self.checked,
             "saved": self.saved,
             "lora": self.setup.lora.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": deepcopy(self.optimizer.state_dict()),
             "estimator": self.setup.estimator.state_dict(),
             "weighing": self.weighing.state_dict(),
             "average": self.average.state_dict(),
             "watch": self.watch.state_dict(),
-            "mix": reward.state_dict() if isinstance(reward, Mix) else {},
+            "reward": self.setup.reward.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -245,13 +289,14 @@ class Trainer:
         for name in ("iteration", "skipped_in_a_row", "previewed", "checked", "saved"):
             setattr(self, name, state[name])
         self.setup.lora.load_state_dict(state["lora"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(
+            deepcopy(state["optimizer"])
+        )  # torch would go on with the very tensors
         self.setup.estimator.load_state_dict(state["estimator"])
         self.weighing.load_state_dict(state["weighing"])
         self.average.load_state_dict(state["average"])
         self.watch.load_state_dict(state["watch"])
-        if isinstance(self.setup.reward, Mix):
-            self.setup.reward.load_state_dict(state["mix"])
+        self.setup.reward.load_state_dict(state["reward"])
 
 
 def _what_is_not_finite(estimate: Estimate) -> str:
@@ -260,10 +305,3 @@ def _what_is_not_finite(estimate: Estimate) -> str:
         return f"{count} of {len(estimate.rewards)} rewards are NaN or infinite"
     bad = [name for name, part in estimate.parts.items() if not part.gradient.isfinite().all()]
     return f"the gradient is NaN or infinite ({', '.join(bad)})"
-
-
-def _seed_everything(seed: int) -> None:
-    """The global generators too, for rewards that draw random numbers."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)

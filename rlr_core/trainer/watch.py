@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.config import RunConfig
+from rlr_core.lora import LayerWeights, LoraWeights, Place
 from rlr_core.trainer.alarm import TRAINED, Alarm
 from rlr_core.trainer.events import AlarmRaised, Evaluation, NewBest
 
@@ -32,15 +33,13 @@ class Watch:
         self.pictures = min(config.alarm.pictures, output.evaluation)
         self.checks: list[int] = []
         self.best, self.best_score = -1, -math.inf
-        self.best_lora: dict[str, Tensor] = {}
+        self.best_lora: LoraWeights = {}
         self.raised = False
         iterations = config.training.iterations
         planned = 1 + math.ceil(iterations / (output.preview_every or iterations))
         self._alarm = Alarm(planned, config.alarm.false_alarms)
 
-    def judge(
-        self, evaluation: Evaluation, lora: Callable[[], dict[str, Tensor]]
-    ) -> list[NewBest | AlarmRaised]:
+    def judge(self, evaluation: Evaluation, lora: Callable[[], LoraWeights]) -> list[NewBest | AlarmRaised]:
         """Take up an evaluation of the LoRA that `lora` copies, and say what is to be told."""
         scores = {
             TRAINED: evaluation.rewards,
@@ -53,13 +52,13 @@ class Watch:
         return [event for event in told if event]
 
     def _compare(
-        self, iteration: int, scores: dict[str, Tensor], lora: Callable[[], dict[str, Tensor]]
+        self, iteration: int, scores: dict[str, Tensor], lora: Callable[[], LoraWeights]
     ) -> NewBest | None:
         score = float(scores[HELD_OUT].mean())
         if self._is_as_at_the_start(scores) or not score > self.best_score:
             return None
         self.best, self.best_score, self.best_lora = iteration, score, lora()
-        return NewBest(iteration, score)
+        return NewBest(iteration, score, self.best_lora)
 
     def _is_as_at_the_start(self, scores: dict[str, Tensor]) -> bool:
         """Whether nothing has been learned yet, as where every iteration so far was skipped."""
@@ -81,7 +80,7 @@ class Watch:
             "checks": list(self.checks),
             "best": self.best,
             "best_score": self.best_score,
-            "best_lora": self.best_lora,
+            "best_lora": {tuple(place): dict(vars(layer)) for place, layer in self.best_lora.items()},
             "raised": self.raised,
             "alarm": self._alarm.state_dict(),
         }
@@ -89,6 +88,7 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.checks = list(state["checks"])
-        for name in ("best", "best_score", "best_lora", "raised"):
+        for name in ("best", "best_score", "raised"):
             setattr(self, name, state[name])
+        self.best_lora = {Place(*place): LayerWeights(**layer) for place, layer in state["best_lora"].items()}
         self._alarm.load_state_dict(state["alarm"])

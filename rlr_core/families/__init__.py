@@ -1,0 +1,21 @@
+"""What is known of each family of models, in one place: a folder for each, below the rooms that load models and write LoRAs.
+
+A family of checkpoints that we load is in `FAMILIES`. What LoRA files know of a family is a `LoraFamily`; a host that brings a
+model of its own brings one along, as `GenericFamily` for models that nobody has described.
+"""
+
+from rlr_core.families.component import Component, Place, Role
+from rlr_core.families.generic import GenericFamily
+from rlr_core.families.lora_family import Adaptable, LoraFamily
+from rlr_core.families.sd1 import SD1
+from rlr_core.families.sd2 import SD2
+from rlr_core.families.sdxl import SDXL
+from rlr_core.families.stable_diffusion.family import StableDiffusionFamily
+
+FAMILIES: dict[str, StableDiffusionFamily] = {family.key: family for family in (SD1, SD2, SDXL)}
+"""Key → the families of checkpoints that we load."""
+
+__all__ = [
+    "FAMILIES", "SD1", "SD2", "SDXL", "Adaptable", "Component", "GenericFamily", "LoraFamily", "Place", "Role",
+    "StableDiffusionFamily",
+]  # fmt: skip

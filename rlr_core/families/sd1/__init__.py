@@ -1,0 +1,29 @@
+"""Stable Diffusion 1.x."""
+
+from pathlib import Path
+
+from rlr_core.families.stable_diffusion.family import CLIP_L, VAE, Original, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
+
+SD1 = StableDiffusionFamily(
+    pipeline="StableDiffusionPipeline",
+    context=768,
+    sizes={"epsilon": 512},
+    clip_skip=1,
+    layers_cut=0,
+    configs=Path(__file__).with_name("configs"),
+    parts={
+        "unet": Original("model.diffusion_model.", 686),
+        "vae": VAE,
+        "text_encoder": Original("cond_stage_model.transformer.", CLIP_L, r".*position_ids|text_projection"),
+    },
+    lora=StableDiffusionLora(
+        key="sd1",
+        title="Stable Diffusion 1.x",
+        card="SD1",
+        version="sd_v1",
+        architectures={"epsilon": "stable-diffusion-v1"},
+        kohya={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        comfyui={"unet": "diffusion_model.", "text_encoder": "text_encoders.clip_l.transformer."},
+    ),
+)

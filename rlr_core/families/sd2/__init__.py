@@ -1,0 +1,36 @@
+"""Stable Diffusion 2.x, ε and v."""
+
+from pathlib import Path
+
+from rlr_core.families.stable_diffusion.family import VAE, Original, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
+
+SD2 = StableDiffusionFamily(
+    pipeline="StableDiffusionPipeline",
+    context=1024,
+    sizes={"epsilon": 512, "v_prediction": 768},
+    clip_skip=2,
+    layers_cut=1,
+    configs=Path(__file__).with_name("configs"),
+    parts={
+        "unet": Original("model.diffusion_model.", 686),
+        "vae": VAE,
+        "text_encoder": Original(
+            prefix="cond_stage_model.model.",
+            count=280,
+            ignored=r"transformer\.resblocks\.23\.|logit_scale|attn_mask|text_projection",
+            pad=0,
+            open_clip=True,
+        ),
+    },
+    lora=StableDiffusionLora(
+        key="sd2",
+        title="Stable Diffusion 2.x",
+        card="SD2",
+        version="sd_v2",
+        second=True,
+        architectures={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
+        kohya={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+        comfyui={"unet": "diffusion_model.", "text_encoder": "text_encoders.clip_h.transformer."},
+    ),
+)

@@ -1,0 +1,94 @@
+"""What a folder in diffusers' layout holds, checked before any library reads it: errors name the file and the remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlr_core.errors import CheckpointError
+
+EXPECTED = (
+    "a safetensors file, or a folder in diffusers' Stable Diffusion layout: "
+    "model_index.json, unet, vae, text_encoder, tokenizer, scheduler"
+)
+COPY_AGAIN = "download or copy the checkpoint again"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Where a component's weights are.
+
+    Attributes:
+        variant: diffusers' `variant` of the file ("fp16"), None for the plain one.
+        pickled: whether it is no safetensors file.
+    """
+
+    variant: str | None = None
+    pickled: bool = False
+
+
+def kind_of(checkpoint: Path) -> str:
+    """What `model_index.json` calls the folder, as "StableDiffusionPipeline". Raises `CheckpointError`."""
+    if not (checkpoint / "model_index.json").is_file():
+        raise CheckpointError(
+            f"{checkpoint} has no model_index.json", EXPECTED, "give the folder that holds that file"
+        )
+    return str(read_json(checkpoint / "model_index.json").get("_class_name"))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a UTF-8 file. Raises `CheckpointError` naming the file."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror})", EXPECTED, COPY_AGAIN) from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}", "a JSON file", COPY_AGAIN) from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds a {type(values).__name__}", "a JSON object", COPY_AGAIN)
+    return values
+
+
+def find_weights(folder: Path, stem: str, *, allow_pickle: bool = False) -> WeightsFile:
+    """The weights to load, safetensors first. Raises `CheckpointError` if they are absent, damaged, or pickled unasked."""
+    plain, half = folder / f"{stem}.safetensors", folder / f"{stem}.fp16.safetensors"
+    if plain.is_file() or half.is_file():
+        check_safetensors(plain if plain.is_file() else half)
+        return WeightsFile(None if plain.is_file() else "fp16")
+    shards = sorted(folder.glob(f"{stem}-*.safetensors"))
+    if (folder / f"{stem}.safetensors.index.json").is_file() and shards:
+        for shard in shards:
+            check_safetensors(shard)
+        return WeightsFile()
+    return _pickled_weights(folder, plain.name, allow_pickle)
+
+
+def _pickled_weights(folder: Path, wanted: str, allow_pickle: bool) -> WeightsFile:
+    """diffusers calls its pickled weights as the safetensors ones, with .bin; transformers' are called pytorch_model."""
+    names = {file.name for file in (*folder.glob("*.bin"), *folder.glob("*.ckpt"))}
+    stems = wanted.removesuffix(".safetensors"), "pytorch_model"
+    for variant, ending in ((None, ".bin"), ("fp16", ".fp16.bin")):
+        if allow_pickle and any(stem + ending in names for stem in stems):
+            return WeightsFile(variant, pickled=True)
+    if names:
+        raise CheckpointError(
+            f"{folder} has its weights only as {', '.join(sorted(names))}",
+            f"{wanted} (pickled files can run any code when they are read)",
+            "download the safetensors version, or set model.allow_pickle = true, to read nothing but weights from them",
+        )
+    raise CheckpointError(f"{folder} has no weights", wanted, COPY_AGAIN)
+
+
+def check_safetensors(file: Path) -> None:
+    """Read the header and compare it with the file's length. Raises `CheckpointError` naming the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is damaged or incomplete ({error})", "a whole safetensors file", COPY_AGAIN
+        ) from None

@@ -1,0 +1,1 @@
+"""What a Stable Diffusion checkpoint is, read off its header or its configs."""

@@ -1,0 +1,135 @@
+"""What a single file in the original (LDM) layout is: read off the header, in milliseconds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from rlr_core.families import FAMILIES, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.family import EMA, Original
+from rlr_core.models.description import Description
+from rlr_core.models.refusals import TEXT_TO_IMAGE, WIDTHS, refuse, refuse_beside_a_unet, refuse_channels
+from rlr_core.models.stable_diffusion.detection.prediction import find_prediction
+from rlr_core.models.tensor_files import TensorFile
+from rlr_core.safetensors_header import UNQUANTISED, Header, TensorInfo
+
+UNET = "model.diffusion_model."
+PRECISIONS = {
+    "F64": "fp64",
+    "F32": "fp32",
+    "F16": "fp16",
+    "BF16": "bf16",
+    "F8_E4M3": "fp8 (e4m3)",
+    "F8_E5M2": "fp8 (e5m2)",
+}
+"""Number types that weights may have → what people call them."""
+
+
+def has_unet(header: Header) -> bool:
+    """Whether a file holds a UNet in the original layout."""
+    return any(name.startswith("input_blocks") for name in _unet(header))
+
+
+def describe_file(path: Path, tensors: TensorFile) -> Description:
+    """Of the file at `path`, whose tensors are open. Raises `CheckpointError`, naming it, for what cannot be trained on."""
+    header = tensors.header
+    refuse_beside_a_unet(path, header)
+    family = family_of_file(path, header)
+    precision = _precisions(path, header, family)
+    prediction, rule = find_prediction(path, tensors, family)
+    return Description(
+        layout="file",
+        family=family.title,
+        prediction=prediction,
+        prediction_rule=rule,
+        zero_snr="ztsnr" in header.tensors,
+        size=_size(header, family, prediction),
+        precision=precision,
+        ema=_ema(header),
+        missing=tuple(_missing(header, family)),
+    )
+
+
+def part_names(header: Header, part: Original) -> list[str]:
+    """The names of a part's tensors."""
+    ignored = re.compile(part.ignored)
+    start = len(part.prefix)
+    return [
+        name for name in header.tensors if name.startswith(part.prefix) and not ignored.match(name, start)
+    ]
+
+
+def _unet(header: Header) -> dict[str, TensorInfo]:
+    """Names without dots → what they are; of the UNet itself, or else of its running mean."""
+    for prefix in (UNET, EMA):
+        found = {
+            name[len(prefix) :].replace(".", ""): info
+            for name, info in header.tensors.items()
+            if name.startswith(prefix)
+        }
+        if found:
+            return found
+    return {}
+
+
+def family_of_file(path: Path, header: Header) -> StableDiffusionFamily:
+    """By the width of the text that the UNet looks at. Raises `CheckpointError`."""
+    unet = _unet(header)
+    first = unet.get("input_blocks00weight")
+    refuse_channels(path, first.shape[1] if first and len(first.shape) == 4 else 0)
+    widths = {
+        info.shape[-1] for name, info in unet.items() if name.endswith("attn2to_kweight") and info.shape
+    }
+    for family in FAMILIES.values():
+        if widths == {family.context}:
+            return family
+    for width in widths & WIDTHS.keys():
+        refuse(path, WIDTHS[width], TEXT_TO_IMAGE)
+    refuse(
+        path, f"of an unknown family: its UNet takes texts of width {sorted(widths)}", "choose another file"
+    )
+
+
+def _precisions(path: Path, header: Header, family: StableDiffusionFamily) -> str:
+    """Of the UNet; and of the other parts, where theirs is another one."""
+    found = {name: _precision(path, header, part) for name, part in family.parts.items()}
+    most = found.pop("unet") or _precision(path, header, Original(EMA, 0)) or "unknown"
+    others = [
+        f"{name.replace('vae', 'VAE')} {text}" for name, text in found.items() if text not in ("", most)
+    ]
+    return ", ".join([most, *others])
+
+
+def _precision(path: Path, header: Header, part: Original) -> str:
+    """Of most of a part's tensors; "" if there are none."""
+    counts = Counter(header.tensors[name].dtype for name in part_names(header, part))
+    if not counts:
+        return ""
+    dtype = counts.most_common(1)[0][0]
+    if dtype not in PRECISIONS:
+        refuse(path, f"quantised: its weights are {dtype}", UNQUANTISED)
+    return PRECISIONS[dtype]
+
+
+def _size(header: Header, family: StableDiffusionFamily, prediction: str) -> int:
+    """What ModelSpec's metadata say, or else the family's own."""
+    said = re.fullmatch(r"(\d{2,5})x(\d{2,5})", header.metadata.get("modelspec.resolution", ""))
+    return int(said[1]) if said and said[1] == said[2] else family.own_size(prediction)
+
+
+def _ema(header: Header) -> str:
+    if not any(name.startswith(EMA) for name in header.tensors):
+        return "none"
+    return "beside" if any(name.startswith(UNET) for name in header.tensors) else "only"
+
+
+def _missing(header: Header, family: StableDiffusionFamily) -> list[str]:
+    only_ema = _ema(header) == "only"
+    missing = []
+    for name, part in family.parts.items():
+        part = Original(EMA, part.count) if name == "unet" and only_ema else part
+        count = len(part_names(header, part))
+        if count < part.count:
+            missing.append(f"{name} ({count} of {part.count} tensors)" if count else name)
+    return missing

@@ -1,0 +1,59 @@
+"""A VAE: of a diffusers folder, or of a file, which may be a whole checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlr_core.errors import CheckpointError
+from rlr_core.families import StableDiffusionFamily
+from rlr_core.models.diffusers_folder import find_weights, read_json
+from rlr_core.models.stable_diffusion.detection.of_folder import WEIGHTS
+from rlr_core.models.stable_diffusion.loading.conversion import vae_of
+from rlr_core.models.stable_diffusion.loading.networks import load_network
+from rlr_core.models.tensor_files import open_tensors
+
+EXPECTED = "a VAE: a safetensors file, or a folder with its config.json and weights"
+PREFIXES = ("", "first_stage_model.", "vae.")
+"""Of a VAE's tensors, in a file of its own and in others."""
+
+
+def load_vae(
+    path: Path, family: StableDiffusionFamily, dtype: torch.dtype, *, allow_pickle: bool = False
+) -> Any:
+    """A frozen `AutoencoderKL` for a family's latents. Raises `CheckpointError`."""
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        return _of_folder(folder, family, dtype, allow_pickle)
+    if path.is_file():
+        return _of_file(path, family, dtype, allow_pickle)
+    raise CheckpointError(f"there is no VAE at {path}", EXPECTED, "check model.vae for a typing error")
+
+
+def _of_folder(path: Path, family: StableDiffusionFamily, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    config = read_json(path / "config.json")
+    if "AutoencoderKL" not in str(config.get("_class_name")):
+        raise CheckpointError(f"{path} is no VAE", EXPECTED, "check model.vae")
+    dtype = _dtype(family, config.get("force_upcast", True), dtype)
+    weights = find_weights(path, WEIGHTS["vae"], allow_pickle=allow_pickle)
+    return load_network(path, "vae", weights, dtype)
+
+
+def _of_file(path: Path, family: StableDiffusionFamily, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    tensors = open_tensors(path, allow_pickle=allow_pickle)
+    names = tensors.header.tensors
+    prefix = next((start for start in PREFIXES if start + "decoder.conv_in.weight" in names), None)
+    if prefix is None:
+        raise CheckpointError(f"{path} is no VAE", EXPECTED, "check model.vae")
+    state = tensors.tensors(name for name in names if name.startswith(prefix))
+    bare = {name[len(prefix) :]: value for name, value in state.items()}
+    config = read_json(family.configs / "vae" / "config.json")
+    return vae_of(path, bare, family, _dtype(family, config["force_upcast"], dtype))
+
+
+def _dtype(family: StableDiffusionFamily, force_upcast: bool, dtype: torch.dtype) -> torch.dtype:
+    """XL's own VAE overflows in float16 (its config says `force_upcast`), and then computes in float32."""
+    overflows = family.is_xl and force_upcast and dtype == torch.float16
+    return torch.float32 if overflows else dtype
