@@ -227,6 +227,7 @@ def _objects(config: RunConfig, given: Materials, device: torch.device | None, s
     model = given.model or given.load(config.model, device)
     model = stack.enter_context(saving_memory(model, memory, guests))
     lora = given.lora or _new_lora(config, model, stack)
+    _check_format(config, lora)
     if memory.offload != "none" and not lora.in_text_encoder:
         stack.enter_context(away(networks_of(model, Role.TEXT_ENCODER), device))
     return _Objects(model, lora, rewards)
@@ -302,6 +303,16 @@ def _check_the_best_is_known(config: RunConfig) -> None:
                 "alarm.pictures and output.evaluation above 0",
                 f"raise them, or leave {setting.split(' =')[0]} at its default",
             )
+
+
+def _check_format(config: RunConfig, lora: Lora) -> None:
+    """The file is written at the end: better to know now that it can be."""
+    if config.output.format not in lora.family.formats:
+        raise ConfigError(
+            f"output.format = '{config.output.format}' for {lora.family.title}",
+            f"one of {', '.join(lora.family.formats)}",
+            "set output.format",
+        )
 
 
 def _check_prompts_divide_the_batch(config: RunConfig) -> None:
