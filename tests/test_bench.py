@@ -437,8 +437,10 @@ def test_the_cost_of_a_level_is_read_between_points() -> None:
 
 
 def test_a_device_that_plans_are_not_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "plan", "--out", str(tmp_path), "--device", "mps"]) == 2
-    assert "one of cuda, cpu" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="one of cuda, cpu"):
+        plan_settings("mps", quick=True)
+    assert main(["bench", "plan", "--out", str(tmp_path), "--device", "cuda:99"]) == 2
+    assert "'cuda:99', which this machine does not have" in capsys.readouterr().err
 
 
 def test_collapse_is_told_from_noise() -> None:

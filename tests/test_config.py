@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlr_core.config import (
+    PRESETS,
     EstimatorConfig,
     PromptConfig,
     RunConfig,
     from_dict,
+    layered,
     load,
     merged,
+    preset,
     to_dict,
     to_toml,
 )
 from rlr_core.errors import ConfigError
-from rlr_core.presets import PRESETS, preset
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -27,7 +30,7 @@ def written(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def refusal(path: Path | None, overrides: list[str] | None = None) -> str:
+def refusal(path: Path | None, overrides: Sequence[str] = ()) -> str:
     with pytest.raises(ConfigError) as caught:
         load(path, overrides)
     message = str(caught.value)
@@ -131,16 +134,36 @@ def test_overrides_win_over_the_file_and_are_read_as_toml(tmp_path: Path) -> Non
 
 def test_a_preset_lies_below_the_file_and_the_overrides(tmp_path: Path) -> None:
     path = written(tmp_path, "[estimator]\nsigma = 0.5\n")
-    config = load(path, ["estimator.chunk=4"], preset("published").settings)
+    config = load(path, ["estimator.chunk=4"], "published")
     assert (config.estimator.name, config.training.weighing) == ("published", "equal")
     assert (config.estimator.sigma, config.estimator.chunk) == (0.5, 4)
-    assert load(None, [], preset("default").settings) == RunConfig()
+    assert load(preset="default") == RunConfig()
     assert PRESETS["published"].settings["estimator"]["chunk"] == 1, "what was read on top did not change it"
 
 
 def test_an_unknown_preset() -> None:
-    with pytest.raises(ConfigError, match=r"'publish'(.|\n)*'published'"):
-        preset("publish")
+    for find in (preset, lambda name: load(preset=name), lambda name: layered(preset=name)):
+        with pytest.raises(ConfigError, match=r"'publish'(.|\n)*'published'"):
+            find("publish")
+
+
+def test_overrides_may_be_tables_and_a_base_lies_below_the_preset() -> None:
+    config = load(None, ["training.seed=1", {"training": {"iterations": 7, "seed": 2}}, "training.seed=3"])
+    assert (config.training.iterations, config.training.seed) == (7, 3)
+    base = {"estimator": {"chunk": 4, "sigma": 0.5}}
+    assert layered(None, [{"estimator": {"clip": 1}}], "published", base)["estimator"] == {
+        **preset("published").settings["estimator"],
+        "sigma": 0.5,
+        "clip": 1,
+    }
+    assert base == {"estimator": {"chunk": 4, "sigma": 0.5}}
+    with pytest.raises(ConfigError, match="unknown key 'trainng' in the overrides"):
+        load(None, [{"trainng": {}}])
+
+
+def test_an_error_of_the_file_names_the_file_whatever_lies_on_top(tmp_path: Path) -> None:
+    path = written(tmp_path, "[training]\niteration = 3\n")
+    assert str(path) in refusal(path, ["training.iterations=3"])
 
 
 def test_layers_are_merged_by_section() -> None:

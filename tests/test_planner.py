@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import runs
+from torch.utils.checkpoint import checkpoint
 
 from rlr_core.cli import main
 from rlr_core.config import RunConfig, load
@@ -26,6 +29,8 @@ from rlr_core.planner.footprint import LORA, WEIGHTS, Footprint, rehearse, short
 from rlr_core.planner.ladder import first_that_fits, ladder, savings, smaller_chunks
 from rlr_core.planner.live import LiveTensors
 from rlr_core.planner.machine import ITSELF, Machine
+from rlr_core.planner.on_meta import AsOn
+from rlr_core.planner.rehearsal import Rehearsal
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.runner import request_stop, resume, start
@@ -137,6 +142,47 @@ def test_a_prediction_leaves_the_libraries_as_they_were(workshop) -> None:
     rehearse(runs.config(workshop), "cuda")
     assert dict(vars(torch.nn.functional)) == before
     assert float(torch.ones(2).sum()) == 2
+
+
+def linear_on_meta() -> torch.dtype:
+    """What a layer gives on `meta` where autocast is asked for: float32, or the lower precision where it is stood in for."""
+    x = torch.empty(2, 2, device="meta")
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.nn.functional.linear(x, x).dtype
+
+
+def test_a_prediction_touches_no_other_thread() -> None:
+    with AsOn("cpu"), ThreadPoolExecutor(1) as elsewhere:
+        functions = dict(vars(torch.nn.functional))
+        assert elsewhere.submit(linear_on_meta).result() == torch.float32
+        assert linear_on_meta() == torch.bfloat16
+    assert dict(vars(torch.nn.functional)) == functions and linear_on_meta() == torch.float32
+
+
+def test_what_is_run_again_on_the_way_back_is_predicted_too() -> None:
+    given: list[torch.dtype] = []
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        given.append(linear_on_meta())
+        return x.square()
+
+    x = torch.empty(2, device="meta", requires_grad=True)
+    with AsOn("cpu"):
+        (y,) = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).sum(), x)
+    assert y.shape == x.shape and given == [torch.bfloat16] * 2
+
+
+def test_a_layer_of_attention_is_looked_into() -> None:
+    """torch's own layer calls the functions that are stood in for."""
+    layer, x = torch.nn.MultiheadAttention(8, 2, device="meta"), torch.empty(100, 1, 8, device="meta")
+
+    def peak(mode: Any) -> int:
+        with Rehearsal() as seen, mode:
+            layer(x, x, x, need_weights=False)
+        return seen.peak
+
+    matrix = 2 * 100 * 100 * 4  # of all pairs, for two heads
+    assert peak(AsOn("cpu")) < matrix <= peak(nullcontext())
 
 
 def test_what_lives_does_not_count_views_of_what_was_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -88,19 +89,13 @@ def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(calls, name, worksh
     settings = {"estimator__name": name} | ({"estimator__batch_reuse": 2} if name == "ddpo" else {})
     settings |= {"estimator__baseline": "running_mean", "training__iterations": 4}
     runner.start(runs.config(workshop, **settings), tmp_path / "straight", lambda event: None)
-    setup = runner.prepare
-    folder, seen = tmp_path / "run", [0]
-
-    def stopped_at(config, should_stop):
-        def look() -> bool:
-            seen[0] += 1
-            return seen[0] == calls or should_stop()
-
-        return setup(config, look)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "prepare", stopped_at)
-        directory = runner.start(runs.config(workshop, **settings), folder, lambda event: None)
+    folder, asked = tmp_path / "run", itertools.count(1)
+    directory = runner.start(
+        runs.config(workshop, **settings),
+        folder,
+        lambda event: None,
+        should_stop=lambda: next(asked) == calls,
+    )
     assert directory.state().state == "stopped"
     runner.resume(folder, lambda event: None)
     runs.assert_same_run(folder, tmp_path / "straight")

@@ -25,6 +25,7 @@ from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, St
 from rlr_core.runs import log, report, runner
 from rlr_core.runs.directory import RunDirectory, free_folder, list_runs
 from rlr_core.runs.pictures import read_picture
+from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.summary import Comparison, Summary
 
 
@@ -54,7 +55,7 @@ def test_a_finished_run_has_everything(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "after.png", "before.png", "before_after.png", "checkpoints", "config.toml", "events.jsonl",
         "previews", "report.html", "reward.png", "rlr-lora-best.json", "rlr-lora-best.safetensors",
-        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock",
+        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock", "worker.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000004.pt", "000006.pt"]
     assert len(list((finished / "previews").iterdir())) == 4
@@ -105,15 +106,15 @@ def test_the_config_in_the_folder_needs_nothing_else(workshop, tmp_path, monkeyp
     config = runs.config(
         workshop, model__checkpoint="checkpoint", prompts__file=str(tmp_path / "prompts.txt")
     )
-    config = runner.self_contained(config)
+    config = self_contained(config)
     assert config.model.checkpoint == str(workshop / "checkpoint")
     assert config.prompts.train == ["a b", "c d", "e f", "a b", "c d"] and config.prompts.file == ""
-    assert runner.self_contained(runs.config(workshop, reward__name="reward.py:red")).reward.name == str(
+    assert self_contained(runs.config(workshop, reward__name="reward.py:red")).reward.name == str(
         workshop / "reward.py:red"
     )
     (workshop / "embedded").mkdir()
-    embedded = runner.self_contained(load(None))
-    assert embedded == load(None), "names are not paths"
+    weights = f"reward.folder={workshop / 'models' / 'rewards'}"
+    assert self_contained(load()) == load(None, [weights]), "names are not paths"
 
 
 # the report

@@ -20,7 +20,6 @@ from rlr_core.estimators import Part
 from rlr_core.rewards import FunctionReward
 from rlr_core.trainer import Evaluation, Iteration, NewBest, Painting, Preview, Skipped, Trainer, prepare
 from rlr_core.trainer.prompts import deal, held_out_prompts, read_prompts, training_prompts
-from rlr_core.trainer.setup import choose_device
 from rlr_core.trainer.weighing import Weighing
 
 
@@ -338,7 +337,3 @@ def test_a_batch_that_shares_one_perturbation_is_told(workshop):
     settings = {"estimator__name": "v3", "estimator__chunk": 4, "estimator__first_order_steps": 4}
     with pytest.warns(UserWarning, match="shares one perturbation"):
         trainer(workshop, **settings)
-
-
-def test_the_device():
-    assert choose_device("cpu").type == "cpu" and choose_device("auto").type in ("cpu", "cuda", "mps")

@@ -53,7 +53,7 @@ class Stopwatch:
     def lap(self) -> None:
         """Count the time since the last lap for the spans that are open."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.seconds[": ".join(self._open) or REST] += now - self._since
         self._since = now

@@ -38,12 +38,13 @@ def memory(settings: dict[str, Any]) -> dict[str, Any]:
 def peak_megabytes(trainer: Any) -> float:
     """Peak of the estimate of one batch, in 10⁶ bytes."""
     batch, setup = trainer.batch(), trainer.setup
-    if setup.model.device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    device = setup.model.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         setup.estimator(setup.problem, batch)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     with LiveTensors() as live:
         setup.estimator(setup.problem, batch)
     return live.peak / 1e6

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlr_core.config import RunConfig, from_dict, merged, to_dict
+from rlr_core.config import RunConfig, from_dict, layered, merged, to_dict
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import unread_settings
-from rlr_core.presets import preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,7 +89,7 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
             f"compare it with {SHIPPED}",
         )
     rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
-    settings = merged(_sections(shared), preset(entry.get("preset", "default")).settings, _sections(entry))
+    settings = layered(None, [_sections(entry)], entry.get("preset", "default"), _sections(shared))
     seeds = entry.get("seeds", shared.get("seeds", 5))
     method = Method(name, entry.get("label", name), settings, rates, seeds)
     method.config(base_settings())  # refuses what is unknown

@@ -54,19 +54,20 @@ FEW: dict[str, Models] = {"cuda": (), "cpu": (("sdxl", 128, "bfloat16"), ("sd1",
 
 def plan_settings(device: str, *, quick: bool) -> list[dict[str, Any]]:
     """What defines the jobs of `predicted_and_measured`; quick: some, of the embedded checkpoint. Raises `ConfigError`."""
-    if device not in FULL:
+    kind = device.partition(":")[0]
+    if kind not in FULL:
         raise ConfigError(f"--device {device}", f"one of {', '.join(FULL)}", "choose one of them")
     if quick:
         return [_settings(device, "embedded", 0, "float32", name) for name in (PLAIN, BOTH, THRIFTY)]
-    jobs = [(model, name) for model in FULL[device] for name in CASES]
-    jobs += [(model, name) for model in FEW[device] for name in (PLAIN, THRIFTY)]
+    jobs = [(model, name) for model in FULL[kind] for name in CASES]
+    jobs += [(model, name) for model in FEW[kind] for name in (PLAIN, THRIFTY)]
     return [_settings(device, *model, name) for model, name in jobs]
 
 
 def _settings(device: str, family: str, size: int, precision: str, name: str) -> dict[str, Any]:
     checkpoint = family if family == "embedded" else str(FAMILIES[family].configs)
     common = [f"model.checkpoint={checkpoint}", f"model.precision={precision}", f"model.device={device}"]
-    common += [f"sampling.size={size}", f"sampling.steps={10 if device == 'cuda' else 4}"]
+    common += [f"sampling.size={size}", f"sampling.steps={10 if device.startswith('cuda') else 4}"]
     common += ["prompts.train=['a red circle']", "training.batch_size=2", "training.prompts_per_batch=1"]
     config = to_dict(load(None, [*common, *CASES[name]]))
     return {"study": "plan", "family": family, "size": size, "case": name, "config": config}
@@ -75,7 +76,7 @@ def _settings(device: str, family: str, size: int, precision: str, name: str) ->
 def predicted_and_measured(settings: dict[str, Any]) -> dict[str, Any]:
     """Bytes of an iteration: {"predicted", "tensors", "process", "seconds"}."""
     config = from_dict(settings["config"])
-    predicted = sum(rehearse(config, config.model.device).training.values())
+    predicted = sum(rehearse(config, torch.device(config.model.device).type).training.values())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return {"predicted": predicted, **pool.apply(measured, (settings,))}
 
@@ -111,13 +112,14 @@ def load_random(settings: ModelConfig, device: torch.device) -> Model:
 
 def on_card(iterate: Callable[[], Any], setup: Setup) -> tuple[int, float]:
     """The allocator's peak of tensors and the seconds of an iteration, the second one: the first warms up."""
+    device = setup.model.device
     iterate()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     assert isinstance(iterate(), Iteration)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated(), time.perf_counter() - began
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device), time.perf_counter() - began
 
 
 def in_main_memory(iterate: Callable[[], Any], setup: Setup) -> tuple[int, float]:
@@ -140,7 +142,7 @@ def resident(setup: Setup) -> int:
 
 def plan_cells(rows: Sequence[dict[str, Any]], device: str) -> list[list[str]]:
     """Of the table."""
-    itself = int(ITSELF[device])
+    itself = int(ITSELF[torch.device(device).type])
     return [
         [row["model"], row["case"], _gb(row["predicted"]), _gb(row["tensors"]), _off(row["predicted"], row["tensors"]),
          _gb(row["process"]), _off(row["predicted"] + itself, row["process"]), f"{row['seconds']:.1f} s"]

@@ -105,11 +105,11 @@ def usage(call: Callable[[], Any], device: str) -> Usage:
         with LiveTensors() as live:
             took = seconds(call, device)
         return Usage(took, live.peak / MB)
-    held = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
     call()
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - held
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - held
     return Usage(seconds(call, device), peak / MB)
 
 
@@ -119,5 +119,5 @@ def seconds(call: Callable[[], Any], device: str) -> float:
     began = clock()
     call()
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return clock() - began

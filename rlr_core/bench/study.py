@@ -28,6 +28,7 @@ from rlr_core.bench.store import Store
 from rlr_core.bench.terms import has_terms, terms, terms_settings
 from rlr_core.bench.variance import product, reference, reference_settings, variance, variance_settings
 from rlr_core.errors import ConfigError
+from rlr_core.markdown import table
 from rlr_core.storage import write_text
 
 ROUNDS = 3
@@ -45,7 +46,7 @@ class Desk:
     Attributes:
         folder: of results and plots.
         workers: jobs at a time.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda", a card by its number as "cuda:1", or "mps".
     """
 
     folder: Path
@@ -375,16 +376,3 @@ def _pm(value: Mapping[str, float]) -> str:
 
 def _exponent(value: float) -> int:
     return math.floor(math.log10(value)) if value > 0 else -3
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned."""
-    widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return (
-        "\n".join([line(titles), line(["-" * width for width in widths]), *[line(row) for row in rows]])
-        + "\n"
-    )

@@ -37,7 +37,7 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
         study.add_argument(
             "--workers", type=int, default=os.cpu_count() or 1, help="jobs at a time, one core each"
         )
-        study.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+        study.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps (default: %(default)s)")
         study.add_argument(
             "--quick", action="store_true", help="a few minutes: to see that it works, not for evidence"
         )
@@ -73,7 +73,7 @@ def _add_bench_rewards(studies: Any, late: Callable[..., Any]) -> None:
     )
     study.set_defaults(command=late, study="rewards")
     study.add_argument("--only", default="", metavar="A,B,C", help="of the rewards, only these")
-    study.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    study.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: %(default)s)")
     study.add_argument(
         "--precision",
         default="float32",
@@ -98,6 +98,9 @@ def _bench_rewards(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Carry a study out and print its table."""
+    from rlr_core.trainer.setup import choose_device
+
+    options.device = str(choose_device(options.device))
     if options.study == "rewards":
         _bench_rewards(options)
         return

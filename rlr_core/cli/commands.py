@@ -16,8 +16,7 @@ from rlr_core.cli.score import score
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
 from rlr_core.errors import RunError
-from rlr_core.presets import preset
-from rlr_core.runs.directory import RunDirectory, RunState, free_folder, list_runs
+from rlr_core.runs.directory import RUNS, RunDirectory, RunState, free_folder, list_runs
 from rlr_core.runs.summary import Summary, short
 
 __all__ = [
@@ -25,31 +24,32 @@ __all__ = [
     "score", "stop", "train",
 ]  # fmt: skip
 
-RUNS = Path("runs")
-
 
 def demo(options: argparse.Namespace) -> None:
     """Train on the embedded checkpoint."""
     print(
         "This demo trains a LoRA that mends a weakness of a small embedded checkpoint: it often paints the wrong colour."
     )
-    _start(_load(DEMO, options), options.run, "demo")
+    _start(_load(DEMO, options), options, "demo")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train as a config file says."""
-    _start(_load(options.config, options), options.run, options.config.stem)
+    _start(_load(options.config, options), options, options.config.stem)
 
 
 def _load(path: Path | None, options: argparse.Namespace) -> RunConfig:
-    """Preset, then file, then --set."""
-    return load(path, options.set, preset(options.preset).settings)
+    return load(path, options.set, options.preset)
 
 
-def _start(config: RunConfig, folder: Path | None, name: str) -> None:
+def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
+    from rlr_core.runs.launch import launch
     from rlr_core.runs.runner import start
 
-    folder = folder or free_folder(RUNS, name)
+    if options.detach:
+        _tell_launched(launch(config, options.run, name))
+        return
+    folder = options.run or free_folder(RUNS, name)
     directory = RunDirectory(folder)
     directory.refuse_if_taken()
     print(
@@ -64,7 +64,12 @@ def _start(config: RunConfig, folder: Path | None, name: str) -> None:
 def resume(options: argparse.Namespace) -> None:
     """Go on with a run."""
     from rlr_core.runs import runner
+    from rlr_core.runs.launch import launch_resume
 
+    if options.detach:
+        launch_resume(options.run)
+        _tell_launched(options.run)
+        return
     directory = RunDirectory.open(options.run)
     state = directory.state()
     came = "failed" if state.state == "failed" else f"was {state.state}"
@@ -72,6 +77,13 @@ def resume(options: argparse.Namespace) -> None:
     with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
         runner.resume(options.run, narrator)
     _tell_outcome(directory)
+
+
+def _tell_launched(folder: Path) -> None:
+    print(
+        f"The run in {folder} goes on by itself, whatever becomes of this terminal; its output is in {folder / 'worker.log'}.\n"
+        f"How far it is:  rlr runs {shlex.quote(str(folder.parent))}\nStop it:        rlr stop {shlex.quote(str(folder))}"
+    )
 
 
 def _tell_outcome(directory: RunDirectory) -> None:

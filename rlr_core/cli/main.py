@@ -19,8 +19,8 @@ from rlr_core.cli.plan import add_plan
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
+from rlr_core.config import PRESETS
 from rlr_core.errors import RLRError
-from rlr_core.presets import PRESETS
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
     resume = _command(commands, "resume", "go on with a run that was stopped or interrupted")
     resume.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    _add_detach(resume)
 
     stop = _command(commands, "stop", "ask a run to save a checkpoint and stop")
     stop.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
@@ -132,8 +133,15 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--run", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)"
     )
+    _add_detach(command)
     _add_preset(command)
     _add_settings(command)
+
+
+def _add_detach(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--detach", action="store_true", help="in a process of its own, which outlives this terminal"
+    )
 
 
 def _add_preset(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from rlr_core.families import FAMILIES
+from rlr_core.markdown import table
 
 CARDS = (6.0, 8.0, 12.0, 16.0, 24.0)
 """GB of the cards that people have."""
@@ -40,7 +41,7 @@ def add_plan(command: argparse.ArgumentParser) -> None:
         help="plan for any checkpoint of this family, none being given",
     )
     command.add_argument(
-        "--device", default="cuda", choices=("cuda", "cpu", "mps"), help="to plan for (default: %(default)s)"
+        "--device", default="cuda", help="to plan for: cuda, cuda:1, cpu or mps (default: %(default)s)"
     )
 
 
@@ -53,7 +54,6 @@ def family_settings(family: str | None) -> list[str]:
 
 def plan(config: Any, cards: list[float], device: str) -> None:
     """Go down the ladder until the smallest card is enough, and print every plan."""
-    from rlr_core.bench.study import table
     from rlr_core.planner.ladder import gigabytes, ladder
     from rlr_core.planner.machine import machine_to_plan_for
 

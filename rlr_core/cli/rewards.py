@@ -41,10 +41,10 @@ def rewards(options: argparse.Namespace) -> None:
         return
     print(f"always there: {', '.join(REWARDS)}, and your own file.py:function\n")
     for name in options.names or PUBLISHED:
-        print(describe(PUBLISHED[name], options.folder))
+        print(listing(PUBLISHED[name], options.folder))
 
 
-def describe(published: Published, folder: Path) -> str:
+def listing(published: Published, folder: Path) -> str:
     """A reward and where each of its files is, or has to be put."""
     from rlr_core.rewards.published_files import find
 

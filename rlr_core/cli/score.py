@@ -35,7 +35,7 @@ def add_score(command: argparse.ArgumentParser) -> None:
         "--statistics", action="store_true", help="saturation, edge density, entropy, diversity"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
 
 def score(options: argparse.Namespace) -> None:

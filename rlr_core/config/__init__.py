@@ -3,6 +3,7 @@
 Unknown keys are errors that name the nearest key. Every field's comment is what `rlr config` prints beside it.
 """
 
+from rlr_core.config.presets import PRESETS, Preset, preset
 from rlr_core.config.sections import (
     AlarmConfig,
     EstimatorConfig,
@@ -18,10 +19,11 @@ from rlr_core.config.sections import (
     Size,
     TrainingConfig,
 )
-from rlr_core.config.tables import from_dict, merged, to_dict
-from rlr_core.config.toml import load, to_toml
+from rlr_core.config.tables import Tables, from_dict, merged, to_dict
+from rlr_core.config.toml import layered, load, to_toml
 
 __all__ = [
+    "PRESETS",
     "AlarmConfig",
     "EstimatorConfig",
     "InferenceConfig",
@@ -29,15 +31,19 @@ __all__ = [
     "MemoryConfig",
     "ModelConfig",
     "OutputConfig",
+    "Preset",
     "PromptConfig",
     "RewardConfig",
     "RunConfig",
     "SamplingConfig",
     "Size",
+    "Tables",
     "TrainingConfig",
     "from_dict",
+    "layered",
     "load",
     "merged",
+    "preset",
     "to_dict",
     "to_toml",
 ]

@@ -15,11 +15,21 @@ Sizes = int | list[int] | list[list[int]]
 """As a config gives sizes: the side of a square (0: the model's own), [width, height], or a list of several [width, height]."""
 
 
+DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
+"""What a device's name looks like."""
+
+
 def setting(
-    default: Any, comment: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float = MOST
+    default: Any,
+    comment: str,
+    *,
+    choices: tuple[str, ...] = (),
+    form: str = "",
+    low: float | None = None,
+    high: float = MOST,
 ) -> Any:
-    """A config field with its comment, its allowed values, or its least and greatest value."""
-    metadata = {"comment": comment, "choices": choices, "low": low, "high": high}
+    """A config field with its comment; what is allowed are certain values, a form (regular expression), or a range."""
+    metadata = {"comment": comment, "choices": choices, "form": form, "low": low, "high": high}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -44,7 +54,7 @@ class ModelConfig:
     )
     allow_pickle: bool = setting(False, "read a pickled checkpoint (.ckpt), weights only")
     precision: str = setting("float32", "of the frozen weights", choices=("float32", "bfloat16", "float16"))
-    device: str = setting("auto", "", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = setting("auto", "auto, cpu, mps, cuda, or a card by its number, as cuda:1", form=DEVICE)
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from typing import Any, get_type_hints
 
 from rlr_core.config.sections import MOST, RunConfig, Sizes
 from rlr_core.errors import ConfigError
 
+Tables = dict[str, Any]
+"""Section → key → value."""
 
-def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
+
+def from_dict(values: Tables, source: str = "config") -> RunConfig:
     """A config from nested tables. Raises `ConfigError` for unknown keys, wrong types and values out of range."""
     sections = {f.name: f for f in dataclasses.fields(RunConfig)}
     _refuse_unknown(values, sections, source)
@@ -23,14 +27,14 @@ def from_dict(values: dict[str, Any], source: str = "config") -> RunConfig:
     )
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
+def to_dict(config: RunConfig) -> Tables:
     """Nested tables, as `from_dict` reads them."""
     return dataclasses.asdict(config)
 
 
-def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+def merged(*layers: Tables) -> Tables:
     """Sections of settings on top of each other, the last one uppermost. What is not a table replaces what it is put on."""
-    together: dict[str, Any] = {}
+    together: Tables = {}
     for layer in layers:
         for section, table in layer.items():
             below = together.get(section)
@@ -109,10 +113,12 @@ def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any
     value = _as_kind(given, kind)
     if value is None:
         raise ConfigError(f"{name} = {given!r}", KINDS[kind], f"see `rlr config` for {name}")
-    choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
+    choices, form, low, high = (f.metadata[key] for key in ("choices", "form", "low", "high"))
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
+    if form and not re.fullmatch(form, value):
+        raise ConfigError(f"{name} = {value!r}", f.metadata["comment"], "correct it")
     if low is not None and not low <= value <= high:
         wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
         raise ConfigError(f"{name} = {value!r}", wanted, "correct it")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlr_core.config import presets
 from rlr_core.config.sections import RunConfig
-from rlr_core.config.tables import from_dict, merged
+from rlr_core.config.tables import Tables, from_dict, merged
 from rlr_core.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -18,15 +20,25 @@ else:
 
 
 def load(
-    path: Path | None, overrides: list[str] | None = None, base: dict[str, dict[str, Any]] | None = None
+    file: Path | None = None, overrides: Sequence[str | Tables] = (), preset: str = "default"
 ) -> RunConfig:
-    """Read a TOML file (none: the defaults) on top of the settings `base`, and apply `section.key=value` overrides."""
-    values = merged(base or {}, _read_toml(path) if path else {})
-    for override in overrides or []:
-        section, key, value = _parse_override(override)
-        if isinstance(values.get(section, {}), dict):  # else `from_dict` refuses it
-            values = merged(values, {section: {key: value}})
-    return from_dict(values, str(path or "--set"))
+    """A config from a preset, a TOML file (none: the preset alone) and overrides: see `layered`."""
+    return from_dict(layered(file, overrides, preset), "the overrides")
+
+
+def layered(
+    file: Path | None = None,
+    overrides: Sequence[str | Tables] = (),
+    preset: str = "default",
+    base: Tables | None = None,
+) -> Tables:
+    """Settings on top of each other: `base`, the preset, the file, then the overrides one by one.
+
+    An override is a text `section.key=value` or a table of sections. Raises `ConfigError` for an unknown preset, for a file
+    that is no config by itself, and for a text of another form; whoever makes a config of the result checks the overrides.
+    """
+    tables = [_parse_override(each) if isinstance(each, str) else each for each in overrides]
+    return merged(base or {}, presets.preset(preset).settings, _read_settings(file) if file else {}, *tables)
 
 
 def to_toml(config: RunConfig, *, comments: bool = True) -> str:
@@ -70,6 +82,13 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
+def _read_settings(path: Path) -> Tables:
+    """What a file says. It is checked alone, so that an error names the file, whatever lies on top of it."""
+    settings = _read_toml(path)
+    from_dict(settings, str(path))
+    return settings
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -86,7 +105,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _parse_override(text: str) -> tuple[str, str, Any]:
+def _parse_override(text: str) -> Tables:
     """`section.key=value`; the value is TOML, or else plain text."""
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
@@ -95,6 +114,6 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
             f"--set {text}", "--set section.key=value", "for example --set training.iterations=100"
         )
     try:
-        return section, key, tomllib.loads(f"value = {value}")["value"]
+        return {section: {key: tomllib.loads(f"value = {value}")["value"]}}
     except tomllib.TOMLDecodeError:
-        return section, key, value.strip()
+        return {section: {key: value.strip()}}

@@ -11,7 +11,7 @@ import torch
 
 from rlr_core.config import RunConfig
 from rlr_core.models import load_configured
-from rlr_core.planner.on_meta import as_on
+from rlr_core.planner.on_meta import AsOn
 from rlr_core.planner.rehearsal import Rehearsal, RehearsedModel
 from rlr_core.trainer import Materials, Setup, Trainer, prepare, score
 
@@ -50,7 +50,7 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
     materials = Materials(
         load=lambda settings, on: RehearsedModel.of(load_configured(settings, on), rehearsal)
     )
-    with rehearsal, as_on(device), warnings.catch_warnings(), ExitStack() as stack:
+    with rehearsal, AsOn(device), warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
         with rehearsal.part(WEIGHTS):
             setup = stack.enter_context(prepare(short, device=META, materials=materials))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from rlr_core.config.sections import DEVICE
 from rlr_core.errors import StorageError
 from rlr_core.planner.footprint import Footprint
-from rlr_core.storage import write_text
+from rlr_core.storage import cache_folder, write_text
+from rlr_core.trainer.setup import choose_device, devices_here
 
 ITSELF = {"cuda": 0.75e9, "mps": 0.5e9, "cpu": 0.9e9}
 """Bytes that no tensor has: context, libraries, workspaces. Measured on a CPU; assumed elsewhere, until a run was measured."""
@@ -57,12 +59,12 @@ def this_machine(device: torch.device) -> Machine:
     return Machine(device.type, name, half, read_measured().get(name, {}))
 
 
-def machine_to_plan_for(kind: str) -> Machine:
-    """This computer's device of that kind where it has one; else any of the last years."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if available[kind]:
-        return this_machine(torch.device(kind))
-    return Machine(kind, f"{kind}: any", "bfloat16" if kind == "cuda" else "")
+def machine_to_plan_for(device: str) -> Machine:
+    """This computer's device of that name; where it has none of its kind, any of the last years. Raises `ConfigError`."""
+    kind = device.partition(":")[0]
+    if re.fullmatch(DEVICE, device) and kind in ITSELF and kind not in devices_here():
+        return Machine(kind, f"{kind}: any", "bfloat16" if kind == "cuda" else "")
+    return this_machine(choose_device(device))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -128,8 +130,5 @@ def read_measured() -> dict[str, dict[str, Any]]:
 
 
 def measured_file() -> Path:
-    """In the user's cache folder, or in the one that RLR_CACHE names."""
-    places = {"win32": ("LOCALAPPDATA", "~/AppData/Local"), "darwin": ("", "~/Library/Caches")}
-    variable, default = places.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
-    folder = os.environ.get("RLR_CACHE") or os.environ.get(variable) or default
-    return Path(folder).expanduser() / "rlr" / "measured.json"
+    """In the user's cache folder."""
+    return cache_folder() / "measured.json"

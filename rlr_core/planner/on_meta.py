@@ -1,41 +1,59 @@
-"""What torch's `meta` device lacks: attention without the matrix of all pairs, and autocast."""
+"""What torch's `meta` device lacks: attention without the matrix of all pairs, and autocast.
+
+A mode of torch stands in for some of its functions: in this thread alone and only inside its `with`, so that what else the
+process computes meanwhile is not touched.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-LOWER = ("linear", "conv2d", "scaled_dot_product_attention")
+LOWER = functional.linear, functional.conv2d, functional.scaled_dot_product_attention
 """Functions that autocast lets compute in the lower precision."""
-FLOAT32 = ("group_norm", "layer_norm", "softmax")
+FLOAT32 = functional.group_norm, functional.layer_norm, functional.softmax
 """Those that it lets compute in float32 on a graphics card; on a CPU they keep their input's."""
+DOORS = functional.multi_head_attention_forward, torch.autograd.grad
+"""Functions written in Python inside which the mode is wanted, too: the way back runs what is checkpointed again."""
 
 
-@contextmanager
-def as_on(device: str) -> Iterator[None]:
-    """Inside, networks on `meta` compute what they would on `device`."""
-    kept = {name: getattr(functional, name) for name in (*LOWER, *FLOAT32)}
-    attention = partial(_attention, kept["scaled_dot_product_attention"])
-    raised = FLOAT32 if device != "cpu" else ()
-    for name in LOWER:
-        setattr(functional, name, _lowered(attention if name.startswith("scaled") else kept[name]))
-    for name in raised:
-        setattr(functional, name, _raised(kept[name]))
-    try:
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(functional, name, function)
+class AsOn(TorchFunctionMode):
+    """Inside, networks on `meta` compute what they would on a device of the kind `device` ("cuda", "cpu", "mps")."""
 
+    def __init__(self, device: str):
+        super().__init__()
+        self._raised = FLOAT32 if device != "cpu" else ()
 
-def _attention(ordinary: Callable[..., Tensor], query: Tensor, *others: Any, **options: Any) -> Tensor:
-    return (_fused if query.is_meta else ordinary)(query, *others, **options)
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in DOORS:
+            return self._inside(func, args, kwargs)
+        if func in LOWER:
+            args = tuple(_cast(arg, torch.get_autocast_dtype("cpu")) for arg in args)
+        elif func in self._raised:
+            args = tuple(_cast(arg, torch.float32) for arg in args)
+            kwargs = {name: _cast(value, torch.float32) for name, value in kwargs.items()}
+        fuse = func is functional.scaled_dot_product_attention and args[0].is_meta
+        return (_fused if fuse else func)(*args, **kwargs)
+
+    def _inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call `func` under the mode, of which torch lets go while it asks it.
+
+        Its first lines would ask again, without end: a copy of it is called for which there is nobody to ask.
+        """
+        names = {**func.__globals__, "has_torch_function": lambda tensors: False}
+        copy = FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+        copy.__kwdefaults__ = func.__kwdefaults__
+        with self:
+            return copy(*args, **kwargs)
 
 
 def _fused(
@@ -53,20 +71,6 @@ def _fused(
     options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
     attend = torch.ops.aten._scaled_dot_product_efficient_attention
     return attend(query, key, value, None, keep, **options)[0]
-
-
-def _lowered(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *args, **options: function(
-        *(_cast(arg, torch.get_autocast_dtype("cpu")) for arg in args), **options
-    )
-
-
-def _raised(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def call(*args: Any, **options: Any) -> Tensor:
-        options = {name: _cast(value, torch.float32) for name, value in options.items()}
-        return function(*(_cast(arg, torch.float32) for arg in args), **options)
-
-    return call
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

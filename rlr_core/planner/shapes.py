@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
 
 
-Recipe = Sizes | int | None
+Outcome = Sizes | int | None
 """A new tensor, an argument's number, or nothing."""
 AGAIN = "carry it out every time"
 
@@ -48,16 +48,16 @@ class Shapes:
         try:
             key = _key(func, args, kwargs)
             if key in self._known:
-                recipe, flops = self._known[key]
-                return _followed(recipe, args), flops
+                outcome, flops = self._known[key]
+                return _given_again(outcome, args), flops
         except Unfit:
             return _carried_out(func, args, kwargs)
         out, flops = _carried_out(func, args, kwargs)
         try:
-            recipe = _recipe(out, args, kwargs)
+            outcome = _outcome(out, args, kwargs)
         except Unfit:
-            recipe = AGAIN
-        self._known[key] = (recipe if key == _key(func, args, kwargs) else AGAIN), flops
+            outcome = AGAIN
+        self._known[key] = (outcome if key == _key(func, args, kwargs) else AGAIN), flops
         return out, flops
 
 
@@ -85,7 +85,7 @@ def _facts(value: Any) -> Any:
     raise Unfit
 
 
-def _recipe(out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe | list[Recipe]:
+def _outcome(out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome | list[Outcome]:
     """How to give `out` again."""
     given = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
     if isinstance(out, tuple):
@@ -93,7 +93,7 @@ def _recipe(out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe |
     return _part(out, args, given)
 
 
-def _part(out: Any, args: tuple[Any, ...], given: set[int]) -> Recipe:
+def _part(out: Any, args: tuple[Any, ...], given: set[int]) -> Outcome:
     """`given`: the storages that are not new; that of `out` is added to them."""
     if out is None:
         return None
@@ -109,11 +109,11 @@ def _part(out: Any, args: tuple[Any, ...], given: set[int]) -> Recipe:
     return sizes
 
 
-def _followed(recipe: Any, args: tuple[Any, ...]) -> Any:
-    if isinstance(recipe, Sizes):
-        return recipe.made()
-    if isinstance(recipe, list):
-        return tuple(_followed(part, args) for part in recipe)
-    if recipe is AGAIN:
+def _given_again(outcome: Any, args: tuple[Any, ...]) -> Any:
+    if isinstance(outcome, Sizes):
+        return outcome.made()
+    if isinstance(outcome, list):
+        return tuple(_given_again(part, args) for part in outcome)
+    if outcome is AGAIN:
         raise Unfit
-    return None if recipe is None else args[recipe]
+    return None if outcome is None else args[outcome]

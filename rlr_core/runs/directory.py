@@ -2,6 +2,8 @@
 
 config.toml              everything that defines the run
 events.jsonl             what happened, append-only
+start/                   the LoRA file that the run goes on from, if it does
+worker.json, worker.log  who works on it, or was the last to; what a process that was started for it printed
 checkpoints/000010.pt    LoRA, optimizer, estimator, iteration
 previews/000010.png      pictures at fixed prompts and seeds
 <name>.safetensors       the LoRA
@@ -10,11 +12,13 @@ before_after.png, reward.png, report.html
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,13 @@ from filelock import FileLock, Timeout
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.errors import RLRError, RunError
 from rlr_core.runs import log
+from rlr_core.runs.worker import Worker
 from rlr_core.storage import storing, write_atomically, write_text
+
+RUNS = Path("runs")
+"""Where runs are that are given no folder."""
+PATIENCE, GLANCE = 1.0, 0.05
+"""Seconds for which a run waits for its folder, and a view before it believes it held: views look by taking the lock."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +43,12 @@ class RunState:
     """A run as its folder tells it.
 
     Attributes:
-        state: "running", "finished", "stopped", "failed", "interrupted" (killed, power lost), or "damaged".
+        state: "starting" (a process is about to take it up), "running", "finished", "stopped", "failed", "interrupted"
+            (killed, power lost), or "damaged".
         iteration: of `iterations`.
         first, latest: mean reward of the first and the latest iteration, None before there are any.
         message: why it failed, what raised the alarm, or what is damaged.
+        worker: who works on it, or was the last to.
     """
 
     folder: Path
@@ -46,6 +58,7 @@ class RunState:
     first: float | None
     latest: float | None
     message: str
+    worker: Worker | None = None
 
 
 class RunDirectory:
@@ -58,6 +71,8 @@ class RunDirectory:
         self.checkpoints = self.folder / "checkpoints"
         self.previews = self.folder / "previews"
         self.stop_file = self.folder / "stop"
+        self.worker_file = self.folder / "worker.json"
+        self.worker_log = self.folder / "worker.log"
         self._lock = FileLock(self.folder / "run.lock")
 
     def refuse_if_taken(self) -> None:
@@ -69,13 +84,29 @@ class RunDirectory:
                 f"choose another with --run, or go on with it: rlr resume {self.folder}",
             )
 
+    def refuse_if_finished(self) -> None:
+        """Nothing is left to do."""
+        if self.finished:
+            raise RunError(
+                f"the run {self.folder} is finished",
+                "a run that has something left to do",
+                "start a new one",
+            )
+
     def create(self, config: RunConfig) -> None:
-        """Make the folder and write the config. The lock is held by the caller."""
+        """Write the config, and beside it the LoRA file that it goes on from. The lock is held by the caller."""
         self.refuse_if_taken()
+        if config.lora.start:
+            copy = self.folder / "start" / Path(config.lora.start).name
+            write_atomically(copy, lambda temporary: shutil.copyfile(config.lora.start, temporary))
+            config = _starting_from(config, str(copy.absolute()))
         self.rewrite(config)
 
     def rewrite(self, config: RunConfig) -> None:
         """Go on with another config. The lock is held by the caller."""
+        start, here = Path(config.lora.start), self.folder.absolute()
+        if config.lora.start and start.is_relative_to(here):  # so that the folder may be moved and copied
+            config = _starting_from(config, start.relative_to(here).as_posix())
         write_text(self.config_file, to_toml(config, comments=False))
 
     @classmethod
@@ -93,15 +124,20 @@ class RunDirectory:
     @property
     def config(self) -> RunConfig:
         """The run's config."""
-        return load(self.config_file)
+        config = load(self.config_file)
+        start = config.lora.start
+        return _starting_from(config, str(self.folder.absolute() / start)) if start else config
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder, so that no two processes write it; the operating system lets go of it when we die."""
+    def held(self, patience: float = PATIENCE) -> Iterator[None]:
+        """Hold the folder, so that no two processes write it; the operating system lets go of it when we die.
+
+        Leaves a note of who holds it. Raises `RunError` where another process does for `patience` seconds.
+        """
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=patience)
         except Timeout:
             raise RunError(
                 f"the run folder {self.folder} is already in use by another process",
@@ -109,6 +145,7 @@ class RunDirectory:
                 f"wait for it, or stop it: rlr stop {self.folder}",
             ) from None
         try:
+            Worker.of().write(self.worker_file)
             yield
         finally:
             self._lock.release()
@@ -119,16 +156,30 @@ class RunDirectory:
         if not self.folder.exists():
             return False
         try:
-            with FileLock(self.folder / "run.lock", timeout=0):
+            with FileLock(self.folder / "run.lock", timeout=GLANCE, poll_interval=GLANCE / 5):
                 return False
         except Timeout:
             return True
 
     @property
+    def is_active(self) -> bool:
+        """Whether a process works on the run, or is about to."""
+        return self.is_held or self._is_starting(self._last)
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether a process was started for the run that has not taken it up yet."""
+        return self._last == "launched"
+
+    @property
     def finished(self) -> bool:
         """Whether the run has come to its end."""
-        events = log.read(self.events_file)
-        return bool(events) and events[-1]["type"] == "finished"
+        return self._last == "finished"
+
+    @property
+    def _last(self) -> str:
+        """The type of the last event; "" before there is any."""
+        return _last_type(log.read(self.events_file))
 
     def save_checkpoint(self, iteration: int, state: dict[str, Any], keep: int) -> None:
         """Write a checkpoint, whole or not at all, then remove the oldest beyond `keep`."""
@@ -165,27 +216,57 @@ class RunDirectory:
         done = max(
             (event["iteration"] for event in events if event["type"] in ("iteration", "skipped")), default=0
         )
+        word = self._word(_last_type(events))
         return RunState(
             folder=self.folder,
-            state=self._state_word(events),
+            state=word,
             iteration=done,
             iterations=self.config.training.iterations,
             first=iterations[0]["reward"] if iterations else None,
             latest=iterations[-1]["reward"] if iterations else None,
-            message=_message(events),
+            message=_message(events) or (self._vanished(events) if word == "interrupted" else ""),
+            worker=self.worker,
         )
 
-    def _state_word(self, events: list[dict[str, Any]]) -> str:
+    @property
+    def worker(self) -> Worker | None:
+        """Who works on the run, or was the last to."""
+        return Worker.read(self.worker_file)
+
+    def _word(self, last: str) -> str:
+        """The state, where `last` is the type of the last event."""
         if self.is_held:
             return "running"
-        last = events[-1]["type"] if events else ""
-        return last if last in ("finished", "stopped", "failed") else "interrupted"
+        if last in ("finished", "stopped", "failed"):
+            return last
+        return "starting" if self._is_starting(last) else "interrupted"
+
+    def _is_starting(self, last: str) -> bool:
+        worker = self.worker
+        return last == "launched" and worker is not None and worker.lives
+
+    def _vanished(self, events: list[dict[str, Any]]) -> str:
+        """What can be told of a run whose worker left without a word. The lock says that it did: of this computer's alone."""
+        worker = self.worker
+        if worker and not worker.is_here:
+            return f"process {worker.pid} of the computer {worker.host} took it up; only there can be told whether it lives"
+        if _last_type(events) == "launched":
+            return f"the process that was started for it is gone; {self.worker_log} has its output"
+        return ""
+
+
+def _last_type(events: list[dict[str, Any]]) -> str:
+    return events[-1]["type"] if events else ""
 
 
 def _message(events: list[dict[str, Any]]) -> str:
     """Why the run failed, or else what raised the alarm."""
     told = [event for event in events if event["type"] == "alarm"] + events[-1:]
     return next((event["message"] for event in reversed(told) if event["type"] in ("alarm", "failed")), "")
+
+
+def _starting_from(config: RunConfig, start: str) -> RunConfig:
+    return dataclasses.replace(config, lora=dataclasses.replace(config.lora, start=start))
 
 
 def list_runs(root: Path) -> list[RunState]:
@@ -205,3 +286,12 @@ def free_folder(root: Path, name: str) -> Path:
     """`root/name-001`, or the next number that is free."""
     number = next(n for n in range(1, 100_000) if not (root / f"{name}-{n:03d}").exists())
     return root / f"{name}-{number:03d}"
+
+
+def reserved_folder(root: Path, name: str) -> Path:
+    """Make `free_folder`, so that nobody else takes it. Raises `StorageError`."""
+    while True:
+        folder = free_folder(root, name)
+        with storing(folder), suppress(FileExistsError):  # another process was faster: the next one
+            folder.mkdir(parents=True)
+            return folder

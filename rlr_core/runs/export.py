@@ -34,7 +34,7 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summa
     dtype = getattr(torch, output.precision)
     write_lora(file, weights, facts, kind=output.format, family=family, dtype=dtype)
     card = {
-        "description": describe(setup.reward.name, summary),
+        "description": card_text(setup.reward.name, summary),
         "sd version": family.card,
         "activation text": "",
         "preferred weight": 1.0,
@@ -67,7 +67,7 @@ def _achieved(summary: Summary) -> dict[str, str]:
     return facts
 
 
-def describe(reward: str, summary: Summary) -> str:
+def card_text(reward: str, summary: Summary) -> str:
     """For people who see the file in a host."""
     gained = _told("held-out score", summary.held_out) + _told("reward", summary.trained)
     return f"Trained towards the reward '{reward}'{gained}."

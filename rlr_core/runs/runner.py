@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from torch import Tensor
 
-from rlr_core.config import RewardConfig, RunConfig
-from rlr_core.errors import RLRError, RunError
+from rlr_core.config import RunConfig
+from rlr_core.errors import RLRError
 from rlr_core.lora import LoraWeights
 from rlr_core.planner.check import fitted, is_out_of_memory, release, smaller
 from rlr_core.planner.ladder import Plan
@@ -24,6 +22,7 @@ from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.export import export
 from rlr_core.runs.pictures import before_after, save_png, strip, to_picture
 from rlr_core.runs.report import write_report
+from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.summary import Summary
 from rlr_core.storage import write_text
 from rlr_core.trainer import (
@@ -32,6 +31,7 @@ from rlr_core.trainer import (
     Evaluation,
     Event,
     Iteration,
+    Materials,
     NewBest,
     Painting,
     Preview,
@@ -42,7 +42,6 @@ from rlr_core.trainer import (
     Trainer,
     prepare,
 )
-from rlr_core.trainer.prompts import read_prompts
 
 SHOWN = 8
 """Pictures of the evaluation that the before/after grid shows."""
@@ -51,49 +50,93 @@ MEASURED = 3
 """The iteration after which a run's memory and time are compared with what was predicted."""
 
 Listener = Callable[[Event], None]
+Loading = Callable[[RunConfig], Setup]
 
 
-def start(config: RunConfig, folder: Path, listen: Listener) -> RunDirectory:
+def start(
+    config: RunConfig,
+    folder: Path,
+    listen: Listener,
+    *,
+    materials: Materials | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunDirectory:
     """Train from the beginning in a new folder.
 
     Everything is loaded and checked first: a bad setting leaves no folder behind. Returns the folder of a run that is finished
     or was stopped (`state()` tells). Raises `RLRError`, and writes why to the log.
+
+    Args:
+        config: of the run.
+        folder: a new or empty one.
+        listen: called with every event, when it is in the log.
+        materials: model, LoRA or rewards as objects, instead of those that the config names. It is as before when the run ends.
+        should_stop: asked between two denoising steps, as the folder's stop file is; a host's button for Cancel.
+
+    An exception of the host's own kind (a `KeyboardInterrupt`, or whatever is no `Exception`), raised by `listen`, by
+    `should_stop` or in between, stops the run like a request, where its state is whole; then it goes its way.
     """
-    directory = RunDirectory(folder)
+    directory, materials = RunDirectory(folder), materials or Materials()
     directory.refuse_if_taken()
-    plan = fitted(self_contained(config))
-    config = plan.config if plan else self_contained(config)
-    setup = prepare(config, directory.stop_file.exists)
-    with directory.held():
-        directory.create(config)
+    config = self_contained(materials.named(config), keep_model=not materials.by_config)
+    recorder = _Recorder(directory, _loading(directory, materials, should_stop), materials.by_config)
+    with closing(recorder), ExitStack() as stack:
+        recorder.load(config)
+        stack.enter_context(directory.held())
         directory.remove_leftovers()
-        recorder = _Recorder(directory, setup, plan)
-        del setup  # else it would stay where the recorder gives way to a smaller plan
+        directory.create(recorder.setup.config)
+        recorder.open(directory.config)  # which names the copy of `lora.start`
         _carry_out(recorder, listen)
     return directory
 
 
-def resume(folder: Path, listen: Listener) -> RunDirectory:
-    """Go on from the newest checkpoint, or from the beginning if there is none yet.
+def resume(
+    folder: Path,
+    listen: Listener,
+    *,
+    materials: Materials | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunDirectory:
+    """Go on from the newest checkpoint, or from the beginning if there is none yet. For the rest see `start`.
 
     The device may be another one than before, or have less memory left: see `fitted`.
     """
     directory = RunDirectory.open(folder)
     with directory.held():
-        if directory.finished:
-            raise RunError(
-                f"the run {folder} is finished", "a run that has something left to do", "start a new one"
-            )
-        plan = fitted(directory.config)
-        config = plan.config if plan else directory.config
+        directory.refuse_if_finished()
         directory.remove_leftovers()
-        recorder = _Recorder(directory, prepare(config, directory.stop_file.exists), plan)
-        recorder.go_back(directory.load_checkpoint())
+        go_on(directory, listen, materials, should_stop)
+    return directory
+
+
+def go_on(
+    directory: RunDirectory,
+    listen: Listener,
+    materials: Materials | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """`resume` in a folder that the caller holds, where nothing is left over."""
+    materials = materials or Materials()
+    recorder = _Recorder(directory, _loading(directory, materials, should_stop), materials.by_config)
+    with closing(recorder):
+        recorder.load(directory.config)
+        recorder.open(recorder.setup.config)
+        checkpoint, plan = directory.load_checkpoint(), recorder.plan
+        recorder.go_back(checkpoint)
         if plan and plan.changes:
             directory.rewrite(plan.config)
-            recorder.tell(Replanned(recorder.trainer.iteration, plan.settings), listen)
+            if checkpoint:  # from the beginning on it is the run's own plan
+                recorder.tell(Replanned(recorder.trainer.iteration, plan.settings), listen)
         _carry_out(recorder, listen)
-    return directory
+
+
+def _loading(directory: RunDirectory, materials: Materials, should_stop: Callable[[], bool]) -> Loading:
+    """Makes a config's objects, which are stopped by the folder's stop file and by `should_stop`."""
+
+    def asked() -> bool:
+        return directory.stop_file.exists() or should_stop()
+
+    return lambda config: prepare(config, asked, materials=materials)
 
 
 def _carry_out(recorder: _Recorder, listen: Listener) -> None:
@@ -105,81 +148,61 @@ def _carry_out(recorder: _Recorder, listen: Listener) -> None:
 
 
 def request_stop(folder: Path) -> bool:
-    """Ask a run to stop between two denoising steps; it saves a checkpoint first. False if it is not running."""
+    """Ask a run to stop between two denoising steps; it saves a checkpoint first. False if it neither runs nor starts."""
     directory = RunDirectory.open(folder)
-    if not directory.is_held:
+    if not directory.is_active:
         return False
     write_text(directory.stop_file, "")
     return True
 
 
-def self_contained(config: RunConfig) -> RunConfig:
-    """The config with prompts files read and paths made absolute, so that the run folder needs nothing else."""
-    prompts = config.prompts
-    train = [*prompts.train, *(read_prompts(prompts.file) if prompts.file else [])]
-    held_out = [*prompts.held_out, *(read_prompts(prompts.held_out_file) if prompts.held_out_file else [])]
-    prompts = dataclasses.replace(prompts, train=train, held_out=held_out, file="", held_out_file="")
-    checkpoint, vae = config.model.checkpoint, config.model.vae
-    model = dataclasses.replace(
-        config.model,
-        checkpoint=checkpoint if checkpoint == "embedded" else _absolute(checkpoint),
-        vae=_absolute(vae) if vae else "",
-    )
-    reward = _absolute_rewards(config.reward)
-    start = _absolute(config.lora.start) if config.lora.start else ""
-    lora = dataclasses.replace(config.lora, start=start)
-    return dataclasses.replace(config, prompts=prompts, model=model, lora=lora, reward=reward)
-
-
-def _absolute_rewards(config: RewardConfig) -> RewardConfig:
-    tables = {
-        key: {_absolute_reward(name): number for name, number in getattr(config, key).items()}
-        for key in ("mix", "mix_mean", "mix_spread")
-    }
-    return dataclasses.replace(
-        config,
-        name=_absolute_reward(config.name),
-        held_out=_absolute_reward(config.held_out),
-        watch=[_absolute_reward(name) for name in config.watch],
-        **tables,
-    )
-
-
-def _absolute_reward(name: str) -> str:
-    """The path in "file.py:function" becomes absolute; a name stays."""
-    path, colon, function = name.rpartition(":")
-    return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else name
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
 class _Recorder:
-    """Writes what a trainer yields."""
+    """Carries a run out and writes what its trainer yields: `load`, then `open`, and `close` at the end.
 
-    def __init__(self, directory: RunDirectory, setup: Setup, plan: Plan | None = None):
-        self.directory = directory
-        self._begin(setup, plan)
-        self.log = log.EventLog(directory.events_file)
+    Attributes:
+        behind: whether the trainer has yielded an event that is not in the log yet.
+    """
 
-    def _begin(self, setup: Setup, plan: Plan | None) -> None:
-        self.setup, self.plan = setup, plan
-        self.trainer = Trainer(setup)
+    setup: Setup
+    trainer: Trainer
+    log: log.EventLog
+
+    def __init__(self, directory: RunDirectory, make: Loading, planned: bool):
+        self.directory, self._make, self._planned = directory, make, planned
+        self.plan: Plan | None = None
+        self.behind = False
+
+    def load(self, config: RunConfig) -> None:
+        """Make the run's objects, with settings that fit. Raises `RLRError`; nothing is written."""
+        self.plan = fitted(config) if self._planned else None
+        self.setup = self._make(self.plan.config if self.plan else config)
+
+    def open(self, config: RunConfig) -> None:
+        """Begin to write, with the config as it is in the folder."""
+        self.setup = dataclasses.replace(self.setup, config=config)
+        self.trainer = Trainer(self.setup)
+        self.log = log.EventLog(self.directory.events_file)
+
+    def close(self) -> None:
+        """Leave the model, and whatever else was lent to the run, as it was."""
+        if hasattr(self, "setup"):
+            self.setup.close()
 
     def make_smaller(self) -> list[str]:
         """Let go of everything, and load it again with the next smaller plan; returns what changed."""
         config = self.setup.config
+        self.close()
         del self.setup, self.trainer
         release()
         try:
-            plan = smaller(config)
-            self._begin(prepare(plan.config, self.directory.stop_file.exists), plan)
+            self.plan = smaller(config)
+            self.setup = self._make(self.plan.config)
+            self.trainer = Trainer(self.setup)
         except RLRError as error:
-            self._fail(str(error))
+            self._fail(error)
             raise
-        self.directory.rewrite(plan.config)
-        return plan.settings
+        self.directory.rewrite(self.plan.config)
+        return self.plan.settings
 
     def go_back(self, checkpoint: dict[str, Any] | None) -> None:
         """Take up the state of a checkpoint; what was logged after it is void."""
@@ -190,32 +213,43 @@ class _Recorder:
 
     def tell(self, event: Event, listen: Listener) -> None:
         """Log an event, then pass it on."""
+        self.behind = True
         self._record(event)
+        self.behind = False
         listen(event)
 
     def carry_out(self, listen: Listener) -> bool:
         """Train until the end or a request to stop, then export. False where the memory was not enough."""
         try:
-            for event in self.trainer.run():
-                self.tell(event, listen)
+            with closing(cast(Generator[Event, None, None], self.trainer.run())) as events:
+                for event in events:
+                    self.tell(event, listen)
             write_report(self.directory)
             with self.trainer.exported():
                 self._export(self._lora_file, self.setup.lora.weights(), self.trainer.exported_iteration)
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
-            self._checkpoint()
-            self.log.append("stopped", iteration=self.trainer.iteration)
+            self._stop()
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and self._planned:
                 return False
-            self._fail(str(error) if isinstance(error, RLRError) else traceback.format_exc())
+            self._fail(error)
+            raise
+        except BaseException:  # by whatever a host or Ctrl-C interrupts
+            # In the middle of a step there is nothing to save: the last checkpoint counts.
+            if self.trainer.whole and not self.behind:
+                self._stop()
             raise
         return True
 
-    def _fail(self, message: str) -> None:
+    def _stop(self) -> None:
+        self._checkpoint()
+        self.log.append("stopped", iteration=self.trainer.iteration)
+
+    def _fail(self, error: Exception) -> None:
         """Log why; where even that cannot be written, the error itself still reaches the user."""
         with suppress(RLRError):
-            self.log.append("failed", message=message)
+            self.log.failed(error)
 
     def _record(self, event: Event) -> None:
         match event:

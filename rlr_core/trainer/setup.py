@@ -83,6 +83,21 @@ class Materials:
     rewards: Rewards | None = None
     load: Callable[[ModelConfig, torch.device], Model] = load_configured
 
+    @property
+    def by_config(self) -> bool:
+        """Whether the model is what a config says, so that it can be planned, and loaded again with other settings."""
+        return self.model is None and self.load is load_configured
+
+    def named(self, config: RunConfig) -> RunConfig:
+        """The config with the names of the objects that are brought, for people to read."""
+        if self.model:
+            config = replace(config, model=replace(config.model, checkpoint=self.model.name))
+        if self.rewards:
+            trained, held_out = self.rewards.trained.name, self.rewards.held_out.name
+            named = replace(config.reward, name=trained, held_out=held_out, watch=list(self.rewards.watched))
+            config = replace(config, reward=named)
+        return config
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -329,12 +344,24 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device named, or the best there is for "auto"."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device named, as "cuda:1", or the best there is for "auto". Raises `ConfigError` for one that is not there."""
+    here = devices_here()
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available[name]:
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if kind in here))
+    if name not in here:
         raise ConfigError(
-            f"model.device = '{name}', which this machine does not have", "auto or cpu", "set model.device"
+            f"the device '{name}', which this machine does not have",
+            f"one of auto, {', '.join(here)}",
+            "set model.device, or --device",
         )
     return torch.device(name)
+
+
+def devices_here() -> list[str]:
+    """This machine's devices by the names that `choose_device` takes; "cuda" is torch's current card."""
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [
+        "cpu",
+        *(["cuda", *cards] if cards else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+    ]

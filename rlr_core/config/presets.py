@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
 
+from rlr_core.config.tables import Tables
 from rlr_core.errors import ConfigError
 
 
@@ -14,12 +14,12 @@ class Preset:
     """A starting point.
 
     Attributes:
-        summary: for people.
-        settings: sections of a config, as `config.from_dict` reads them; what is absent has its default.
+        summary: what it is for, in plain words.
+        settings: as `from_dict` reads them; what is absent has its default.
     """
 
     summary: str
-    settings: dict[str, dict[str, Any]]
+    settings: Tables
 
 
 PRESETS = {

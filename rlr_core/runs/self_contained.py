@@ -1,0 +1,65 @@
+"""A config that means the same wherever it is read: prompts files read, paths made absolute."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from rlr_core.config import ModelConfig, PromptConfig, RewardConfig, RunConfig
+from rlr_core.trainer.prompts import read_prompts
+
+
+def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
+    """The config with prompts files read and paths made absolute. Raises `PromptError`.
+
+    Args:
+        keep_model: the checkpoint's name is none of a file.
+    """
+    start = _absolute(config.lora.start) if config.lora.start else ""
+    return dataclasses.replace(
+        config,
+        prompts=_read(config.prompts),
+        model=config.model if keep_model else _absolute_model(config.model),
+        lora=dataclasses.replace(config.lora, start=start),
+        reward=_absolute_rewards(config.reward),
+    )
+
+
+def _read(config: PromptConfig) -> PromptConfig:
+    train = [*config.train, *(read_prompts(config.file) if config.file else [])]
+    held_out = [*config.held_out, *(read_prompts(config.held_out_file) if config.held_out_file else [])]
+    return dataclasses.replace(config, train=train, held_out=held_out, file="", held_out_file="")
+
+
+def _absolute_model(config: ModelConfig) -> ModelConfig:
+    checkpoint, vae = config.checkpoint, config.vae
+    return dataclasses.replace(
+        config,
+        checkpoint=checkpoint if checkpoint == "embedded" else _absolute(checkpoint),
+        vae=_absolute(vae) if vae else "",
+    )
+
+
+def _absolute_rewards(config: RewardConfig) -> RewardConfig:
+    tables = {
+        key: {_absolute_reward(name): number for name, number in getattr(config, key).items()}
+        for key in ("mix", "mix_mean", "mix_spread")
+    }
+    return dataclasses.replace(
+        config,
+        name=_absolute_reward(config.name),
+        held_out=_absolute_reward(config.held_out),
+        watch=[_absolute_reward(name) for name in config.watch],
+        folder=_absolute(config.folder),
+        **tables,
+    )
+
+
+def _absolute_reward(name: str) -> str:
+    """The path in "file.py:function" becomes absolute; a name stays."""
+    path, colon, function = name.rpartition(":")
+    return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else name
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
