@@ -117,6 +117,38 @@ def test_the_config_in_the_folder_needs_nothing_else(workshop, tmp_path, monkeyp
     assert self_contained(load()) == load(None, [weights]), "names are not paths"
 
 
+def test_a_run_keeps_the_lora_that_it_goes_on_from(workshop, finished, tmp_path):
+    """It is resumed, and its copy in another folder too, when the file is gone and when another one is in its place."""
+    source, folder = tmp_path / "mine.safetensors", tmp_path / "run"
+    shutil.copy(finished / "rlr-lora.safetensors", source)
+    with pytest.warns(UserWarning, match="going on from"):
+        start(workshop, folder, lora__start=str(source))
+    named = load(folder / "config.toml").lora.start
+    assert named == str(folder / "start" / "mine.safetensors"), "the file alone can be trained by, too"
+    reference = folder.rename(tmp_path / "reference")
+    copied = RunDirectory(reference).config.lora.start
+    assert Path(copied) == reference / "start" / "mine.safetensors", "a run that is moved finds it"
+    assert Path(copied).read_bytes() == source.read_bytes()
+
+    def crash(event) -> None:
+        if getattr(event, "iteration", 0) == 3:
+            raise MemoryError
+
+    with pytest.raises(MemoryError), pytest.warns(UserWarning, match="going on from"):
+        runner.start(runs.config(workshop, lora__start=str(source)), folder, crash)
+    clone = Path(shutil.copytree(folder, tmp_path / "clone"))
+    source.write_bytes(b"another one")
+    with pytest.warns(UserWarning, match=r"going on from .*run/start/mine\.safetensors"):
+        runner.resume(folder, lambda event: None)
+    runs.assert_same_run(folder, reference)
+    source.unlink()
+    shutil.rmtree(folder)
+    with pytest.warns(UserWarning, match="going on from .*clone"):
+        runner.resume(clone, lambda event: None)
+    assert runs.told(clone) == runs.told(reference)
+    runs.assert_same(runs.lora(clone)[0], runs.lora(reference)[0])
+
+
 # the report
 
 

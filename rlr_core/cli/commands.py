@@ -43,7 +43,7 @@ def _load(path: Path | None, options: argparse.Namespace) -> RunConfig:
 
 
 def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
-    from rlr_core.runs.launch import launch
+    from rlr_core.runs.launching import launch
     from rlr_core.runs.runner import start
 
     if options.detach:
@@ -64,7 +64,7 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
 def resume(options: argparse.Namespace) -> None:
     """Go on with a run."""
     from rlr_core.runs import runner
-    from rlr_core.runs.launch import launch_resume
+    from rlr_core.runs.launching import launch_resume
 
     if options.detach:
         launch_resume(options.run)

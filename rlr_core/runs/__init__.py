@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rlr_core.runs.directory import RunDirectory, RunState, list_runs
-from rlr_core.runs.launch import launch, launch_resume
+from rlr_core.runs.launching import launch, launch_resume
 from rlr_core.runs.log import Follower, counting
 from rlr_core.runs.runner import request_stop, resume, start
 

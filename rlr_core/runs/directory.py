@@ -97,16 +97,13 @@ class RunDirectory:
         """Write the config, and beside it the LoRA file that it goes on from. The lock is held by the caller."""
         self.refuse_if_taken()
         if config.lora.start:
-            copy = self.folder / "start" / Path(config.lora.start).name
+            copy = self._kept(config.lora.start)
             write_atomically(copy, lambda temporary: shutil.copyfile(config.lora.start, temporary))
-            config = _starting_from(config, str(copy.absolute()))
+            config = _starting_from(config, copy)
         self.rewrite(config)
 
     def rewrite(self, config: RunConfig) -> None:
         """Go on with another config. The lock is held by the caller."""
-        start, here = Path(config.lora.start), self.folder.absolute()
-        if config.lora.start and start.is_relative_to(here):  # so that the folder may be moved and copied
-            config = _starting_from(config, start.relative_to(here).as_posix())
         write_text(self.config_file, to_toml(config, comments=False))
 
     @classmethod
@@ -123,10 +120,14 @@ class RunDirectory:
 
     @property
     def config(self) -> RunConfig:
-        """The run's config."""
+        """The run's config; it goes on from the LoRA file in this folder, which may be a copy of the run's, or moved."""
         config = load(self.config_file)
-        start = config.lora.start
-        return _starting_from(config, str(self.folder.absolute() / start)) if start else config
+        kept = self._kept(config.lora.start)
+        return _starting_from(config, kept) if config.lora.start and kept.is_file() else config
+
+    def _kept(self, start: str) -> Path:
+        """Where the folder has its copy of `lora.start`."""
+        return self.folder.absolute() / "start" / Path(start).name
 
     @contextmanager
     def held(self, patience: float = PATIENCE) -> Iterator[None]:
@@ -164,7 +165,7 @@ class RunDirectory:
     @property
     def is_active(self) -> bool:
         """Whether a process works on the run, or is about to."""
-        return self.is_held or self._is_starting(self._last)
+        return self.is_held or self._word(False, self._last) in ("starting", "running")
 
     @property
     def is_launched(self) -> bool:
@@ -211,12 +212,13 @@ class RunDirectory:
 
     def state(self) -> RunState:
         """What the folder tells of the run."""
+        held = self.is_held  # first: a run that is over by now has written its last event
         events = log.read(self.events_file)
         iterations = [event for event in events if event["type"] == "iteration"]
         done = max(
             (event["iteration"] for event in events if event["type"] in ("iteration", "skipped")), default=0
         )
-        word = self._word(_last_type(events))
+        word = self._word(held, _last_type(events))
         return RunState(
             folder=self.folder,
             state=word,
@@ -233,17 +235,16 @@ class RunDirectory:
         """Who works on the run, or was the last to."""
         return Worker.read(self.worker_file)
 
-    def _word(self, last: str) -> str:
-        """The state, where `last` is the type of the last event."""
-        if self.is_held:
+    def _word(self, held: bool, last: str) -> str:
+        """The state, where `last` is the type of the last event, read after the lock was looked at."""
+        if held:
             return "running"
         if last in ("finished", "stopped", "failed"):
             return last
-        return "starting" if self._is_starting(last) else "interrupted"
-
-    def _is_starting(self, last: str) -> bool:
         worker = self.worker
-        return last == "launched" and worker is not None and worker.lives
+        if last == "launched" and worker and worker.lives:
+            return "starting"
+        return "running" if self.is_held else "interrupted"  # it may have been taken up in between
 
     def _vanished(self, events: list[dict[str, Any]]) -> str:
         """What can be told of a run whose worker left without a word. The lock says that it did: of this computer's alone."""
@@ -265,8 +266,8 @@ def _message(events: list[dict[str, Any]]) -> str:
     return next((event["message"] for event in reversed(told) if event["type"] in ("alarm", "failed")), "")
 
 
-def _starting_from(config: RunConfig, start: str) -> RunConfig:
-    return dataclasses.replace(config, lora=dataclasses.replace(config.lora, start=start))
+def _starting_from(config: RunConfig, start: Path) -> RunConfig:
+    return dataclasses.replace(config, lora=dataclasses.replace(config.lora, start=str(start)))
 
 
 def list_runs(root: Path) -> list[RunState]:
