@@ -16,7 +16,7 @@ from rlr_core.config import load
 from rlr_core.errors import ConfigError
 from rlr_core.planner import check, machine
 from rlr_core.rewards.published import _precision
-from rlr_core.trainer.setup import choose_device, devices_here
+from rlr_core.trainer.devices import choose_device, devices_here
 
 OF_ALL_CARDS = {"is_available", "device_count", "empty_cache"}
 """What torch.cuda tells or does of all cards."""

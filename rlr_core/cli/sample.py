@@ -72,7 +72,7 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     from rlr_core.lora import load_lora
     from rlr_core.models import load_configured
     from rlr_core.trainer import painter
-    from rlr_core.trainer.setup import choose_device
+    from rlr_core.trainer.devices import choose_device
 
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
