@@ -217,7 +217,7 @@ class _Objects:
 
 def _objects(config: RunConfig, given: Materials, device: torch.device | None, stack: ExitStack) -> _Objects:
     """What is given, and the rest as the config names it; `stack` undoes what is done to them."""
-    stack.enter_context(_threads(config.model.threads))
+    stack.enter_context(threads(config.model.threads))
     memory = config.memory
     device = device or (given.model.device if given.model else choose_device(config.model.device))
     guests = Guests(device)
@@ -332,7 +332,7 @@ def _visiting(guests: Guests, reward: Reward, stack: ExitStack) -> Reward:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """So many CPU threads inside; 0 leaves the choice to torch."""
     before = torch.get_num_threads()
     if count:
