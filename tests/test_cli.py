@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers")
 
@@ -186,7 +187,15 @@ def test_the_demo_runs_on_what_is_shipped(tmp_path, monkeypatch, capsys):
 
 def test_sample_with_and_without_a_lora(desk, capsys):
     assert rlr("train", "tiny.toml", "--run", "run", "--set", "training.iterations=2") == 0
-    settings = ["--set", "model.checkpoint=checkpoint", "--set", "sampling.steps=3"]
+    settings = [
+        "--set",
+        "model.checkpoint=checkpoint",
+        "--set",
+        "sampling.steps=3",
+        "--set",
+        "model.threads=1",
+    ]
+    torch.set_num_threads(3)
     lora = ["--lora", "run/rlr-lora.safetensors"]
     assert rlr("sample", "a b", "c", "--count", "2", "--seed", "7", "--out", "plain", *settings) == 0
     assert rlr("sample", "a b", "c", "--count", "2", "--seed", "7", "--out", "with", *lora, *settings) == 0
@@ -206,6 +215,7 @@ def test_sample_with_and_without_a_lora(desk, capsys):
     assert second == Path("plain/001.png").read_bytes(), "seeds count up"
     sweep = [*lora, "--strengths", "0,0.5,1", "--set", "inference.sampler=dpmpp_2m"]
     assert rlr("sample", "a b", "--seed", "7", "--out", "sweep", *sweep, *settings) == 0
+    assert torch.get_num_threads() == 3, "given back"
     names = [f"000-strength-{strength}.png" for strength in ("0", "0.5", "1")] + ["sheet.png"]
     assert sorted(path.name for path in Path("sweep").iterdir()) == sorted(names)
     assert len({Path("sweep", name).read_bytes() for name in names}) == 4

@@ -6,17 +6,22 @@ import hashlib
 import json
 import math
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("diffusers")
 
 import runs
+import torch
 from PIL import Image
 
 from rlr_core import storage
@@ -147,6 +152,31 @@ def test_a_run_keeps_the_lora_that_it_goes_on_from(workshop, finished, tmp_path)
         runner.resume(clone, lambda event: None)
     assert runs.told(clone) == runs.told(reference)
     runs.assert_same(runs.lora(clone)[0], runs.lora(reference)[0])
+
+
+def of_the_process() -> dict[str, Any]:
+    """What a host that trains in its own process shares with the run."""
+    return {
+        "threads": torch.get_num_threads(),
+        "type": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "functions": dict(vars(torch.nn.functional)),
+        "environment": dict(os.environ),
+        "warnings": (warnings.showwarning, list(warnings.filters)),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "folder": Path.cwd(),
+        "path": list(sys.path),
+        "random": (random.getstate(), torch.get_rng_state().tolist()),
+    }
+
+
+def test_a_run_leaves_its_process_as_it_was(workshop, finished, tmp_path):
+    """`finished` has loaded the libraries, which have ways of their own."""
+    settings = {"training__iterations": 1, "memory__plan": "auto", "memory__budget": 1.0, "model__threads": 2}
+    before = of_the_process()
+    start(workshop, tmp_path / "run", **settings)
+    assert of_the_process() == before
 
 
 # the report

@@ -39,14 +39,17 @@ def add_sample(command: argparse.ArgumentParser) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Paint pictures into files, and a sheet of them."""
+    from rlr_core.trainer.devices import threads
+
     if options.count < 1:
         raise ConfigError(f"--count {options.count}", "1 or more", "correct it")
     strengths = _strengths(options)
     config = load(None, options.set)
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     seeds = [options.seed + j % options.count for j in range(len(prompts))]
-    paint = _painter(config, options.lora)
-    rows = {strength: paint(strength, prompts, seeds) for strength in strengths}
+    with threads(config.model.threads):
+        paint = _painter(config, options.lora)
+        rows = {strength: paint(strength, prompts, seeds) for strength in strengths}
     total = _save(rows, prompts, options.out)
     print(f"{total} pictures in {options.out}{', side by side in sheet.png' if total > 1 else ''}")
 
@@ -67,15 +70,11 @@ def _strengths(options: argparse.Namespace) -> list[float]:
 
 def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str], list[int]], Any]:
     """(strength, prompts, seeds) → pictures."""
-    import torch
-
     from rlr_core.lora import load_lora
     from rlr_core.models import load_configured
     from rlr_core.trainer import painter
     from rlr_core.trainer.devices import choose_device
 
-    if config.model.threads:
-        torch.set_num_threads(config.model.threads)
     if file:
         read_header(file)  # a wrong path is told before the model is loaded
     model = load_configured(config.model, choose_device(config.model.device))

@@ -1,4 +1,14 @@
-"""Runs on disk: the run folder is the truth. Any view can attach to it, leave and come back."""
+"""Runs on disk: the run folder is the truth. Any view can attach to it, leave and come back.
+
+    folder = launch(config)             # trains in a process of its own
+    follower = follow(folder)
+    for event in follower.new():        # as often as the view is drawn: what has come since, read once
+        ...                             # "evaluation", "iteration", "preview", … and in the end "finished", "stopped" or "failed"
+    RunDirectory(folder).state()        # "starting", "running", …, and who works on it
+    request_stop(folder)
+
+`start` and `resume` train in this process.
+"""
 
 from pathlib import Path
 
