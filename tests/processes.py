@@ -19,7 +19,7 @@ from toy import STEPS, toy_batch, toy_problem
 
 from rlr_core.config import EstimatorConfig
 from rlr_core.estimators import Alone, Collective, build
-from rlr_core.rewards import Mix, Reward
+from rlr_core.rewards import FunctionReward, Mix
 
 SIZE = 2
 """Processes."""
@@ -131,7 +131,7 @@ class MixCase:
         """The mean of each part in either iteration, and the scales."""
         collective = COLLECTIVES[self.collective]()
         parts = {
-            name: Reward(name, True, lambda images, prompts, c=c: images[:, c].mean((1, 2)))
+            name: FunctionReward(name, True, lambda images, prompts, c=c: images[:, c].mean((1, 2)))
             for c, name in enumerate("rg")
         }
         mix = Mix(parts, {"r": 1.0, "g": 2.0}, {}, running=True)

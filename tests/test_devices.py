@@ -16,9 +16,9 @@ from rlr_core.config import load
 from rlr_core.errors import ConfigError
 from rlr_core.planner import check, machine
 from rlr_core.rewards.published import _precision
-from rlr_core.trainer.setup import choose_device, devices_here
+from rlr_core.trainer.devices import choose_device, devices_here
 
-OF_ALL_CARDS = {"is_available", "device_count", "empty_cache"}
+OF_ALL_CARDS = {"is_available", "is_initialized", "device_count", "empty_cache", "get_rng_state_all"}
 """What torch.cuda tells or does of all cards."""
 OF_THE_CURRENT_CARD = {"is_bf16_supported"}
 """What it tells of the current one alone: called inside `torch.cuda.device`."""

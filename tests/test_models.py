@@ -17,6 +17,7 @@ from rlr_core.chain import Chain, Conditioning, Level, SampleNoise, rollout
 from rlr_core.errors import CheckpointError, ConfigError
 from rlr_core.families import SD1, SD2
 from rlr_core.models import StableDiffusion, load_model
+from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.stable_diffusion.text_conditioning import TextConditioning
 
 PROMPTS = ["red cat", "dog"]
@@ -382,3 +383,49 @@ def test_denoiser_computes_in_the_dtype_of_the_latents(model):
     conditioning = {"text": model.encode(["cat"], "")["text"]}
     prediction = model.denoiser(1.0)(torch.randn(1, 4, 8, 8, dtype=torch.float64), level, conditioning)
     assert prediction.sample.dtype == torch.float64
+
+
+def pickle_all(checkpoint: Path) -> None:
+    """As old checkpoints have it: diffusers' and transformers' names for pickled weights."""
+    from safetensors.torch import load_file
+
+    for name, file in {"unet": UNET, "vae": UNET, "text_encoder": "model.safetensors"}.items():
+        weights = checkpoint / name / file
+        target = "pytorch_model.bin" if name == "text_encoder" else "diffusion_pytorch_model.bin"
+        torch.save(load_file(weights), checkpoint / name / target)
+        weights.unlink()
+
+
+class Malicious:
+    """Unpickling it would make a file."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_pickled_folder_is_read_where_that_is_allowed(folder, model, tmp_path):
+    checkpoint = shutil.copytree(folder, tmp_path / "old")
+    pickle_all(checkpoint)
+    with pytest.raises(
+        CheckpointError, match=r"only as diffusion_pytorch_model\.bin[\s\S]*model\.allow_pickle = true"
+    ):
+        load_model(str(checkpoint), device="cpu", dtype=torch.float32)
+    read = load_model(str(checkpoint), device="cpu", dtype=torch.float32, allow_pickle=True)
+    for mine, theirs in zip(read.components, model.components, strict=True):
+        state = theirs.network.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in mine.network.state_dict().items())
+    assert describe_checkpoint(checkpoint, allow_pickle=True).precision == "not told by a pickled file"
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_nothing_but_weights_is_read_from_a_pickled_folder(folder, tmp_path, component):
+    checkpoint = shutil.copytree(folder, tmp_path / "old")
+    pickle_all(checkpoint)
+    (file,) = (checkpoint / component).glob("*.bin")
+    torch.save({**torch.load(file), "x": Malicious(tmp_path / "harm")}, file)
+    with pytest.raises(CheckpointError, match=f"{component} cannot be loaded"):
+        load_model(str(checkpoint), device="cpu", dtype=torch.float32, allow_pickle=True)
+    assert not (tmp_path / "harm").exists()

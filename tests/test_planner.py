@@ -129,6 +129,19 @@ def test_weights_are_counted_in_the_precision_asked_for(workshop) -> None:
     assert full["unet"] == pytest.approx(2 * half["unet"], rel=0.01)
 
 
+def test_a_mix_is_predicted_without_measuring_its_scale() -> None:
+    """Pictures without numbers have no spread, which a run would be refused for; all parts' networks count."""
+    alone = rehearse(load(None), "cuda")
+    parts = "{embedded=0.7, embedded-held-out=0.3, sharpness=0.1}"
+    mixed = ["reward.name=mix", f"reward.mix={parts}", "estimator.name=reinforce"]
+    both = rehearse(load(None, mixed), "cuda")
+    scorer = (
+        alone.weights["rewards"]
+        - rehearse(load(None, ["reward.held_out=sharpness"]), "cuda").weights["rewards"]
+    )
+    assert both.weights["rewards"] == alone.weights["rewards"] + scorer > alone.weights["rewards"]
+
+
 def test_on_a_cpu_there_is_nowhere_to_move_weights_to(workshop) -> None:
     def sizes(device: str) -> list[int]:
         configs = [runs.config(workshop, memory__offload=what) for what in ("none", "text")]

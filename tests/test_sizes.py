@@ -18,7 +18,7 @@ from rlr_core.planner.footprint import rehearse
 from rlr_core.rewards import alike, statistics
 from rlr_core.runs.pictures import strip
 from rlr_core.trainer import Evaluation, Preview, Trainer, prepare, score
-from rlr_core.trainer.setup import load_rewards
+from rlr_core.trainer.materials import load_rewards
 
 SIZES = [[16, 24], [24, 16], [16, 16]]
 

@@ -98,7 +98,7 @@ def _bench_rewards(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Carry a study out and print its table."""
-    from rlr_core.trainer.setup import choose_device
+    from rlr_core.trainer.devices import choose_device
 
     options.device = str(choose_device(options.device))
     if options.study == "rewards":

@@ -39,7 +39,7 @@ def add_sample(command: argparse.ArgumentParser) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Paint pictures into files, and a sheet of them."""
-    from rlr_core.trainer.setup import threads
+    from rlr_core.trainer.devices import threads
 
     if options.count < 1:
         raise ConfigError(f"--count {options.count}", "1 or more", "correct it")
@@ -73,7 +73,7 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     from rlr_core.lora import load_lora
     from rlr_core.models import load_configured
     from rlr_core.trainer import painter
-    from rlr_core.trainer.setup import choose_device
+    from rlr_core.trainer.devices import choose_device
 
     if file:
         read_header(file)  # a wrong path is told before the model is loaded

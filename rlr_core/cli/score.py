@@ -89,7 +89,7 @@ def score_pictures(
     from rlr_core.rewards import load_reward, statistics
     from rlr_core.runs.pictures import read_picture
     from rlr_core.runs.summary import short
-    from rlr_core.trainer.setup import choose_device
+    from rlr_core.trainer.devices import choose_device
 
     device = choose_device(options.device)
     rewards = {short(name): load_reward(name, device) for name in options.reward or ["embedded"]}

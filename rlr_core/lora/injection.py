@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -91,13 +90,15 @@ def _install(model: Adaptable, weights: LoraWeights, kind: type[InjectedLora]) -
 
 def default_kind() -> type[InjectedLora]:
     """Through peft where it is installed, else by forward hooks."""
-    if importlib.util.find_spec("peft"):
-        from rlr_core.lora.peft_lora import PeftLora
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        from rlr_core.lora.hooked_lora import HookedLora
 
-        return PeftLora
-    from rlr_core.lora.hooked_lora import HookedLora
+        return HookedLora
+    from rlr_core.lora.peft_lora import PeftLora
 
-    return HookedLora
+    return PeftLora
 
 
 def as_float32(value: float) -> float:

@@ -13,7 +13,7 @@ from rlr_core.config import RunConfig
 from rlr_core.errors import PlanError, RLRError
 from rlr_core.planner.ladder import Plan, first_that_fits, gigabytes, next_smaller, planned
 from rlr_core.planner.machine import free_bytes, this_machine
-from rlr_core.trainer.setup import choose_device
+from rlr_core.trainer.devices import choose_device
 
 SMALL = 20
 """A checkpoint that main memory holds this many times is trained on the CPU without a rehearsal."""

@@ -45,7 +45,7 @@ class Footprint:
 
 def rehearse(config: RunConfig, device: str) -> Footprint:
     """Rehearse one iteration and one preview as on `device` ("cuda", "cpu", "mps"). Raises `RLRError` as training would."""
-    short, share = shortened(settled(config, device))
+    short, share = shortened(_scaled(settled(config, device)))
     rehearsal = Rehearsal()
     materials = Materials(
         load=lambda settings, on: RehearsedModel.of(load_configured(settings, on), rehearsal)
@@ -78,6 +78,12 @@ def settled(config: RunConfig, device: str) -> RunConfig:
     if config.reward.precision != "auto":
         return config
     return replace(config, reward=replace(config.reward, precision=precision))
+
+
+def _scaled(config: RunConfig) -> RunConfig:
+    """With a given scale for every part of a mix: pictures without numbers have none that could be measured."""
+    means, spreads = (dict.fromkeys(config.reward.mix, value) for value in (0.0, 1.0))
+    return replace(config, reward=replace(config.reward, mix_mean=means, mix_spread=spreads))
 
 
 def shortened(config: RunConfig) -> tuple[RunConfig, float]:

@@ -17,7 +17,7 @@ from rlr_core.config.sections import DEVICE
 from rlr_core.errors import StorageError
 from rlr_core.planner.footprint import Footprint
 from rlr_core.storage import cache_folder, write_text
-from rlr_core.trainer.setup import choose_device, devices_here
+from rlr_core.trainer.devices import choose_device, devices_here
 
 ITSELF = {"cuda": 0.75e9, "mps": 0.5e9, "cpu": 0.9e9}
 """Bytes that no tensor has: context, libraries, workspaces. Measured on a CPU; assumed elsewhere, until a run was measured."""

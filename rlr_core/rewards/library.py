@@ -38,7 +38,9 @@ LOCAL = RewardConfig(download=False)
 """Settings of rewards that nobody configures: what is missing is not downloaded."""
 
 
-def load_reward(name: str, device: str | torch.device, settings: RewardConfig = LOCAL) -> FunctionReward:
+def load_reward(
+    name: str, device: str | torch.device = "cpu", settings: RewardConfig = LOCAL
+) -> FunctionReward:
     """The reward called `name`, its weights on `device`.
 
     Args:

@@ -3,7 +3,7 @@
     folder = launch(config)             # trains in a process of its own
     follower = follow(folder)
     for event in follower.new():        # as often as the view is drawn: what has come since, read once
-        ...                             # "evaluation", "iteration", "preview", … and at last "finished", "stopped" or "failed"
+        ...                             # "evaluation", "iteration", … and in the end "finished", "stopped" or "failed"
     RunDirectory(folder).state()        # "starting", "running", …, and who works on it
     request_stop(folder)
 

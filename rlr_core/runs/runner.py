@@ -55,8 +55,8 @@ Loading = Callable[[RunConfig], Setup]
 
 def start(
     config: RunConfig,
-    folder: Path,
-    listen: Listener,
+    folder: Path | str,
+    listen: Listener = lambda event: None,
     *,
     materials: Materials | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -76,7 +76,7 @@ def start(
     An exception of the host's own kind (a `KeyboardInterrupt`, or whatever is no `Exception`), raised by `listen`, by
     `should_stop` or in between, stops the run like a request, where its state is whole; then it goes its way.
     """
-    directory, materials = RunDirectory(folder), materials or Materials()
+    directory, materials = RunDirectory(Path(folder)), materials or Materials()
     directory.refuse_if_taken()
     config = self_contained(materials.named(config), keep_model=not materials.by_config)
     recorder = _Recorder(directory, _loading(directory, materials, should_stop), materials.by_config)
@@ -91,8 +91,8 @@ def start(
 
 
 def resume(
-    folder: Path,
-    listen: Listener,
+    folder: Path | str,
+    listen: Listener = lambda event: None,
     *,
     materials: Materials | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -101,7 +101,7 @@ def resume(
 
     The device may be another one than before, or have less memory left: see `fitted`.
     """
-    directory = RunDirectory.open(folder)
+    directory = RunDirectory.open(Path(folder))
     with directory.held():
         directory.refuse_if_finished()
         directory.remove_leftovers()
@@ -224,9 +224,9 @@ class _Recorder:
             with closing(cast(Generator[Event, None, None], self.trainer.run())) as events:
                 for event in events:
                     self.tell(event, listen)
-            write_report(self.directory)
             with self.trainer.exported():
                 self._export(self._lora_file, self.setup.lora.weights(), self.trainer.exported_iteration)
+            self._softly("the report", lambda: write_report(self.directory))
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._stop()
@@ -241,6 +241,13 @@ class _Recorder:
                 self._stop()
             raise
         return True
+
+    def _softly(self, what: str, make: Callable[[], object]) -> None:
+        """Make what is only looked at: where that fails, the result is not lost, and the log says so."""
+        try:
+            make()
+        except Exception as error:
+            self.log.append("warning", message=f"{what} could not be made: {error!r}")
 
     def _stop(self) -> None:
         self._checkpoint()

@@ -12,8 +12,9 @@ from rlr_core.trainer.events import (
     Replanned,
     Skipped,
 )
+from rlr_core.trainer.materials import Materials, Rewards
 from rlr_core.trainer.sampling import Painter, painter, score
-from rlr_core.trainer.setup import Materials, Rewards, Setup, StopRequested, prepare
+from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [

@@ -82,7 +82,7 @@ class Preview:
     iteration: int
     prompts: list[str]
     seeds: list[int]
-    images: Pictures
+    images: Pictures = field(repr=False)
     scores: Tensor
     watched: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Evaluation:
     when: str
     prompts: list[str]
     seeds: list[int]
-    images: Pictures
+    images: Pictures = field(repr=False)
     scores: Tensor
     rewards: Tensor
     iteration: int = 0
@@ -126,7 +126,7 @@ class NewBest:
 
     iteration: int
     score: float
-    weights: LoraWeights
+    weights: LoraWeights = field(repr=False)
 
 
 @dataclass(frozen=True)

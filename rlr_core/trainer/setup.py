@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Denoiser, Level, Prediction
-from rlr_core.config import ModelConfig, RewardConfig, RunConfig
-from rlr_core.errors import ConfigError
+from rlr_core.config import RunConfig
 from rlr_core.estimators import Estimator, Gain, Problem, build, ignored_settings
 from rlr_core.families import Role
 from rlr_core.lora import Lora, inject, load_lora
@@ -22,15 +21,16 @@ from rlr_core.models import (
     Model,
     Prompted,
     away,
-    load_configured,
     networks_of,
     prompted,
     saving_memory,
 )
-from rlr_core.rewards import Reward, load_mix, load_reward
+from rlr_core.rewards import Reward
+from rlr_core.trainer.checks import check_format, check_settings
+from rlr_core.trainer.devices import choose_device, threads
+from rlr_core.trainer.materials import Materials, Rewards, load_rewards
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
-from rlr_core.trainer.seeding import seeded
 
 
 class StopRequested(Exception):
@@ -48,55 +48,6 @@ class Interruptible:
         if self.should_stop():
             raise StopRequested
         return self.denoiser(x, level, conditioning)
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """Who judges a run.
-
-    Attributes:
-        trained: what the LoRA is trained towards.
-        held_out: scores evaluations, and is never trained on.
-        watched: more that score them, by name.
-    """
-
-    trained: Reward
-    held_out: Reward
-    watched: Mapping[str, Reward] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Materials:
-    """What a run is made of, where a caller brings it and it is not what the config names.
-
-    What is brought stays the caller's: it is not ejected or moved when the run is over.
-
-    Attributes:
-        model: a model object, of a host or of one's own.
-        lora: in that model already.
-        rewards: that judge the run.
-        load: makes the model of a config's section on a device; it is called again where memory is short.
-    """
-
-    model: Model | None = None
-    lora: Lora | None = None
-    rewards: Rewards | None = None
-    load: Callable[[ModelConfig, torch.device], Model] = load_configured
-
-    @property
-    def by_config(self) -> bool:
-        """Whether the model is what a config says, so that it can be planned, and loaded again with other settings."""
-        return self.model is None and self.load is load_configured
-
-    def named(self, config: RunConfig) -> RunConfig:
-        """The config with the names of the objects that are brought, for people to read."""
-        if self.model:
-            config = replace(config, model=replace(config.model, checkpoint=self.model.name))
-        if self.rewards:
-            trained, held_out = self.rewards.trained.name, self.rewards.held_out.name
-            named = replace(config.reward, name=trained, held_out=held_out, watch=list(self.rewards.watched))
-            config = replace(config, reward=named)
-        return config
 
 
 @dataclass(frozen=True)
@@ -168,9 +119,7 @@ def prepare(
         device: instead of the config's; "meta" loads shapes only.
         materials: objects instead of what the config names.
     """
-    _check_prompts_divide_the_batch(config)
-    _check_the_best_is_known(config)
-    _check_one_way_of_rounding(config)
+    check_settings(config)
     prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
     held_out = held_out_prompts(config.prompts)
     estimator = build(config.estimator, config.sampling.steps)
@@ -227,6 +176,7 @@ def _objects(config: RunConfig, given: Materials, device: torch.device | None, s
     model = given.model or given.load(config.model, device)
     model = stack.enter_context(saving_memory(model, memory, guests))
     lora = given.lora or _new_lora(config, model, stack)
+    check_format(config, lora.family)
     if memory.offload != "none" and not lora.in_text_encoder:
         stack.enter_context(away(networks_of(model, Role.TEXT_ENCODER), device))
     return _Objects(model, lora, rewards)
@@ -248,16 +198,6 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
         stacklevel=4,
     )
     return lora
-
-
-def load_rewards(config: RewardConfig, device: torch.device) -> Rewards:
-    """The rewards that a config names. Raises `RewardError`."""
-    with seeded(0):  # a user's file may draw random numbers, or seed them, when it is loaded
-        mixed = config.name == "mix"
-        trained = load_mix(config, device) if mixed else load_reward(config.name, device, config)
-        held_out = load_reward(config.held_out, device, config)
-        watched = {name: load_reward(name, device, config) for name in config.watch}
-    return Rewards(trained, held_out, watched)
 
 
 def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards:
@@ -292,76 +232,7 @@ def _painter(
     return replace(brush, prompted=view, together=config.memory.painted)
 
 
-def _check_the_best_is_known(config: RunConfig) -> None:
-    """What ends with the best LoRA has to look for it."""
-    wanted = {"output.lora = best": config.output.lora, "alarm.action = rollback": config.alarm.action}
-    for setting, value in wanted.items():
-        if value in ("best", "rollback") and not (config.alarm.pictures and config.output.evaluation):
-            raise ConfigError(
-                f"{setting}, where no held-out pictures are scored on the way",
-                "alarm.pictures and output.evaluation above 0",
-                f"raise them, or leave {setting.split(' =')[0]} at its default",
-            )
-
-
-def _check_prompts_divide_the_batch(config: RunConfig) -> None:
-    training = config.training
-    if training.batch_size % training.prompts_per_batch:
-        raise ConfigError(
-            f"training.prompts_per_batch = {training.prompts_per_batch} with training.batch_size = {training.batch_size}",
-            "a number that divides the batch size",
-            f"use a divisor of {training.batch_size}",
-        )
-
-
-def _check_one_way_of_rounding(config: RunConfig) -> None:
-    """Autocast over weights in half rounds the LoRA's products as well; docs/memory.md has what that does to a gradient."""
-    autocast, precision = config.memory.autocast, config.model.precision
-    if autocast != "off" and precision != "float32":
-        raise ConfigError(
-            f"memory.autocast = {autocast} with model.precision = {precision}, which rounds the LoRA, too",
-            "one of the two",
-            "--set memory.autocast=off saves more memory; --set model.precision=float32 rounds less",
-        )
-
-
 def _visiting(guests: Guests, reward: Reward, stack: ExitStack) -> Reward:
     """The reward, its networks on the card only while it scores."""
     stack.enter_context(away(reward.networks, guests.device))
     return reward.wrapped(guests.invited)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many CPU threads inside; 0 leaves the choice to torch."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device named, as "cuda:1", or the best there is for "auto". Raises `ConfigError` for one that is not there."""
-    here = devices_here()
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if kind in here))
-    if name not in here:
-        raise ConfigError(
-            f"the device '{name}', which this machine does not have",
-            f"one of auto, {', '.join(here)}",
-            "set model.device, or --device",
-        )
-    return torch.device(name)
-
-
-def devices_here() -> list[str]:
-    """This machine's devices by the names that `choose_device` takes; "cuda" is torch's current card."""
-    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return [
-        "cpu",
-        *(["cuda", *cards] if cards else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-    ]
