@@ -18,8 +18,9 @@ import runs
 from rlr_core import config
 from rlr_core.cli import main
 from rlr_core.errors import RunError
-from rlr_core.runs import log, runner
+from rlr_core.runs import runner
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.trainer import Warned
 
 POINTS = [name for name, thing in vars(killed).items() if name.startswith(("while_", "within_", "after_"))]
 
@@ -110,10 +111,12 @@ def test_a_damaged_checkpoint_is_passed_over(workshop, reference, tmp_path):
 
     with pytest.raises(MemoryError):
         runner.start(runs.config(workshop), folder, crash)
-    newest = max((folder / "checkpoints").iterdir())
+    newest, told = max((folder / "checkpoints").iterdir()), []
     newest.write_bytes(newest.read_bytes()[:1000])
-    runner.resume(folder, lambda event: None)
-    assert any(event["type"] == "damaged" for event in log._lines(folder / "events.jsonl"))
+    runner.resume(folder, told.append)
+    assert isinstance(told[0], Warned) and "000004.pt was passed over" in told[0].message
+    assert told[0].message in (folder / "events.jsonl").read_text(encoding="utf-8")
+    assert newest.with_name("000004.pt.refused").stat().st_size == 1000
     runs.assert_same_run(folder, reference)
 
 
