@@ -117,7 +117,9 @@ class Recorder:
             self.trainer.load_state_dict(checkpoint.trainer)
         except RLRError:
             raise
-        except Exception as error:  # of any kind: the checkpoint is whole, so that what was loaded is something else
+        except (
+            Exception
+        ) as error:  # of any kind: the checkpoint is whole, so that what was loaded is something else
             raise RunError(
                 f"the checkpoint of iteration {checkpoint.iteration} does not fit what was loaded: {error!r}",
                 "the model and the rewards that the run was made with",

@@ -12,7 +12,7 @@ from typing import Any
 from rlr_core.config import RewardConfig, to_toml
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.scoreboard import alarm_banner, scoreboard
-from rlr_core.runs.summary import Comparison, Summary, short
+from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import write_atomically, write_text
 
 PAGE = Path(__file__).with_name("report.template.html")
@@ -80,7 +80,7 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
     config = directory.config
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.output.name),
-        headline=_headline(summary.held_out),
+        headline=_headline(summary),
         facts=_facts(directory, summary),
         grid=_figure(directory.folder / "before_after.png", "The same prompts and seeds, before and after."),
         alarm=alarm_banner(summary.of("alarm"), config),
@@ -94,7 +94,10 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
     )
 
 
-def _headline(held_out: Comparison | None) -> str:
+def _headline(summary: Summary) -> str:
+    held_out = summary.held_out
+    if held_out is None and summary.of("evaluation"):
+        return "<p>No pair of pictures has a finite held-out score before and after.</p>"
     if held_out is None:
         return "<p>This run has no evaluation before and after.</p>"
     return (
