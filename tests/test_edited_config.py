@@ -11,7 +11,16 @@ import pytest
 import runs
 from test_result_first import materials, quiet, run
 
-from rlr_core.config import RunConfig, changes, free_settings, load, missing_settings, to_dict, to_toml
+from rlr_core.config import (
+    RunConfig,
+    changes,
+    free_settings,
+    from_dict,
+    load,
+    missing_settings,
+    to_dict,
+    to_toml,
+)
 from rlr_core.errors import CheckpointError, ConfigError, RunError
 from rlr_core.runs import log, resume
 from rlr_core.runs.directory import RunDirectory
@@ -165,25 +174,20 @@ def test_all_that_was_refused_is_said_at_once(folder):
     assert "learning_rate = 0.1" not in str(caught.value)
 
 
+def named(checkpoint: str, reward: str) -> RunConfig:
+    return from_dict({"model": {"checkpoint": checkpoint}, "reward": {"name": reward}})
+
+
 def test_files_may_lie_elsewhere():
-    one = RunConfig()
-    model, reward = dataclasses.replace, dataclasses.replace
-    two = dataclasses.replace(
-        one,
-        model=model(one.model, checkpoint="/a/x.safetensors"),
-        reward=reward(one.reward, name="/a/reward.py:red"),
+    before = named("/a/x.safetensors", "/a/reward.py:red")
+    moved, others = (
+        named(f"/b/{x}.safetensors", f"/b/reward.py:{red}") for x, red in (("x", "red"), ("y", "blue"))
     )
-    moved = dataclasses.replace(
-        one,
-        model=model(one.model, checkpoint="/b/c/x.safetensors"),
-        reward=reward(one.reward, name="/b/reward.py:red"),
-    )
-    other = dataclasses.replace(two, reward=reward(one.reward, name="/a/reward.py:blue"))
-    assert [(change.name, change.allowed) for change in changes(two, moved)] == [
-        ("model.checkpoint", True),
-        ("reward.name", True),
+    names = ["model.checkpoint", "reward.name"]
+    assert [(change.name, change.allowed) for change in changes(before, moved)] == [(n, True) for n in names]
+    assert [(change.name, change.allowed) for change in changes(before, others)] == [
+        (n, False) for n in names
     ]
-    assert [change.allowed for change in changes(two, other)] == [False]
 
 
 def test_every_setting_is_known_to_be_free_or_not():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -60,6 +61,16 @@ def test_a_killed_run_is_resumed_as_if_nothing_had_happened(point, workshop, ref
     runs.assert_same_run(folder, reference)
     assert not list(folder.rglob(".*.tmp")), "half-written files are removed"
     assert "resumed" in (folder / "events.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_runs_are_killed_at_random():
+    """A few of the kills that `kill_randomly.py` does by the hundred."""
+    script = [sys.executable, str(Path(__file__).with_name("kill_randomly.py")), "--kills", "6"]
+    done = subprocess.run([*script, "--estimators", "rlr", "ddpo"], capture_output=True, text=True)
+    assert done.returncode == 0 and "6 kills of" in done.stdout, done.stdout + done.stderr
+    assert "failures: 0" in done.stdout
 
 
 def test_a_run_is_killed_twice(workshop, reference, tmp_path):
