@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from rlr_core.config import RunConfig, from_dict
 from rlr_core.runs import log
+from rlr_core.runs.checkpoints import Checkpoints
 
 REWARD = """
 import torch
@@ -81,12 +82,12 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     for name in names:
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     assert_same(loras(folder), loras(reference))
-    newest = max((reference / "checkpoints").iterdir())
-    assert_same(checkpoint(folder / "checkpoints" / newest.name), checkpoint(newest))
+    assert_same(newest(folder), newest(reference))
 
 
-def checkpoint(path: Path) -> Any:
-    return torch.load(path, weights_only=True)["trainer"]
+def newest(folder: Path) -> Any:
+    """The trainer's state in the run's newest checkpoint."""
+    return Checkpoints(folder / "checkpoints").newest("").checkpoint.trainer
 
 
 def loras(folder: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_finished_run_has_everything(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "after.png", "before.png", "before_after.png", "checkpoints", "config.toml", "events.jsonl",
         "previews", "report.html", "reward.png", "rlr-lora-best.json", "rlr-lora-best.safetensors",
-        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock", "worker.json",
+        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.id", "run.lock", "worker.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000004.pt", "000006.pt"]
     assert len(list((finished / "previews").iterdir())) == 4
@@ -359,7 +359,7 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /
 @needs_dev_full
 @pytest.mark.parametrize(
     "victim",
-    ["checkpoints/000004.pt", "events.jsonl", "previews/000004.png", "rlr-lora.safetensors", "report.html"],
+    ["checkpoints/000004.pt", "events.jsonl", "rlr-lora-best.safetensors", "rlr-lora.safetensors"],
 )
 def test_a_full_disk_loses_nothing(victim, workshop, finished, tmp_path, monkeypatch):
     """The kernel refuses the write (through a link to /dev/full); once there is room, the run goes on."""

@@ -65,12 +65,17 @@ def resume(options: argparse.Namespace) -> None:
     """Go on with a run."""
     from rlr_core.runs import runner
     from rlr_core.runs.launching import launch_resume
+    from rlr_core.runs.resuming import restore_config
 
     if options.detach:
         launch_resume(options.run)
         _tell_launched(options.run)
         return
     directory = RunDirectory.open(options.run)
+    with directory.held():
+        restored = restore_config(directory)
+    if restored:
+        print(f"WARNING: {restored}.")
     state = directory.state()
     came = "failed" if state.state == "failed" else f"was {state.state}"
     print(f"Going on with {options.run}, which {came} at iteration {state.iteration}.", flush=True)
@@ -98,7 +103,8 @@ def _tell_outcome(directory: RunDirectory) -> None:
     summary = Summary.read(directory.events_file)
     if summary.held_out:
         print(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
-        print(f"Reward that was trained on: {summary.trained}")
+        if summary.trained:
+            print(f"Reward that was trained on: {summary.trained}")
         for series in summary.series:
             if series.group in ("part", "watched"):
                 what = "part of it" if series.group == "part" else "only watched"
@@ -120,7 +126,9 @@ def _tell_alarm(directory: RunDirectory, summary: Summary) -> None:
     for event in summary.of("alarm"):
         print(f"\nALARM at iteration {event['iteration']}: {event['message']}.")
         best = f"the best LoRA by held-out score, of iteration {event['best']}"
-        if directory.config.alarm.action == "rollback":
+        if event["best"] < 0:
+            print("No check had finite held-out scores, so that the best LoRA is not known.")
+        elif directory.config.alarm.action == "rollback":
             print(f"Training ended there, with {best}.")
         else:
             print(f"Before it, {best}, was kept: {directory.config.output.name}-best.safetensors")

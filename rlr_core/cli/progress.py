@@ -18,6 +18,7 @@ from rlr_core.runs.directory import RunDirectory, RunState
 from rlr_core.trainer.events import (
     AlarmRaised,
     CheckpointDue,
+    Edited,
     Evaluation,
     Event,
     Iteration,
@@ -25,6 +26,7 @@ from rlr_core.trainer.events import (
     Preview,
     Replanned,
     Skipped,
+    Warned,
 )
 
 RECENT = 5
@@ -76,6 +78,10 @@ class Narrator:
                 self._say(
                     f"The memory is not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."
                 )
+            case Edited():
+                self._say(f"Going on after iteration {event.iteration} with {'; '.join(event.settings)}.")
+            case Warned():
+                self._say(f"WARNING: {event.message}.")
             case Preview() if event.iteration:
                 self._say(
                     f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"

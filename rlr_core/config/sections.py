@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 MOST = sys.float_info.max
 """More than any setting can be."""
@@ -14,6 +14,11 @@ Size = tuple[int, int]
 Sizes = int | list[int] | list[list[int]]
 """As a config gives sizes: the side of a square (0: the model's own), [width, height], or a list of several [width, height]."""
 
+T = TypeVar("T")
+Free = Annotated[T, "free"]
+"""A setting that may be changed where a run is resumed; all others stay as the run was made."""
+Movable = Annotated[T, "movable"]
+"""A setting that names files, which a resumed run may find in another folder under the same name."""
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 """What a device's name looks like."""
@@ -39,11 +44,11 @@ def setting(
 class ModelConfig:
     """The model that the LoRA is for."""
 
-    checkpoint: str = setting(
+    checkpoint: Movable[str] = setting(
         "embedded",
         '"embedded", a Stable Diffusion file (.safetensors), or the folder of a diffusers checkpoint',
     )
-    vae: str = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
+    vae: Movable[str] = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
     prediction: str = setting(
         "auto",
         "what the network predicts; auto: what the checkpoint says",
@@ -53,9 +58,13 @@ class ModelConfig:
         0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0
     )
     allow_pickle: bool = setting(False, "read a pickled checkpoint (.ckpt), weights only")
-    precision: str = setting("float32", "of the frozen weights", choices=("float32", "bfloat16", "float16"))
-    device: str = setting("auto", "auto, cpu, mps, cuda, or a card by its number, as cuda:1", form=DEVICE)
-    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
+    precision: Free[str] = setting(
+        "float32", "of the frozen weights", choices=("float32", "bfloat16", "float16")
+    )
+    device: Free[str] = setting(
+        "auto", "auto, cpu, mps, cuda, or a card by its number, as cuda:1", form=DEVICE
+    )
+    threads: Free[int] = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,9 @@ class LoraConfig:
     dora: bool = setting(
         False, "learn each output's norm, too (DoRA); A1111 and Forge compute it another way"
     )
-    start: str = setting("", "a LoRA file to go on from; its layers, ranks and alphas replace those above")
+    start: Movable[str] = setting(
+        "", "a LoRA file to go on from; its layers, ranks and alphas replace those above"
+    )
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,7 @@ class InferenceConfig:
 class RewardConfig:
     """What the LoRA is trained towards, and what only watches."""
 
-    name: str = setting(
+    name: Movable[str] = setting(
         "embedded",
         '"embedded", "mix", a published reward (see `rlr rewards`), or "file.py:function", called with (images, prompts)',
     )
@@ -143,17 +154,17 @@ class RewardConfig:
     )
     mix_mean: dict[str, float] = setting({}, "of parts whose mean is not to be measured")
     mix_spread: dict[str, float] = setting({}, "of the same parts: their standard deviation")
-    held_out: str = setting("embedded-held-out", "scores previews and the report; never trained on")
+    held_out: Movable[str] = setting("embedded-held-out", "scores previews and the report; never trained on")
     watch: list[str] = setting([], "more rewards that score them, and are never trained on")
-    folder: str = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
-    download: bool = setting(True, "a published reward's missing weights are fetched when a run starts")
-    precision: str = setting(
+    folder: Free[str] = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
+    download: Free[bool] = setting(True, "a published reward's missing weights are fetched when a run starts")
+    precision: Free[str] = setting(
         "auto",
         "of a published reward's network; auto is bfloat16 on a GPU that has it, float32 on a CPU",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    chunk: int = setting(8, "pictures that a published reward scores together", low=1)
-    rerun: bool = setting(False, "less memory for a published reward's gradient, one more forward pass")
+    chunk: Free[int] = setting(8, "pictures that a published reward scores together", low=1)
+    rerun: Free[bool] = setting(False, "less memory for a published reward's gradient, one more forward pass")
 
 
 @dataclass(frozen=True)
@@ -192,8 +203,8 @@ class EstimatorConfig:
     )
     starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
     unit: bool = setting(True, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
-    rerun: bool = setting(False, "first order: less memory, K more forward passes")
-    chunk: int = setting(
+    rerun: Free[bool] = setting(False, "first order: less memory, K more forward passes")
+    chunk: Free[int] = setting(
         1, "pictures that go through the network together; divides training.batch_size", low=1
     )
 
@@ -202,10 +213,10 @@ class EstimatorConfig:
 class TrainingConfig:
     """The optimisation."""
 
-    iterations: int = setting(40, "", low=1)
+    iterations: Free[int] = setting(40, "", low=1)
     batch_size: int = setting(4, "pictures per iteration", low=1)
-    learning_rate: float = setting(2e-3, "of Adam", low=0, high=1)
-    schedule: str = setting(
+    learning_rate: Free[float] = setting(2e-3, "of Adam", low=0, high=1)
+    schedule: Free[str] = setting(
         "constant", "of the learning rate; cosine falls to 0", choices=("constant", "cosine")
     )
     prompts_per_batch: int = setting(4, "different prompts in a batch; divides batch_size", low=1)
@@ -231,28 +242,30 @@ class TrainingConfig:
 class MemoryConfig:
     """What is done to fit the card; `rlr plan` tells what each saves and costs."""
 
-    plan: str = setting(
+    plan: Free[str] = setting(
         "check",
         "before training: nothing, refuse what cannot fit, or choose settings that fit",
         choices=("off", "check", "auto"),
     )
-    budget: float = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
-    autocast: str = setting(
+    budget: Free[float] = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
+    autocast: Free[str] = setting(
         "off", "precision that a UNet of float32 computes in", choices=("off", "bfloat16", "float16")
     )
-    checkpoint_denoiser: bool = setting(False, "gradient checkpointing: a third more time for less memory")
-    decoder: str = setting(
+    checkpoint_denoiser: Free[bool] = setting(
+        False, "gradient checkpointing: a third more time for less memory"
+    )
+    decoder: Free[str] = setting(
         "keep",
         "for the way back: keep all, run blocks again, or one picture at a time, too",
         choices=("keep", "rerun", "slices"),
     )
-    offload: str = setting(
+    offload: Free[str] = setting(
         "none",
         "kept in main memory while unused: nothing, the text encoder, or also VAE and reward",
         choices=("none", "text", "all"),
     )
     optimizer: str = setting("adam", "adam8bit needs bitsandbytes", choices=("adam", "adam8bit"))
-    painted: int = setting(8, "pictures of a preview or evaluation that are painted together", low=1)
+    painted: Free[int] = setting(8, "pictures of a preview or evaluation that are painted together", low=1)
 
 
 @dataclass(frozen=True)
@@ -260,18 +273,20 @@ class OutputConfig:
     """What a run leaves behind, and how often."""
 
     name: str = setting("rlr-lora", "name of the LoRA file")
-    format: str = setting(
+    format: Free[str] = setting(
         "kohya",
         "of its keys: A1111, Forge, ComfyUI and diffusers read kohya's",
         choices=("kohya", "diffusers", "comfyui"),
     )
-    precision: str = setting("float32", "of its weights", choices=("float32", "float16", "bfloat16"))
-    preview_every: int = setting(10, "iterations between previews; 0 for only the first and the last", low=0)
-    previews: int = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1)
+    precision: Free[str] = setting("float32", "of its weights", choices=("float32", "float16", "bfloat16"))
+    preview_every: Free[int] = setting(
+        10, "iterations between previews; 0 for only the first and the last", low=0
+    )
+    previews: Free[int] = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1)
     evaluation: int = setting(64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0)
-    checkpoint_every: int = setting(10, "iterations between checkpoints", low=1)
-    keep_checkpoints: int = setting(2, "newest checkpoints that stay on disk", low=1)
-    lora: str = setting(
+    checkpoint_every: Free[int] = setting(10, "iterations between checkpoints", low=1)
+    keep_checkpoints: Free[int] = setting(2, "newest checkpoints that stay on disk", low=1)
+    lora: Free[str] = setting(
         "last",
         "which is evaluated and written at the end: the last one, or the best by held-out score",
         choices=("last", "best"),
@@ -282,7 +297,7 @@ class OutputConfig:
 class AlarmConfig:
     """The alarm: the trained reward rises while held-out ones or the diversity fall, or falls below that of the start."""
 
-    action: str = setting(
+    action: Free[str] = setting(
         "warn",
         "go on; save and stop; or end with the best LoRA so far",
         choices=("warn", "stop", "rollback"),

@@ -38,7 +38,7 @@ def layered(
     that is no config by itself, and for a text of another form; whoever makes a config of the result checks the overrides.
     """
     tables = [_parse_override(each) if isinstance(each, str) else each for each in overrides]
-    return merged(base or {}, presets.preset(preset).settings, _read_settings(file) if file else {}, *tables)
+    return merged(base or {}, presets.preset(preset).settings, read_settings(file) if file else {}, *tables)
 
 
 def to_toml(config: RunConfig, *, comments: bool = True) -> str:
@@ -82,16 +82,22 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _read_settings(path: Path) -> Tables:
-    """What a file says. It is checked alone, so that an error names the file, whatever lies on top of it."""
-    settings = _read_toml(path)
+def read_settings(path: Path, *, torn: bool = False) -> Tables:
+    """What a file says. It is checked alone, so that an error names the file, whatever lies on top of it.
+
+    Args:
+        torn: the file was cut off; a last line that does not end is left out.
+    """
+    settings = _read_toml(path, torn)
     from_dict(settings, str(path))
     return settings
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, torn: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data = path.read_bytes()
+        lines = data[: data.rfind(b"\n") + 1] if torn else data
+        return tomllib.loads(lines.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one"

@@ -4,7 +4,8 @@ config.toml              everything that defines the run
 events.jsonl             what happened, append-only
 start/                   the LoRA file that the run goes on from, if it does
 worker.json, worker.log  who works on it, or was the last to; what a process that was started for it printed
-checkpoints/000010.pt    LoRA, optimizer, estimator, iteration
+run.id                   tells its checkpoints from those of another run
+checkpoints/000010.pt    config, LoRA, optimizer, estimator, iteration
 previews/000010.png      pictures at fixed prompts and seeds
 <name>.safetensors       the LoRA
 before_after.png, reward.png, report.html
@@ -13,22 +14,21 @@ before_after.png, reward.png, report.html
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
-import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.errors import RLRError, RunError
 from rlr_core.runs import log
+from rlr_core.runs.checkpoints import Checkpoints
 from rlr_core.runs.worker import Worker
 from rlr_core.storage import storing, write_atomically, write_text
 
@@ -68,7 +68,8 @@ class RunDirectory:
         self.folder = Path(folder)
         self.config_file = self.folder / "config.toml"
         self.events_file = self.folder / "events.jsonl"
-        self.checkpoints = self.folder / "checkpoints"
+        self.identity_file = self.folder / "run.id"
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.previews = self.folder / "previews"
         self.stop_file = self.folder / "stop"
         self.worker_file = self.folder / "worker.json"
@@ -110,7 +111,7 @@ class RunDirectory:
     def open(cls, folder: Path) -> RunDirectory:
         """An existing run. Raises `RunError` if the folder holds none."""
         directory = cls(folder)
-        if not directory.config_file.exists():
+        if not directory.config_file.exists() and not directory.checkpoints.exist:
             raise RunError(
                 f"no run in {folder}",
                 "a folder with a config.toml that rlr train made",
@@ -124,6 +125,19 @@ class RunDirectory:
         config = load(self.config_file)
         kept = self._kept(config.lora.start)
         return _starting_from(config, kept) if config.lora.start and kept.is_file() else config
+
+    @property
+    def identity(self) -> str:
+        """By which its checkpoints know the run; "" before `identify` made one, and where it was lost."""
+        return (
+            self.identity_file.read_text("utf-8", "replace").strip() if self.identity_file.is_file() else ""
+        )
+
+    def identify(self, identity: str = "") -> str:
+        """Give a run that has no identity `identity`, of one of its checkpoints, or a new one; returns what it has then."""
+        if not self.identity:
+            write_text(self.identity_file, (identity or uuid.uuid4().hex) + "\n")
+        return self.identity
 
     def _kept(self, start: str) -> Path:
         """Where the folder has its copy of `lora.start`."""
@@ -181,28 +195,6 @@ class RunDirectory:
     def _last(self) -> str:
         """The type of the last event; "" before there is any."""
         return _last_type(log.read(self.events_file))
-
-    def save_checkpoint(self, iteration: int, state: dict[str, Any], keep: int) -> None:
-        """Write a checkpoint, whole or not at all, then remove the oldest beyond `keep`."""
-        buffer = io.BytesIO()  # torch.save would tell a full disk by a RuntimeError
-        torch.save(state, buffer)
-        write_atomically(
-            self.checkpoints / f"{iteration:06d}.pt", lambda path: path.write_bytes(buffer.getbuffer())
-        )
-        for old in self._checkpoint_files()[:-keep]:
-            old.unlink()
-
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read; None where there is none."""
-        for path in reversed(self._checkpoint_files()):
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, ValueError) as error:  # damaged by the disk: an older one will do
-                log.EventLog(self.events_file).append("damaged", file=path.name, message=str(error))
-        return None
-
-    def _checkpoint_files(self) -> list[Path]:
-        return sorted(path for path in self.checkpoints.glob("*.pt") if re.fullmatch(r"\d+", path.stem))
 
     def remove_leftovers(self) -> None:
         """Delete what a killed process left half written, and an old request to stop."""

@@ -1,4 +1,4 @@
-"""The finished LoRA: the file, what it says of its training, and the card that A1111 and Forge show."""
+"""The trained LoRA: the file, what it says of its training, and the card that A1111 and Forge show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PROMPTS = 200
 
 
 def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summary: Summary) -> None:
-    """Write a LoRA of the run that `setup` is of, as it was after `iteration`, and its card `<stem>.json`.
+    """Write a LoRA of the run that `setup` is of, as it was after `iteration`.
 
     Raises `CheckpointError` for a LoRA that is not finite or has no effect; the run's checkpoints stay.
     """
@@ -33,9 +33,13 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summa
     }
     dtype = getattr(torch, output.precision)
     write_lora(file, weights, facts, kind=output.format, family=family, dtype=dtype)
+
+
+def write_card(file: Path, setup: Setup, summary: Summary) -> None:
+    """Write `<stem>.json` beside the LoRA `file`: what hosts show of it."""
     card = {
         "description": card_text(setup.reward.name, summary),
-        "sd version": family.card,
+        "sd version": setup.lora.family.card,
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",

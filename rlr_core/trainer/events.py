@@ -181,6 +181,35 @@ class Replanned:
     settings: list[str]
 
 
+@dataclass(frozen=True)
+class Edited:
+    """A run that was resumed goes on with settings that were changed in its config.
+
+    Attributes:
+        settings: each with both values.
+    """
+
+    iteration: int
+    settings: list[str]
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something went wrong, and training goes on: a picture could not be drawn, or an older checkpoint was taken."""
+
+    message: str
+
+
 Event = (
-    Iteration | Skipped | Painting | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+    Iteration
+    | Skipped
+    | Painting
+    | Preview
+    | Evaluation
+    | NewBest
+    | AlarmRaised
+    | CheckpointDue
+    | Replanned
+    | Edited
+    | Warned
 )

@@ -56,7 +56,12 @@ class Trainer:
         self.weighing = Weighing(by_signal=training.weighing == "signal")
 
     def run(self) -> Iterator[Event]:
-        """Train to the end, from the start or from a loaded state; what is due follows from the state alone."""
+        """Train to the end, then measure what came out."""
+        yield from self.train()
+        yield from self.evaluate()
+
+    def train(self) -> Iterator[Event]:
+        """To the end, from the start or from a loaded state; what is due follows from the state alone."""
         output = self.setup.config.output
         yield from calibrate(self.setup, self.iteration)
         if self.checked < 0:
@@ -74,8 +79,11 @@ class Trainer:
             if self.finished:
                 break
             yield self.iterate()
-        if output.evaluation:
-            iteration, count = self.exported_iteration, output.evaluation
+
+    def evaluate(self) -> Iterator[Event]:
+        """Paint and score the held-out pairs with what comes out of the training that is over."""
+        iteration, count = self.exported_iteration, self.setup.config.output.evaluation
+        if count:
             evaluated = yield from evaluation(self.setup, "after", iteration, count, self.exported)
             self.whole = False
             yield evaluated
@@ -83,7 +91,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether training is over."""
-        return self.iteration == self.setup.config.training.iterations or self.rolled_back
+        return self.iteration >= self.setup.config.training.iterations or self.rolled_back
 
     @property
     def rolled_back(self) -> bool:
