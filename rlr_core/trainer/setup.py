@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from rlr_core.models import (
     saving_memory,
 )
 from rlr_core.rewards import Reward
+from rlr_core.storage import user_path
 from rlr_core.trainer.checks import check_format, check_settings
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
@@ -189,7 +189,7 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
         lora = inject(model, settings, config.training.seed)
         stack.callback(lora.eject)
         return lora
-    lora = load_lora(Path(settings.start).expanduser(), model)
+    lora = load_lora(user_path(settings.start), model)
     stack.callback(lora.eject)
     networks = " and ".join(lora.networks)
     warnings.warn(
