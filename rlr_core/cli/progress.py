@@ -26,6 +26,7 @@ from rlr_core.trainer.events import (
     Preview,
     Replanned,
     Skipped,
+    Warned,
 )
 
 RECENT = 5
@@ -77,6 +78,8 @@ class Narrator:
                 self._say(
                     f"The memory is not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."
                 )
+            case Warned():
+                self._say(f"WARNING: {event.message}.")
             case Preview() if event.iteration:
                 self._say(
                     f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"

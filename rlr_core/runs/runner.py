@@ -40,6 +40,7 @@ from rlr_core.trainer import (
     Skipped,
     StopRequested,
     Trainer,
+    Warned,
     prepare,
 )
 
@@ -281,6 +282,8 @@ class _Recorder:
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
             case Replanned():
                 self.log.append("replanned", iteration=event.iteration, settings=event.settings)
+            case Warned():
+                self.log.append("warning", message=event.message)
             case CheckpointDue():
                 self.log.append("checkpoint", iteration=event.iteration)
                 self._checkpoint()

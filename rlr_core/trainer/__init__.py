@@ -11,6 +11,7 @@ from rlr_core.trainer.events import (
     Preview,
     Replanned,
     Skipped,
+    Warned,
 )
 from rlr_core.trainer.materials import Materials, Rewards
 from rlr_core.trainer.sampling import Painter, painter, score
@@ -19,5 +20,5 @@ from rlr_core.trainer.training import Trainer
 
 __all__ = [
     "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Painting",
-    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
+    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Warned", "painter", "prepare", "score",
 ]  # fmt: skip

@@ -181,6 +181,22 @@ class Replanned:
     settings: list[str]
 
 
+@dataclass(frozen=True)
+class Warned:
+    """What the user should know, and what to do about it; the run goes on."""
+
+    message: str
+
+
 Event = (
-    Iteration | Skipped | Painting | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+    Iteration
+    | Skipped
+    | Painting
+    | Preview
+    | Evaluation
+    | NewBest
+    | AlarmRaised
+    | CheckpointDue
+    | Replanned
+    | Warned
 )

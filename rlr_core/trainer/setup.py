@@ -125,6 +125,8 @@ def prepare(
     estimator = build(config.estimator, config.sampling.steps)
     for name in ignored_settings(config.estimator):
         warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
+    if config.training.learning_rate == 0:
+        warnings.warn("training.learning_rate is 0: nothing will be learned", stacklevel=2)
     with ExitStack() as stack:
         objects = _objects(config, materials or Materials(), device, stack)
         model, lora = objects.model, objects.lora
