@@ -82,6 +82,8 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     for name in names:
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     assert_same(loras(folder), loras(reference))
+    for name in loras(reference):
+        assert (folder / name).read_bytes() == (reference / name).read_bytes(), "to the order of the metadata"
     assert_same(newest(folder), newest(reference))
 
 
@@ -101,7 +103,7 @@ def lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _lora_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata (whose order in the file is not fixed by safetensors)."""
+    """Tensors and metadata."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         return tensors, dict(sorted(file.metadata().items()))

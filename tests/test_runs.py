@@ -391,9 +391,13 @@ def test_a_folder_that_cannot_be_made(workshop, tmp_path):
         start(workshop, tmp_path / "file" / "run")
 
 
-def test_other_errors_of_the_system_are_not_disguised(tmp_path):
-    with pytest.raises(IsADirectoryError), storage.storing(tmp_path):
-        tmp_path.open()
+def test_whatever_the_system_refuses_is_told(tmp_path):
+    with pytest.raises(StorageError, match=r"Is a directory(.|\n)*a folder is in the way"):
+        storage.write_text(tmp_path, "text")
+    with pytest.raises(StorageError, match=r"File name too long(.|\n)*a shorter name"):
+        storage.write_text(tmp_path / ("x" * 300), "text")
+    with pytest.raises(OSError, match="of a library"), storage.storing(tmp_path):
+        raise OSError("of a library")
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):

@@ -12,6 +12,7 @@ from rlr_core.cli.lora import lora
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
+from rlr_core.cli.saying import say
 from rlr_core.cli.score import score
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
@@ -27,7 +28,7 @@ __all__ = [
 
 def demo(options: argparse.Namespace) -> None:
     """Train on the embedded checkpoint."""
-    print(
+    say(
         "This demo trains a LoRA that mends a weakness of a small embedded checkpoint: it often paints the wrong colour."
     )
     _start(_load(DEMO, options), options, "demo")
@@ -52,7 +53,7 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
     folder = options.run or free_folder(RUNS, name)
     directory = RunDirectory(folder)
     directory.refuse_if_taken()
-    print(
+    say(
         f"The run's folder is {folder}. It may be stopped (Ctrl-C, or rlr stop) and resumed at any time.",
         flush=True,
     )
@@ -75,17 +76,17 @@ def resume(options: argparse.Namespace) -> None:
     with directory.held():
         restored = restore_config(directory)
     if restored:
-        print(f"WARNING: {restored}.")
+        say(f"WARNING: {restored}.")
     state = directory.state()
     came = "failed" if state.state == "failed" else f"was {state.state}"
-    print(f"Going on with {options.run}, which {came} at iteration {state.iteration}.", flush=True)
+    say(f"Going on with {options.run}, which {came} at iteration {state.iteration}.", flush=True)
     with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
         runner.resume(options.run, narrator)
     _tell_outcome(directory)
 
 
 def _tell_launched(folder: Path) -> None:
-    print(
+    say(
         f"The run in {folder} goes on by itself, whatever becomes of this terminal; its output is in {folder / 'worker.log'}.\n"
         f"How far it is:  rlr runs {shlex.quote(str(folder.parent))}\nStop it:        rlr stop {shlex.quote(str(folder))}"
     )
@@ -96,19 +97,19 @@ def _tell_outcome(directory: RunDirectory) -> None:
     folder, state = directory.folder, directory.state()
     if state.state == "stopped":
         _tell_alarm(directory, Summary.read(directory.events_file))
-        print(
+        say(
             f"Stopped after iteration {state.iteration}; nothing is lost.\nGo on with:  rlr resume {shlex.quote(str(folder))}"
         )
         return
     summary = Summary.read(directory.events_file)
     if summary.held_out:
-        print(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
+        say(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
         if summary.trained:
-            print(f"Reward that was trained on: {summary.trained}")
+            say(f"Reward that was trained on: {summary.trained}")
         for series in summary.series:
             if series.group in ("part", "watched"):
                 what = "part of it" if series.group == "part" else "only watched"
-                print(f"  {what}, {short(series.name)}: {series.comparison}")
+                say(f"  {what}, {short(series.name)}: {series.comparison}")
     _tell_alarm(directory, summary)
     files = {
         "LoRA": f"{directory.config.output.name}.safetensors",
@@ -116,22 +117,22 @@ def _tell_outcome(directory: RunDirectory) -> None:
         "reward curve": "reward.png",
         "report": "report.html",
     }
-    print()
+    say()
     for what, name in files.items():
         if (folder / name).exists():
-            print(f"  {what + ':':18}{folder / name}")
+            say(f"  {what + ':':18}{folder / name}")
 
 
 def _tell_alarm(directory: RunDirectory, summary: Summary) -> None:
     for event in summary.of("alarm"):
-        print(f"\nALARM at iteration {event['iteration']}: {event['message']}.")
+        say(f"\nALARM at iteration {event['iteration']}: {event['message']}.")
         best = f"the best LoRA by held-out score, of iteration {event['best']}"
         if event["best"] < 0:
-            print("No check had finite held-out scores, so that the best LoRA is not known.")
+            say("No check had finite held-out scores, so that the best LoRA is not known.")
         elif directory.config.alarm.action == "rollback":
-            print(f"Training ended there, with {best}.")
+            say(f"Training ended there, with {best}.")
         else:
-            print(f"Before it, {best}, was kept: {directory.config.output.name}-best.safetensors")
+            say(f"Before it, {best}, was kept: {directory.config.output.name}-best.safetensors")
 
 
 def stop(options: argparse.Namespace) -> None:
@@ -142,7 +143,7 @@ def stop(options: argparse.Namespace) -> None:
         raise RunError(
             f"the run {options.run} is not running", "a running run", "`rlr runs` lists them with their state"
         )
-    print(
+    say(
         f"Asked {options.run} to stop; it saves a checkpoint first. Go on with:  rlr resume {shlex.quote(str(options.run))}"
     )
 
@@ -151,9 +152,9 @@ def runs(options: argparse.Namespace) -> None:
     """List runs."""
     found = list_runs(options.root)
     if not found:
-        print(f"no runs in {options.root}")
+        say(f"no runs in {options.root}")
     for state in found:
-        print(_run_line(state))
+        say(_run_line(state))
 
 
 def _run_line(state: RunState) -> str:
@@ -168,7 +169,7 @@ def _run_line(state: RunState) -> str:
 
 def config(options: argparse.Namespace) -> None:
     """Print the default config."""
-    print(to_toml(_load(None, options)), end="")
+    say(to_toml(_load(None, options)), end="")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -184,6 +185,6 @@ def estimators(options: argparse.Namespace) -> None:
     from rlr_core.estimators import ESTIMATORS
 
     for name, recipe in ESTIMATORS.items():
-        print(f"{name:12} {recipe.summary}")
+        say(f"{name:12} {recipe.summary}")
         if recipe.uses:
-            print(f"{'':12} settings: {', '.join(recipe.uses)}")
+            say(f"{'':12} settings: {', '.join(recipe.uses)}")

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rlr_core.config import RunConfig
+from rlr_core.errors import visible
 from rlr_core.runs.directory import RunDirectory, RunState
 from rlr_core.trainer.events import (
     AlarmRaised,
@@ -129,7 +130,7 @@ class Narrator:
             bar.close()
 
     def _say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(visible(text), file=sys.stdout)
         sys.stdout.flush()
 
 

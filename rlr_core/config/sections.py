@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
+
+from rlr_core.config.names import lora_name_problem
 
 MOST = sys.float_info.max
 """More than any setting can be."""
@@ -30,11 +33,18 @@ def setting(
     *,
     choices: tuple[str, ...] = (),
     form: str = "",
+    problem: Callable[[str], str] = lambda value: "",
     low: float | None = None,
     high: float = MOST,
 ) -> Any:
-    """A config field with its comment; what is allowed are certain values, a form (regular expression), or a range."""
-    metadata = {"comment": comment, "choices": choices, "form": form, "low": low, "high": high}
+    """A config field with its comment; what is allowed are certain values, a form (regular expression), or a range.
+
+    `problem` says why a value is none, "" where it is one. Where memory or threads grow with a number, its range ends where a
+    mistake begins.
+    """
+    metadata = {
+        "comment": comment, "choices": choices, "form": form, "problem": problem, "low": low, "high": high,
+    }  # fmt: skip
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -55,7 +65,7 @@ class ModelConfig:
         choices=("auto", "epsilon", "v_prediction"),
     )
     clip_skip: int = setting(
-        0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0
+        0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0, high=100
     )
     allow_pickle: bool = setting(False, "read a pickled checkpoint (.ckpt), weights only")
     precision: Free[str] = setting(
@@ -64,15 +74,15 @@ class ModelConfig:
     device: Free[str] = setting(
         "auto", "auto, cpu, mps, cuda, or a card by its number, as cuda:1", form=DEVICE
     )
-    threads: Free[int] = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
+    threads: Free[int] = setting(0, "CPU threads; 0 leaves the choice to torch", low=0, high=512)
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """The LoRA that is trained."""
 
-    rank: int = setting(8, "", low=1)
-    alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6)
+    rank: int = setting(8, "", low=1, high=4096)
+    alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6, high=1e6)
     targets: str = setting(
         "attention", "UNet layers that get a LoRA", choices=("attention", "attention+feedforward", "all")
     )
@@ -105,7 +115,7 @@ class PromptConfig:
 class SamplingConfig:
     """The chain that generates pictures, in training and in previews."""
 
-    steps: int = setting(20, "T, denoising steps", low=1)
+    steps: int = setting(20, "T, denoising steps", low=1, high=10_000)
     eta: float = setting(
         1.0, "noise that each step adds: 1 ancestral, 0 none (then no half-order part)", low=0, high=1
     )
@@ -134,7 +144,7 @@ class InferenceConfig:
         "chain: as in training; the others are those of diffusers and of hosts",
         choices=("chain", "ddim", "euler", "euler_a", "dpmpp_2m"),
     )
-    steps: int = setting(0, "0: as in training", low=0)
+    steps: int = setting(0, "0: as in training", low=0, high=10_000)
     guidance_scale: float = setting(0.0, "0: as in training; 1 turns it off", low=0)
 
 
@@ -163,7 +173,7 @@ class RewardConfig:
         "of a published reward's network; auto is bfloat16 on a GPU that has it, float32 on a CPU",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    chunk: Free[int] = setting(8, "pictures that a published reward scores together", low=1)
+    chunk: Free[int] = setting(8, "pictures that a published reward scores together", low=1, high=10_000)
     rerun: Free[bool] = setting(False, "less memory for a published reward's gradient, one more forward pass")
 
 
@@ -181,7 +191,7 @@ class EstimatorConfig:
         "what is made of the reward at a sub-chain's end",
         choices=("plain", "antithetic", "lookahead_baseline", "control_variate", "lookahead"),
     )
-    branches: int = setting(1, "antithetic pairs at a sub-chain's end", low=1)
+    branches: int = setting(1, "antithetic pairs at a sub-chain's end", low=1, high=1000)
     antithetic: bool = setting(True, "zeroth: a second rollout with the opposite perturbation")
     sub_chains: str = setting(
         "uniform",
@@ -194,9 +204,9 @@ class EstimatorConfig:
         choices=("leave_one_out", "running_mean", "none"),
     )
     sigma: float = setting(0.01, "standard deviation of the zeroth order's parameter perturbation", low=1e-12)
-    draws: int = setting(2, "draft_lv: noisings of the last step", low=1)
+    draws: int = setting(2, "draft_lv: noisings of the last step", low=1, high=1000)
     clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
-    batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
+    batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1, high=1000)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
     starts_from: float = setting(
         0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
@@ -205,7 +215,7 @@ class EstimatorConfig:
     unit: bool = setting(True, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
     rerun: Free[bool] = setting(False, "first order: less memory, K more forward passes")
     chunk: Free[int] = setting(
-        1, "pictures that go through the network together; divides training.batch_size", low=1
+        1, "pictures that go through the network together; divides training.batch_size", low=1, high=10_000
     )
 
 
@@ -214,12 +224,14 @@ class TrainingConfig:
     """The optimisation."""
 
     iterations: Free[int] = setting(40, "", low=1)
-    batch_size: int = setting(4, "pictures per iteration", low=1)
+    batch_size: int = setting(4, "pictures per iteration", low=1, high=10_000)
     learning_rate: Free[float] = setting(2e-3, "of Adam", low=0, high=1)
     schedule: Free[str] = setting(
         "constant", "of the learning rate; cosine falls to 0", choices=("constant", "cosine")
     )
-    prompts_per_batch: int = setting(4, "different prompts in a batch; divides batch_size", low=1)
+    prompts_per_batch: int = setting(
+        4, "different prompts in a batch; divides batch_size", low=1, high=10_000
+    )
     weighing: str = setting(
         "signal",
         "of the gradient's parts: by measured signal against noise, or all alike (unbiased)",
@@ -265,14 +277,16 @@ class MemoryConfig:
         choices=("none", "text", "all"),
     )
     optimizer: str = setting("adam", "adam8bit needs bitsandbytes", choices=("adam", "adam8bit"))
-    painted: Free[int] = setting(8, "pictures of a preview or evaluation that are painted together", low=1)
+    painted: Free[int] = setting(
+        8, "pictures of a preview or evaluation that are painted together", low=1, high=10_000
+    )
 
 
 @dataclass(frozen=True)
 class OutputConfig:
     """What a run leaves behind, and how often."""
 
-    name: str = setting("rlr-lora", "name of the LoRA file")
+    name: str = setting("rlr-lora", "name of the LoRA file, without its ending", problem=lora_name_problem)
     format: Free[str] = setting(
         "kohya",
         "of its keys: A1111, Forge, ComfyUI and diffusers read kohya's",
@@ -282,8 +296,10 @@ class OutputConfig:
     preview_every: Free[int] = setting(
         10, "iterations between previews; 0 for only the first and the last", low=0
     )
-    previews: Free[int] = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1)
-    evaluation: int = setting(64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0)
+    previews: Free[int] = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1, high=1000)
+    evaluation: int = setting(
+        64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0, high=100_000
+    )
     checkpoint_every: Free[int] = setting(10, "iterations between checkpoints", low=1)
     keep_checkpoints: Free[int] = setting(2, "newest checkpoints that stay on disk", low=1)
     lora: Free[str] = setting(

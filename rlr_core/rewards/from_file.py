@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from typing import Any
 
 from rlr_core.errors import RewardError
 from rlr_core.rewards.reward import FunctionReward, place
+from rlr_core.storage import user_path
 
 FORM = '"path/to/file.py:function"'
 
@@ -26,8 +28,8 @@ def from_file(name: str) -> FunctionReward:
     file, colon, function = name.rpartition(":")
     if not colon or not file.endswith(".py") or not function:
         raise RewardError(f"the reward '{name}'", FORM, "name the function after a colon")
-    path = Path(file).expanduser()
-    if not path.is_file():
+    path = user_path(file)
+    if not os.path.isfile(path):
         raise RewardError(
             f"there is no file {path} for the reward '{name}'", FORM, "check the path for a typing error"
         )

@@ -27,13 +27,18 @@ from filelock import FileLock, Timeout
 
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.errors import RLRError, RunError
+from rlr_core.file_names import name_problem
 from rlr_core.runs import log
 from rlr_core.runs.checkpoints import Checkpoints
 from rlr_core.runs.worker import Worker
-from rlr_core.storage import storing, write_atomically, write_text
+from rlr_core.storage import TEMPORARY, leftovers, storing, write_atomically, write_text
 
 RUNS = Path("runs")
 """Where runs are that are given no folder."""
+BEGUN = {"run.lock", "worker.json", "worker.log", "stop", "start"}
+"""What a folder has already when a run in it is about to begin, or was killed before its config was written."""
+FOLDERS = ("", "checkpoints", "previews", "start")
+"""Where a run writes."""
 PATIENCE, GLANCE = 1.0, 0.05
 """Seconds for which a run waits for its folder, and a view before it believes it held: views look by taking the lock."""
 
@@ -77,13 +82,32 @@ class RunDirectory:
         self._lock = FileLock(self.folder / "run.lock")
 
     def refuse_if_taken(self) -> None:
-        """A new run wants a folder of its own."""
-        if self.config_file.exists() or self.events_file.exists():
+        """A new run wants a folder of its own: it would overwrite what is called like its files."""
+        names = self._names()
+        if {self.config_file.name, self.events_file.name} & set(names):
             raise RunError(
                 f"the run folder {self.folder} is already in use",
                 "a new or empty folder",
                 f"choose another with --run, or go on with it: rlr resume {self.folder}",
             )
+
+        strange = [name for name in names if name not in BEGUN and not TEMPORARY.fullmatch(name)]
+        if strange:
+            raise RunError(
+                f"the folder {self.folder} has something else in it, such as {strange[0]}",
+                "a new or empty folder",
+                "choose another with --run",
+            )
+
+    def _names(self) -> list[str]:
+        """Of what is in the folder; none where it is not there yet."""
+        if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
+            raise RunError(
+                f"{self.folder} is no folder", "a new or empty folder", "choose another with --run"
+            )
+        with storing(self.folder), suppress(FileNotFoundError):
+            return sorted(os.listdir(self.folder))
+        return []
 
     def refuse_if_finished(self) -> None:
         """Nothing is left to do."""
@@ -111,7 +135,9 @@ class RunDirectory:
     def open(cls, folder: Path) -> RunDirectory:
         """An existing run. Raises `RunError` if the folder holds none."""
         directory = cls(folder)
-        if not directory.config_file.exists() and not directory.checkpoints.exist:
+        began = any(map(os.path.exists, (directory.events_file, directory.worker_file)))
+        known = os.path.exists(directory.config_file) or directory.checkpoints.exist
+        if not began or not known:  # a config alone may be anybody's
             raise RunError(
                 f"no run in {folder}",
                 "a folder with a config.toml that rlr train made",
@@ -124,7 +150,7 @@ class RunDirectory:
         """The run's config; it goes on from the LoRA file in this folder, which may be a copy of the run's, or moved."""
         config = load(self.config_file)
         kept = self._kept(config.lora.start)
-        return _starting_from(config, kept) if config.lora.start and kept.is_file() else config
+        return _starting_from(config, kept) if config.lora.start and os.path.isfile(kept) else config
 
     @property
     def identity(self) -> str:
@@ -152,7 +178,8 @@ class RunDirectory:
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=patience)
+            with storing(self.folder):
+                self._lock.acquire(timeout=patience)
         except Timeout:
             raise RunError(
                 f"the run folder {self.folder} is already in use by another process",
@@ -168,7 +195,7 @@ class RunDirectory:
     @property
     def is_held(self) -> bool:
         """Whether a process is working on the run."""
-        if not self.folder.exists():
+        if not os.path.exists(self.folder):
             return False
         try:
             with FileLock(self.folder / "run.lock", timeout=GLANCE, poll_interval=GLANCE / 5):
@@ -198,9 +225,11 @@ class RunDirectory:
 
     def remove_leftovers(self) -> None:
         """Delete what a killed process left half written, and an old request to stop."""
-        for path in self.folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-        self.stop_file.unlink(missing_ok=True)
+        with storing(self.folder):
+            for name in FOLDERS:
+                for path in leftovers(self.folder / name):
+                    path.unlink(missing_ok=True)
+            self.stop_file.unlink(missing_ok=True)
 
     def state(self) -> RunState:
         """What the folder tells of the run."""
@@ -276,8 +305,10 @@ def _state_of(folder: Path) -> RunState:
 
 
 def free_folder(root: Path, name: str) -> Path:
-    """`root/name-001`, or the next number that is free."""
-    number = next(n for n in range(1, 100_000) if not (root / f"{name}-{n:03d}").exists())
+    """`root/name-001`, or the next number that is free. Raises `RunError` for a name that no folder can have."""
+    if problem := name_problem(name):
+        raise RunError(f"a run called '{name}': {problem}", "a plain name", "choose a folder with --run")
+    number = next(n for n in range(1, 100_000) if not os.path.lexists(root / f"{name}-{n:03d}"))
     return root / f"{name}-{number:03d}"
 
 

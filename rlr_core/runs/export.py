@@ -12,6 +12,7 @@ from rlr_core import __version__
 from rlr_core.config import RunConfig, to_toml
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.summary import Comparison, Summary
+from rlr_core.runs.unlearned import refuse_unlearned
 from rlr_core.storage import write_text
 from rlr_core.trainer import Setup
 
@@ -23,6 +24,7 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summa
 
     Raises `CheckpointError` for a LoRA that is not finite or has no effect; the run's checkpoints stay.
     """
+    refuse_unlearned(weights, setup.config, summary)
     output, family = setup.config.output, setup.lora.family
     facts = {
         **setup.model.lora_metadata(),

@@ -195,7 +195,7 @@ class Edited:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something went wrong, and training goes on: a picture could not be drawn, or an older checkpoint was taken."""
+    """What the user should know, and what to do about it; the run goes on."""
 
     message: str
 

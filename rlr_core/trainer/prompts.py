@@ -11,13 +11,19 @@ from rlr_core.chain.noise import derive_seed
 from rlr_core.config import PromptConfig
 from rlr_core.embedded import world
 from rlr_core.errors import PromptError
+from rlr_core.storage import read_text
+
+MOST_BYTES = 4 * 2**20
+"""Of a prompts file."""
+LONGEST = 10_000
+"""Letters of a prompt; text encoders read the first 77 tokens."""
 
 
 def read_prompts(path: str) -> list[str]:
     """The lines of a UTF-8 text file, without blank ones. Raises `PromptError` naming the file."""
     advice = "write one prompt per line and save the file as UTF-8"
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(Path(path), MOST_BYTES)
     except OSError as error:
         raise PromptError(
             f"the prompts file {path} cannot be read ({error.strerror})", "a text file", advice
@@ -39,22 +45,29 @@ def training_prompts(config: PromptConfig, *, embedded: bool) -> list[str]:
         raise PromptError(
             "no training prompts", "prompts for this checkpoint", "set prompts.train or prompts.file"
         )
-    return _nonempty(given or list(world.TRAIN_PROMPTS))
+    return _checked(given or list(world.TRAIN_PROMPTS))
 
 
 def held_out_prompts(config: PromptConfig) -> list[str]:
     """Prompts to measure progress on; where only training prompts are given, those, at seeds never trained on."""
     given = [*config.held_out, *(read_prompts(config.held_out_file) if config.held_out_file else [])]
     if given:
-        return _nonempty(given)
+        return _checked(given)
     if config.train or config.file:
         return training_prompts(config, embedded=False)
     return list(world.HELD_OUT_PROMPTS)
 
 
-def _nonempty(prompts: list[str]) -> list[str]:
+def _checked(prompts: list[str]) -> list[str]:
     if any(not prompt.strip() for prompt in prompts):
         raise PromptError("an empty prompt in the list", "prompts with words", "remove it")
+    longest = max(prompts, key=len)
+    if len(longest) > LONGEST:
+        raise PromptError(
+            f"a prompt of {len(longest)} letters: {longest[:60]} …",
+            f"at most {LONGEST}",
+            "write one per line",
+        )
     return prompts
 
 
