@@ -34,17 +34,22 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, then put it in place: a reader sees the old file or the new one."""
+def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Let `write` make a temporary file beside `path`, then put it in place: a reader sees the old file or the new one.
+
+    What is not `durable` a power cut may take: it can be made again, and is not waited for.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            if durable:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            if durable:
+                _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -59,9 +64,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """UTF-8 text, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)
+
+
+def read_small(path: Path) -> bytes:
+    """A small file at once; of a pipe, for which one would wait, nothing."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        return file.read() or b""
 
 
 def cache_folder() -> Path:

@@ -23,7 +23,6 @@ from rlr_core.runs.export import export
 from rlr_core.runs.pictures import before_after, save_png, strip, to_picture
 from rlr_core.runs.report import write_report
 from rlr_core.runs.self_contained import self_contained
-from rlr_core.runs.summary import Summary
 from rlr_core.storage import write_text
 from rlr_core.trainer import (
     AlarmRaised,
@@ -207,7 +206,7 @@ class _Recorder:
     def go_back(self, checkpoint: dict[str, Any] | None) -> None:
         """Take up the state of a checkpoint; what was logged after it is void."""
         after = checkpoint["events"] if checkpoint else 0
-        self.log.append("resumed", after=after)
+        self.log.go_back(after)
         if checkpoint:
             self.trainer.load_state_dict(checkpoint["trainer"])
 
@@ -317,6 +316,7 @@ class _Recorder:
         self.directory.save_checkpoint(
             self.trainer.iteration, state, self.setup.config.output.keep_checkpoints
         )
+        self.directory.keep_overview()
 
     @property
     def _lora_file(self) -> Path:
@@ -327,7 +327,7 @@ class _Recorder:
         return self._lora_file.with_name(f"{self._lora_file.stem}-best.safetensors")
 
     def _export(self, file: Path, weights: LoraWeights, iteration: int) -> None:
-        export(file, self.setup, weights, iteration, Summary.read(self.directory.events_file))
+        export(file, self.setup, weights, iteration, self.directory.keep_overview().facts)
 
 
 def _facts(event: Preview | Evaluation) -> dict[str, Any]:
