@@ -31,9 +31,9 @@ import torch
 
 from rlr_core.config import RunConfig
 from rlr_core.rewards import FunctionReward
-from rlr_core.runs import recorder, runner
+from rlr_core.runs import list_runs, recorder, runner
 from rlr_core.runs.checkpoints import Checkpoints
-from rlr_core.runs.directory import RunDirectory, list_runs
+from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.gallery import Gallery
 from rlr_core.trainer import Materials, Rewards, Trainer, prepare
 

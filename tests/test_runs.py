@@ -27,8 +27,8 @@ from PIL import Image
 from rlr_core import storage
 from rlr_core.config import load, to_toml
 from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, StorageError
-from rlr_core.runs import log, report, runner
-from rlr_core.runs.directory import RunDirectory, free_folder, list_runs
+from rlr_core.runs import list_runs, log, report, runner
+from rlr_core.runs.directory import RunDirectory, free_folder
 from rlr_core.runs.pictures import read_picture
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.summary import Comparison, Summary

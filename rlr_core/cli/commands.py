@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 from rlr_core.cli.bench import bench
@@ -17,7 +18,9 @@ from rlr_core.cli.score import score
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.embedded import DEMO
 from rlr_core.errors import RunError
-from rlr_core.runs.directory import RUNS, RunDirectory, RunState, free_folder, list_runs
+from rlr_core.runs.directory import RUNS, RunDirectory, reserved
+from rlr_core.runs.listing import list_runs
+from rlr_core.runs.state import RunState
 from rlr_core.runs.summary import Summary, short
 
 __all__ = [
@@ -50,15 +53,15 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
     if options.detach:
         _tell_launched(launch(config, options.run, name))
         return
-    folder = options.run or free_folder(RUNS, name)
-    directory = RunDirectory(folder)
-    directory.refuse_if_taken()
-    say(
-        f"The run's folder is {folder}. It may be stopped (Ctrl-C, or rlr stop) and resumed at any time.",
-        flush=True,
-    )
-    with Narrator(config) as narrator, stopping_on_interrupt(directory):
-        start(config, folder, narrator)
+    with nullcontext(options.run) if options.run else reserved(RUNS, name) as folder:
+        directory = RunDirectory(folder)
+        directory.refuse_if_taken()
+        say(
+            f"The run's folder is {folder}. It may be stopped (Ctrl-C, or rlr stop) and resumed at any time.",
+            flush=True,
+        )
+        with Narrator(config) as narrator, stopping_on_interrupt(directory):
+            start(config, folder, narrator)
     _tell_outcome(directory)
 
 
@@ -158,13 +161,22 @@ def runs(options: argparse.Namespace) -> None:
 
 
 def _run_line(state: RunState) -> str:
-    reward = (
-        f"reward {state.first:.3f} → {state.latest:.3f}"
-        if state.first is not None and state.latest is not None
-        else ""
-    )
+    done = f"{state.iteration:>5}/{state.iterations:<5}"
     reason = state.message.splitlines()[0] if state.message else ""
-    return f"{state.folder!s:32} {state.state:12} {state.iteration:>5}/{state.iterations:<5} {reward} {reason}".rstrip()
+    told = "  ".join(part for part in (_score(state), reason, _lost(state)) if part)
+    return f"{state.folder!s:32} {state.state:12} {done} {told}".rstrip()
+
+
+def _score(state: RunState) -> str:
+    """The pictures before and after; the reward of one batch alone while there is no such comparison."""
+    if scores := state.held_out:
+        return f"held-out score {scores.before:.3f} → {scores.after:.3f} ({scores.change})"
+    return f"reward of the latest batch {state.latest:.3f}" if state.latest is not None else ""
+
+
+def _lost(state: RunState) -> str:
+    lines = "line" if state.unreadable == 1 else "lines"
+    return f"({state.unreadable} damaged {lines} in its log)" if state.unreadable else ""
 
 
 def config(options: argparse.Namespace) -> None:

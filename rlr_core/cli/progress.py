@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from rlr_core.config import RunConfig
 from rlr_core.errors import visible
-from rlr_core.runs.directory import RunDirectory, RunState
+from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.state import RunState
 from rlr_core.trainer.events import (
     AlarmRaised,
     CheckpointDue,

@@ -21,7 +21,8 @@ from rlr_core.runs.checkpoints import Checkpoint, Found
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.export import export, write_card
 from rlr_core.runs.gallery import Gallery
-from rlr_core.runs.summary import Summary
+from rlr_core.runs.overview import Facts
+from rlr_core.runs.unlearned import refuse_unlearned
 from rlr_core.trainer import (
     AlarmRaised,
     CheckpointDue,
@@ -109,8 +110,7 @@ class Recorder:
         after = found.checkpoint.events if found.checkpoint else 0
         if found.checkpoint:
             self._take_up(found.checkpoint)
-        self.log.sequence = max(self.log.sequence, after)  # a log that was lost goes on from there
-        self.log.append("resumed", after=after)
+        self.log.go_back(after)
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         try:
@@ -260,6 +260,8 @@ class Recorder:
         config, state = self.setup.config, self.trainer.state_dict()
         made = Checkpoint(self.identity, config, self.log.sequence, state)
         self.directory.checkpoints.save(made, config.output.keep_checkpoints)
+        with suppress(RLRError):  # a log that cannot be read is no reason to train no more
+            self.directory.keep_overview()
 
     @property
     def _lora_file(self) -> Path:
@@ -270,17 +272,18 @@ class Recorder:
         return self._lora_file.with_name(f"{self._lora_file.stem}-best.safetensors")
 
     def _export(self, file: Path, weights: LoraWeights, iteration: int) -> None:
-        summary = self._summary()
-        export(file, self.setup, weights, iteration, summary)
-        self._softly(f"{file.stem}.json", lambda: write_card(file, self.setup, summary))
+        refuse_unlearned(weights, self.setup.config, self.directory.events_file)
+        achieved = self._achieved()
+        export(file, self.setup, weights, iteration, achieved)
+        self._softly(f"{file.stem}.json", lambda: write_card(file, self.setup, achieved))
 
-    def _summary(self) -> Summary:
+    def _achieved(self) -> Facts:
         """What the log tells; nothing where it cannot be read, so that the LoRA is written all the same."""
         try:
-            return Summary.read(self.directory.events_file)
+            return self.directory.keep_overview().facts
         except RLRError as error:
             self._warn(f"the LoRA says nothing of its scores: {str(error).splitlines()[0]}")
-            return Summary(None, None, [])
+            return Facts()
 
 
 def _facts(event: Preview | Evaluation) -> dict[str, Any]:

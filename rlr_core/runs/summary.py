@@ -62,10 +62,14 @@ class Comparison:
         """How many pairs, in words."""
         return f"{self.pairs} pairs" + (f", {self.unscored} more without a score" if self.unscored else "")
 
-    def __str__(self) -> str:
+    @property
+    def change(self) -> str:
+        """The difference with its uncertainty, as "+0.597 ± 0.109"."""
         sign = "+" if self.difference >= 0 else "−"
-        change = f"{sign}{abs(self.difference):.3f} ± {self.half_width:.3f}"
-        return f"{self.before:.3f} → {self.after:.3f}  ({change}, 95% confidence, {self.counted})"
+        return f"{sign}{abs(self.difference):.3f} ± {self.half_width:.3f}"
+
+    def __str__(self) -> str:
+        return f"{self.before:.3f} → {self.after:.3f}  ({self.change}, 95% confidence, {self.counted})"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,12 @@ class Summary:
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one type."""
         return [event for event in self.events if event["type"] == kind]
+
+
+def compared(before: Sequence[Any], after: Sequence[Any]) -> Comparison | None:
+    """Scores as the log has them; None where they are not of the same pairs, or where one is missing."""
+    known = all(isinstance(score, (int, float)) for score in (*before, *after))
+    return Comparison.of(before, after) if before and len(before) == len(after) and known else None
 
 
 GROUPS = {"parts": "part", "watched": "watched", "statistics": "statistic"}

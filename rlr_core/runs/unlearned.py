@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from rlr_core.config import RunConfig
 from rlr_core.errors import CheckpointError
 from rlr_core.lora import LoraWeights
 from rlr_core.lora.weights import useless
-from rlr_core.runs.summary import Summary
+from rlr_core.runs import log
 from rlr_core.trainer.misgivings import Fault, fault
 
 KEYS = "reward", "reward_error", "gradient_norm"
 """Of an iteration's event, what `fault` looks at."""
 
 
-def refuse_unlearned(weights: LoraWeights, config: RunConfig, summary: Summary) -> None:
+def refuse_unlearned(weights: LoraWeights, config: RunConfig, events_file: Path) -> None:
     """Raise `CheckpointError` for weights without effect, saying what happened in training."""
     if useless(weights):
-        found = _reason(config, summary.of("iteration"), summary.of("skipped"))
+        events = log.read(events_file)
+        taken, skipped = ([e for e in events if e["type"] == kind] for kind in ("iteration", "skipped"))
+        found = _reason(config, taken, skipped)
         raise CheckpointError(
             f"nothing was learned, and the LoRA is not written: {found.what}",
             "a LoRA that has an effect",
