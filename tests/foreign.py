@@ -67,7 +67,8 @@ class FlowDenoiser:
     network: Transformer
 
     def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
-        return Prediction.from_flow(x, self.network(x, level.time / 1000, conditioning["words"]), level)
+        words = conditioning["words"].to(x.device)
+        return Prediction.from_flow(x, self.network(x, level.time / 1000, words), level)
 
 
 class ForeignModel:
@@ -109,10 +110,7 @@ class ForeignModel:
         return Guided(FlowDenoiser(self.network), guidance_scale)
 
     def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        return {
-            "words": torch.stack([_words(prompt) for prompt in prompts]),
-            "negative_words": torch.stack([_words(negative)] * len(prompts)),
-        }
+        return encoded(prompts, negative)
 
     def decode(self, latents: Tensor) -> Tensor:
         if self.frames and not self.video:
@@ -137,6 +135,14 @@ class ForeignModel:
 
     def lora_metadata(self) -> dict[str, str]:
         return {"ss_sd_model_name": self.name}
+
+
+def encoded(prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+    """Each text as `WORDS` numbers that depend on its letters."""
+    return {
+        "words": torch.stack([_words(prompt) for prompt in prompts]),
+        "negative_words": torch.stack([_words(negative)] * len(prompts)),
+    }
 
 
 def _words(text: str) -> Tensor:

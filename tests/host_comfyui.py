@@ -50,6 +50,7 @@ class Model(torch.nn.Module):
 
 def look(job: dict[str, Any]) -> dict[str, Any]:
     """What is loaded, what is not, and (in a file) what becomes of weights that are 0."""
+    assert job["family"] in CLIPS, "CLIPS in host_comfyui.py has a line for each family"
     model, clip = Model(job["unet"]), CLIPS[job["family"]](device="meta")
     known = comfy.lora.model_lora_keys_clip(clip, comfy.lora.model_lora_keys_unet(model, {}))
     shapes = {

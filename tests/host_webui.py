@@ -54,7 +54,7 @@ def layer(shape: list[int], attention: bool) -> torch.nn.Module:
 def look(job: dict[str, Any]) -> dict[str, Any]:
     """What is loaded, and (in a file) what becomes of weights that are 0."""
     named = {name: layer(shape, name.endswith("attn")) for name, shape in job["modules"].items()}
-    named["model_transformer_resblocks" if job["family"] == "sd2" else "_"] = torch.nn.Identity()
+    named["model_transformer_resblocks" if job["open_clip"] else "_"] = torch.nn.Identity()
     modules.shared.sd_model = types.SimpleNamespace(network_layer_mapping=named)
     net = networks.load_network("lora", types.SimpleNamespace(filename=job["file"]))
     net.te_multiplier = net.unet_multiplier = 1.0

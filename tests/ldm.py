@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def ldm_tensors(components: Mapping[str, Any], family: Family) -> dict[str, Tens
             | dict(clip_tensors(first, XL_CLIP))
             | dict(open_clip_tensors(second, XL_OPEN_CLIP, another_layer=False))
         )
-    if family.key == "sd2":
+    if family.parts["text_encoder"].open_clip:
         return tensors | dict(open_clip_tensors(first, OPEN_CLIP, another_layer=True))
     return tensors | dict(clip_tensors(first, CLIP))
 
@@ -164,57 +164,55 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | N
     return path
 
 
-TINY = {
-    "unet": {"norm_num_groups": 4, "sample_size": 8},
-    "vae": {"block_out_channels": [8, 16, 24, 24], "norm_num_groups": 4},
-    "text_encoder": {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_attention_heads": 2,
-        "projection_dim": 16,
-    },
-    "text_encoder_2": {
-        "hidden_size": 24,
-        "intermediate_size": 16,
-        "num_attention_heads": 2,
-        "projection_dim": 24,
-    },
-}
-TINY_UNETS = {
-    "sd1": {"block_out_channels": [8, 16, 24, 24], "attention_head_dim": 2, "cross_attention_dim": 16},
-    "sd2": {
-        "block_out_channels": [8, 16, 24, 24],
-        "attention_head_dim": [2, 4, 4, 4],
-        "cross_attention_dim": 24,
-    },
-    "sdxl": {
-        "block_out_channels": [8, 16, 24],
-        "attention_head_dim": [2, 4, 4],
-        "cross_attention_dim": 40,
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 72,
-    },
+SMALLER = 64
+"""How many times narrower texts are than those of a whole checkpoint."""
+
+
+def tiny_unet(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes in a UNet's config."""
+    levels, heads = len(config["block_out_channels"]), config["attention_head_dim"]
+    changes = {
+        "norm_num_groups": 4,
+        "sample_size": 8,
+        "block_out_channels": [8, 16, 24, 24][:levels],
+        "attention_head_dim": [2, 4, 4, 4][:levels] if isinstance(heads, list) else 2,
+        "cross_attention_dim": config["cross_attention_dim"] // SMALLER,
+    }
+    if config.get("addition_embed_type") != "text_time":
+        return changes
+    pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    added = {"projection_class_embeddings_input_dim": 6 * 8 + pooled // SMALLER}
+    return {**changes, "addition_time_embed_dim": 8, **added}
+
+
+def tiny_text_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
+    width = config["hidden_size"] // SMALLER
+    return {"hidden_size": width, "intermediate_size": 16, "num_attention_heads": 2, "projection_dim": width}
+
+
+CHANGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "unet": tiny_unet,
+    "vae": lambda config: {"block_out_channels": [8, 16, 24, 24], "norm_num_groups": 4},
+    "text_encoder": tiny_text_encoder,
+    "text_encoder_2": tiny_text_encoder,
+    "scheduler": lambda config: {},
 }
 
 
 def tiny_family(family: Family, folder: Path) -> Family:
     """The same layers, few channels each, so that a checkpoint of all its tensors is small."""
     for file in family.configs.rglob("*.json"):
-        component = file.parent.name
-        changes = TINY.get(component, {}) | (TINY_UNETS[family.key] if component == "unet" else {})
-        if family.key == "sd2" and component == "text_encoder":
-            changes = TINY["text_encoder_2"]
+        config = json.loads(file.read_text(encoding="utf-8"))
         target = folder / family.key / file.relative_to(family.configs)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(
-            json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8"
-        )
-    context = TINY_UNETS[family.key]["cross_attention_dim"]
-    return dataclasses.replace(family, context=context, configs=folder / family.key)
+        target.write_text(json.dumps(config | CHANGES[file.parent.name](config)), encoding="utf-8")
+    widths = {name: width // SMALLER for name, width in family.lora.widths.items()}
+    lora = dataclasses.replace(family.lora, widths=widths)
+    return dataclasses.replace(family, lora=lora, configs=folder / family.key)
 
 
 def use_tiny_families(folder: Path, monkeypatch: Any) -> dict[str, Family]:
-    """Let the loader take tiny checkpoints for whole ones; "sd1", "sd2" and "sdxl"."""
+    """Let the loader take tiny checkpoints for whole ones, of all families."""
     tiny = {key: tiny_family(family, folder) for key, family in FAMILIES.items()}
     for key, family in tiny.items():
         monkeypatch.setitem(FAMILIES, key, family)

@@ -6,39 +6,18 @@ import functools
 from types import SimpleNamespace
 from typing import Any
 
+import ldm
 import torch
 
-from rlr_core.families import FAMILIES as KNOWN
+from rlr_core.families import FAMILIES as REGISTERED
 from rlr_core.families import Component, Place, Role
 from rlr_core.families.stable_diffusion.stems import TEXT, TEXT_2, UNET
 from rlr_core.lora.targets import loadable_layers
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 
-FAMILIES = "sd1", "sd2", "sdxl"
-UNETS: dict[str, dict[str, Any]] = {
-    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd2": {
-        "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),
-        "use_linear_projection": True,
-    },
-    "sdxl": {
-        "cross_attention_dim": 2048,
-        "attention_head_dim": (5, 10, 20),
-        "use_linear_projection": True,
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
-"""What diffusers' `UNet2DConditionModel` is told; the rest is its default."""
-TEXTS = {"clip_l": (768, 12, 12), "clip_h": (1024, 23, 16), "clip_g": (1280, 32, 20)}
-"""Hidden size, layers, heads."""
-ENCODERS = {"sd1": {TEXT: "clip_l"}, "sd2": {TEXT: "clip_h"}, "sdxl": {TEXT: "clip_l", TEXT_2: "clip_g"}}
+KNOWN = dict(REGISTERED)
+"""The families as they are, also where tests put tiny ones in their place."""
+FAMILIES = tuple(KNOWN)
 NOT_TRAINED = ("conv_in", "conv_out", "time_embedding", "add_embedding", "text_projection")
 """Layers that no choice of targets includes."""
 
@@ -68,22 +47,9 @@ def adaptable(networks: dict[str, Any], family: str) -> SimpleNamespace:
 @functools.cache
 def full_size(family: str) -> dict[str, Any]:
     """The networks, without memory."""
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     with torch.device("meta"):
-        networks: dict[str, Any] = {UNET: UNet2DConditionModel(**UNETS[family])}
-        for network, name in ENCODERS[family].items():
-            width, layers, heads = TEXTS[name]
-            config = CLIPTextConfig(
-                hidden_size=width,
-                intermediate_size=4 * width,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-            )
-            kind = CLIPTextModelWithProjection if network == TEXT_2 else CLIPTextModel
-            networks[network] = kind(config)
-    return networks
+        networks = ldm.networks(KNOWN[family])
+    return {name: network for name, network in networks.items() if name in KNOWN[family].lora.widths}
 
 
 def random_layer(

@@ -10,6 +10,7 @@ import tiny
 import torch
 from safetensors import safe_open
 
+from rlr_core.cli import main
 from rlr_core.config import RunConfig, from_dict
 from rlr_core.runs import log
 from rlr_core.runs.checkpoints import Checkpoints
@@ -44,6 +45,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"iterations": 6, "batch_size": 4, "prompts_per_batch": 2, "learning_rate": 0.01},
     "output": {"preview_every": 2, "previews": 2, "evaluation": 3, "checkpoint_every": 2},
 }
+
+
+def rlr(*words: Any) -> None:
+    """The command line, which has to succeed."""
+    assert main([str(word) for word in words]) == 0
 
 
 def workshop(folder: Path) -> Path:

@@ -54,7 +54,7 @@ REFUSED = {
     "depth": (unet(5, 1024), "a depth-to-image checkpoint", "text-to-image version"),
     "upscaler": (unet(7, 1024), "an upscaler", "text-to-image version"),
     "refiner": (unet(4, 1280), "the SDXL refiner", "text-to-image version"),
-    "unknown width": (unet(4, 640), r"texts of width \[640\]", "another file"),
+    "unknown width": (unet(4, 999), r"texts of width \[999\]", "another file"),
     "Playground": (unet(4, 2048) | {"edm_mean": (4,)}, "Playground 2.5", "not supported yet"),
     "CosXL": (unet(4, 2048) | {"edm_vpred.sigma_max": (1,)}, "CosXL", "not supported yet"),
     "SVD": (unet() | {U + "input_blocks.1.0.time_stack.in_layers.0.bias": (9,)}, "video", "not supported yet"),
@@ -224,11 +224,12 @@ def test_what_has_not_changed_is_not_read_again(library, monkeypatch):
     assert scan([library])[-1].description.prediction == "v_prediction"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"version": 1, "files": 3}', '{"version": 0}', "damaged"])
+@pytest.mark.parametrize("content", ["", "[]", "no files", '{"detection": []}', "damaged"])
 def test_a_damaged_cache_is_made_anew(library, tmp_path, content):
     first = scan([library])
     cache = tmp_path / "cache" / "rlr" / "checkpoints.json"
     files = json.loads(cache.read_text(encoding="utf-8"))
+    content = json.dumps({**files, "files": 3}) if content == "no files" else content
     cache.write_text(content, encoding="utf-8")
     assert scan([library]) == first
     for entry in files["files"].values():

@@ -107,7 +107,7 @@ def test_all_formats_say_the_same_to_the_last_bit(family, dora, seed):
     for order in permutations(FORMATS):
         state, facts = encode(weights, order[0], FAMILIES[family].lora)
         for kind, following in pairwise([*order, order[0]]):
-            read_kind, found = decode(state, facts, "file")
+            read_kind, found = decode(state, facts, "file", FAMILIES[family].lora)
             assert read_kind == kind
             assert_same(found, weights)
             state, facts = encode(found, following, FAMILIES[family].lora)
@@ -154,14 +154,14 @@ def test_rslora_of_peft_is_understood():
     layer = loras.random_layer((6, 5), 4, 3.0, torch.Generator().manual_seed(0))
     state, facts = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", SD1.lora)
     told = json.loads(facts["lora_adapter_metadata"]) | {"unet.use_rslora": True}
-    _, found = decode(state, {"lora_adapter_metadata": json.dumps(told)}, "file")
+    _, found = decode(state, {"lora_adapter_metadata": json.dumps(told)}, "file", SD1.lora)
     assert next(iter(found.values())).scale == pytest.approx(3 / 4**0.5)
 
 
 def test_without_alpha_it_is_the_rank():
     layer = loras.random_layer((6, 5), 4, 3.0, torch.Generator().manual_seed(0))
     state, _ = encode({Place(UNET, "mid_block.attentions.0.proj_in"): layer}, "diffusers", SD1.lora)
-    _, found = decode(state, {}, "file")
+    _, found = decode(state, {}, "file", SD1.lora)
     assert next(iter(found.values())).alpha == 4
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 pytest.importorskip("diffusers")
 
 from rlr_core.families import FAMILIES
-from rlr_core.families.stable_diffusion.stems import TEXT_2, UNET
+from rlr_core.families.stable_diffusion.stems import TEXT, UNET
 from rlr_core.families.stable_diffusion.unet_paths import to_ldm
 from rlr_core.lora import LoraWeights, Place, write_lora
 
@@ -65,18 +65,19 @@ def webui_modules(family: str) -> dict[str, list[int]]:
 
 def _webui_name(place: Place, family: str) -> str:
     if place.network == UNET:
-        return f"diffusion_model_{to_ldm(place.path, attention_in_first_up_block=family == 'sdxl')}".replace(
+        return f"diffusion_model_{to_ldm(place.path, attention_in_first_up_block=FAMILIES[family].is_xl)}".replace(
             ".", "_"
         )
-    if family == "sd2" or place.network == TEXT_2:
+    xl = FAMILIES[family].is_xl
+    if FAMILIES[family].parts[place.network].open_clip:
         path = place.path.replace("text_model.encoder.layers", "model.transformer.resblocks").replace(
             "self_attn", "attn"
         )
         path = re.sub(
             r"attn\.[qkv]_proj$", "attn", path.replace("mlp.fc1", "mlp.c_fc").replace("mlp.fc2", "mlp.c_proj")
         )
-        return ("1_" if family == "sdxl" else "") + path.replace(".", "_")
-    return ("0_" if family == "sdxl" else "") + f"transformer.{place.path}".replace(".", "_")
+        return ("1_" if xl else "") + path.replace(".", "_")
+    return ("0_" if xl else "") + f"transformer.{place.path}".replace(".", "_")
 
 
 @pytest.mark.parametrize("family", loras.FAMILIES)
@@ -117,7 +118,12 @@ def test_comfyui_changes_weights_as_we_do(family, tmp_path):
 @pytest.mark.parametrize("family", loras.FAMILIES)
 def test_a1111_finds_every_key_and_changes_weights_as_we_do(family, tmp_path):
     host("WEBUI_DIR")
-    job = {"family": family, "modules": webui_modules(family), "file": str(tmp_path / "lora.safetensors")}
+    open_clip = FAMILIES[family].parts[TEXT].open_clip
+    job = {
+        "open_clip": open_clip,
+        "modules": webui_modules(family),
+        "file": str(tmp_path / "lora.safetensors"),
+    }
     weights = all_layers(family)
     write_lora(tmp_path / "lora.safetensors", weights, {}, family=FAMILIES[family].lora)
     told = ask("WEBUI_DIR", {**job, "deltas": ""}, tmp_path)

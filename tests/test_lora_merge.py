@@ -21,13 +21,19 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 
 from rlr_core.errors import CheckpointError, StorageError
 from rlr_core.families import FAMILIES, SD1
-from rlr_core.families.stable_diffusion.stems import TEXT, TEXT_2, UNET
+from rlr_core.families.stable_diffusion.stems import TEXT, UNET
 from rlr_core.families.stable_diffusion.unet_paths import to_ldm
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.lora.merge import merge
 
-CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-OPEN_CLIP = {("sd2", TEXT): "cond_stage_model.model.", ("sdxl", TEXT_2): "conditioner.embedders.1.model."}
+TEXTS = {
+    (key, name): part
+    for key, family in FAMILIES.items()
+    for name, part in family.parts.items()
+    if "text" in name
+}
+CLIP = {key: part.prefix for (key, _), part in TEXTS.items() if not part.open_clip}
+OPEN_CLIP = {key: part.prefix for key, part in TEXTS.items() if part.open_clip}
 TELLING = "middle_block.1.transformer_blocks.0.attn2.to_k"
 
 
@@ -45,7 +51,7 @@ def unet_names(family: str) -> dict[str, str]:
 
 def converted(state: dict[str, Any], family: str) -> dict[str, Any]:
     """Diffusers' names of a single file's UNet. Its converter wants all tensors to be there: the others are None."""
-    added = {"addition_embed_type": "text_time"} if family == "sdxl" else {}
+    added = {"addition_embed_type": "text_time"} if FAMILIES[family].is_xl else {}
     complete = dict.fromkeys(unet_names(family)) | state
     found = convert_ldm_unet_checkpoint(complete, {"layers_per_block": 2, "class_embed_type": None, **added})
     return {key: value for key, value in found.items() if value is not None}
@@ -67,7 +73,7 @@ def single_file(weights: LoraWeights, family: str) -> dict[str, torch.Tensor]:
     for place in weights:
         shape = loras.shapes(family)[place]
         if place.network == UNET:
-            path = to_ldm(place.path, attention_in_first_up_block=family == "sdxl")
+            path = to_ldm(place.path, attention_in_first_up_block=FAMILIES[family].is_xl)
             state[f"model.diffusion_model.{path}.weight"] = torch.randn(shape).half()
         elif (family, place.network) in OPEN_CLIP:
             number, part = place.path.removeprefix("text_model.encoder.layers.").split(".", 1)
@@ -83,7 +89,7 @@ def single_file(weights: LoraWeights, family: str) -> dict[str, torch.Tensor]:
             ).half()
         else:
             state[f"{CLIP[family]}{place.path}.weight"] = torch.randn(shape).half()
-    width = loras.UNETS[family]["cross_attention_dim"]  # which tells the family
+    width = FAMILIES[family].context  # which tells the family
     state.setdefault(f"model.diffusion_model.{TELLING}.weight", torch.randn(1280, width).half())
     return state
 
@@ -95,7 +101,7 @@ def read(state: dict[str, torch.Tensor], family: str) -> dict[tuple[str, str], A
     }
     for (name, network), prefix in OPEN_CLIP.items():
         if name == family:
-            model = SimpleNamespace(config=SimpleNamespace(hidden_size=1024 if family == "sd2" else 1280))
+            model = SimpleNamespace(config=SimpleNamespace(hidden_size=FAMILIES[family].lora.widths[network]))
             found |= {(network, k): v for k, v in convert_open_clip_checkpoint(model, state, prefix).items()}
     for key, value in state.items():
         if family in CLIP and key.startswith(CLIP[family]):

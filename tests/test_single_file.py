@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from rlr_core.chain import Chain, Conditioning, SampleNoise, rollout
 from rlr_core.errors import CheckpointError, ConfigError
+from rlr_core.families import FAMILIES
 from rlr_core.models import StableDiffusion, load_model
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
 
-NAMES = ("sd1", "sd2", "sdxl")
+NAMES = tuple(FAMILIES)
 PROMPTS = ["a photo of a cat", "Größe (masterpiece:1.2), 名前"]
 
 
@@ -118,9 +119,9 @@ def test_every_weight_arrives(tiny, files, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_equal_those_of_diffusers_pipeline(tiny, files, name, negative):
     start = torch.randn(2, 4, 8, 8)
-    velocity = name == "sd2"
+    velocity, xl = "v_prediction" in FAMILIES[name].sizes, FAMILIES[name].is_xl
     model = load(files[name], prediction="v_prediction" if velocity else "auto")
-    theirs = None if name == "sdxl" and not negative else negative  # XL: an empty one is zeros
+    theirs = None if xl and not negative else negative  # XL: an empty one is zeros
     expected = paint_with_diffusers(pipeline(tiny[name][1], velocity=velocity), start, theirs)
     pictures = paint(model, start, negative)
     assert pictures.shape == (2, 3, 64, 64) and expected.std() > 0.05
@@ -175,7 +176,7 @@ def test_tokens_embedded_anew_equal_what_is_encoded_once(files, name):
         assert once.keys() == anew.keys()
         for key in once:
             torch.testing.assert_close(anew[key], once[key], atol=1e-5, rtol=0)
-    if name == "sdxl":
+    if FAMILIES[name].is_xl:
         assert set(once) == {"text", "pooled", "negative_text", "negative_pooled"}
         assert not model.encode(PROMPTS, "")["negative_pooled"].any()
 
@@ -206,14 +207,7 @@ def test_a_description_takes_milliseconds(files):
         described = describe_checkpoint(path)
         assert time.process_time() - began < 0.5
         assert described.missing == () and described.precision == "fp32" and described.ema == "none"
-        assert (
-            described.family
-            == {
-                "sd1": "Stable Diffusion 1.x",
-                "sd2": "Stable Diffusion 2.x",
-                "sdxl": "Stable Diffusion XL",
-            }[name]
-        )
+        assert described.family == FAMILIES[name].title
 
 
 @pytest.mark.parametrize(
@@ -446,7 +440,7 @@ METADATA = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", METADATA)
 def test_metadata_of_loras(files, tmp_path, name):
     path = changed(files[name], tmp_path / "a.safetensors", spread(True) if name == "sd2" else mark())
     facts = load(path).lora_metadata()

@@ -21,7 +21,7 @@ from rlr_core.errors import ConfigError
 from rlr_core.families import FAMILIES
 from rlr_core.models import Model
 from rlr_core.models.architecture import Request
-from rlr_core.models.stable_diffusion.loading.blank import blank_parts
+from rlr_core.models.stable_diffusion.loading.blank import blank_folder
 from rlr_core.models.stable_diffusion.loading.parts import assembled
 from rlr_core.planner.footprint import rehearse, with_moments
 from rlr_core.planner.live import LiveTensors
@@ -99,7 +99,7 @@ def load_random(settings: ModelConfig, device: torch.device) -> Model:
     path, dtype = Path(settings.checkpoint), getattr(torch, settings.precision)
     name = next(key for key, family in FAMILIES.items() if family.configs == path)
     request = Request(name, device, dtype, settings.prediction, clip_skip=settings.clip_skip)
-    parts = blank_parts(path, request)
+    parts = blank_folder(path, request)
     generator = torch.Generator().manual_seed(0)
     for network in (parts.unet, parts.vae, *parts.text_encoders):
         network.to_empty(device=device)

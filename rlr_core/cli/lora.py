@@ -10,8 +10,7 @@ from typing import Any
 
 from rlr_core.cli.saying import say
 from rlr_core.errors import CheckpointError
-from rlr_core.families import FAMILIES
-from rlr_core.families.stable_diffusion.lora import FORMATS
+from rlr_core.families import any_of, lora_families
 from rlr_core.storage import refuse_overwriting
 
 DTYPES = "float32", "float16", "bfloat16"
@@ -27,9 +26,10 @@ def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None
     convert = _action(actions, "convert", "write a LoRA file in another format or precision", late)
     convert.add_argument("file", type=Path, metavar="IN")
     convert.add_argument("out", type=Path, metavar="OUT", help="a .safetensors file")
-    convert.add_argument("--to", choices=FORMATS, default="kohya", help="(default: %(default)s)")
+    formats = list(dict.fromkeys(kind for family in lora_families().values() for kind in family.formats))
+    convert.add_argument("--to", choices=formats, help="(default: the family's first, as kohya)")
     convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
-    convert.add_argument("--family", choices=tuple(FAMILIES), help="where the file does not tell")
+    convert.add_argument("--family", choices=tuple(lora_families()), help="where the file does not tell")
     _add_force(convert)
     convert.add_argument(
         "--fold",
@@ -75,20 +75,22 @@ def _convert(options: argparse.Namespace) -> None:
 
     _refuse_name(options.out)
     refuse_overwriting([options.out], options.force)
-    file = read_lora(options.file)
-    family = FAMILIES[options.family].lora if options.family else file.family
+    given = lora_families()[options.family] if options.family else None
+    file = read_lora(options.file, given)
+    family = file.family
     if family is None:
         raise CheckpointError(
             f"{options.file} does not tell which family it is for",
-            f"--family {' or '.join(FAMILIES)}",
+            f"--family {any_of(lora_families())}",
             "give it",
         )
     weights = (
         {place: layer.folded() for place, layer in file.weights.items()} if options.fold else file.weights
     )
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    write_lora(options.out, weights, file.metadata, kind=options.to, family=family, dtype=dtype)
-    say(f"{len(weights)} layers: {file.kind} → {options.to}, in {options.out}")
+    kind = options.to or family.formats[0]
+    write_lora(options.out, weights, file.metadata, kind=kind, family=family, dtype=dtype)
+    say(f"{len(weights)} layers: {file.kind} → {kind}, in {options.out}")
 
 
 def _merge(options: argparse.Namespace) -> None:

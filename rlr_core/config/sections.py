@@ -56,7 +56,7 @@ class ModelConfig:
 
     checkpoint: Movable[str] = setting(
         "embedded",
-        '"embedded", a Stable Diffusion file (.safetensors), or the folder of a diffusers checkpoint',
+        '"embedded", a checkpoint file (.safetensors), or the folder of a diffusers checkpoint',
     )
     vae: Movable[str] = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
     prediction: str = setting(
@@ -84,7 +84,9 @@ class LoraConfig:
     rank: int = setting(8, "", low=1, high=4096)
     alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6, high=1e6)
     targets: str = setting(
-        "attention", "UNet layers that get a LoRA", choices=("attention", "attention+feedforward", "all")
+        "attention",
+        "the denoiser's layers that get a LoRA",
+        choices=("attention", "attention+feedforward", "all"),
     )
     text_encoder: bool = setting(
         False, "a LoRA in the text encoder, too: prompts are then encoded at every step"
@@ -261,7 +263,7 @@ class MemoryConfig:
     )
     budget: Free[float] = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
     autocast: Free[str] = setting(
-        "off", "precision that a UNet of float32 computes in", choices=("off", "bfloat16", "float16")
+        "off", "precision that a denoiser of float32 computes in", choices=("off", "bfloat16", "float16")
     )
     checkpoint_denoiser: Free[bool] = setting(
         False, "gradient checkpointing: a third more time for less memory"
@@ -288,9 +290,9 @@ class OutputConfig:
 
     name: str = setting("rlr-lora", "name of the LoRA file, without its ending", problem=lora_name_problem)
     format: Free[str] = setting(
-        "kohya",
-        "of its keys: A1111, Forge, ComfyUI and diffusers read kohya's",
-        choices=("kohya", "diffusers", "comfyui"),
+        "auto",
+        "of its keys; auto: that which most hosts read, kohya for Stable Diffusion",
+        choices=("auto", "kohya", "diffusers", "comfyui"),
     )
     precision: Free[str] = setting("float32", "of its weights", choices=("float32", "float16", "bfloat16"))
     preview_every: Free[int] = setting(

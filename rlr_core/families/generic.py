@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from rlr_core.families.component import Place, Role
 from rlr_core.families.lora_family import LoraFamily
 
+PREFIX = "diffusion_model."
+
 
 @dataclass(frozen=True)
 class GenericFamily(LoraFamily):
@@ -15,6 +17,7 @@ class GenericFamily(LoraFamily):
 
     Attributes:
         architecture: for ModelSpec's metadata, as "z-image-turbo"; "/lora" is added.
+        network: the name of the component that is the denoiser.
     """
 
     key: str
@@ -26,13 +29,22 @@ class GenericFamily(LoraFamily):
         default_factory=lambda: {"attention": r".*(attn|attention).*", "all": r".*"}
     )
     text_targets: str = ""
+    network: str = "transformer"
 
     def stem(self, place: Place, format: str) -> str:
         if format not in self.formats:
             raise KeyError(format)
-        return f"diffusion_model.{place.path}"
+        return PREFIX + place.path
+
+    def read(self, stem: str) -> tuple[str, Place] | None:
+        if not stem.startswith(PREFIX):
+            return None
+        return "comfyui", Place(self.network, stem.removeprefix(PREFIX))
 
     def place(self, network: str, role: Role, path: str) -> Place:
+        assert network == self.network, (
+            f"the denoiser is called {network}: `network` of its GenericFamily says so"
+        )
         return Place(network, path)
 
     def metadata(self, prediction: str | None) -> dict[str, str]:

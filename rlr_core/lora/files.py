@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.families import LoraFamily
-from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, refuse_strange, role_of
+from rlr_core.families import LoraFamily, lora_families
+from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, readers, role_of, same_words
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
-from rlr_core.lora.recognition import family_of
+from rlr_core.lora.recognition import family_of, told_by
 from rlr_core.lora.tensor_file import digest, write_tensors
 from rlr_core.lora.weights import LoraWeights, finite, useless
 from rlr_core.safetensors_header import TYPES, Header, read_header, shown
@@ -27,7 +27,7 @@ class LoraFile:
     """A LoRA that was read.
 
     Attributes:
-        kind: "kohya", "diffusers", "comfyui", "peft" or "mixed".
+        kind: a format of its family, as "kohya", "diffusers" or "comfyui"; "peft" or "mixed".
         family: that it was made for; None where nothing tells.
         metadata: texts, as they are in the file.
     """
@@ -38,18 +38,25 @@ class LoraFile:
     metadata: Mapping[str, str]
 
 
-def read_lora(path: Path) -> LoraFile:
+def read_lora(path: Path, family: LoraFamily | None = None) -> LoraFile:
     """Read a LoRA of any format, on the CPU. Its header is checked before a tensor is touched.
 
-    Raises `CheckpointError`, naming the file, if it is missing, damaged, or no LoRA for Stable Diffusion.
+    Args:
+        path: of the file.
+        family: in whose words it is read; None for those of all families that are known.
+
+    Raises `CheckpointError`, naming the file, if it is missing, damaged, or no LoRA in those words.
     """
     path = Path(path)
     header = read_header(path)
-    refuse_strange(header.tensors, str(path))
+    known = [family] if family else list(lora_families().values())
+    families = readers(known, header.tensors, str(path))
     _refuse_oversized(header, path)
     _refuse_types(header, path)
-    kind, weights = decode(_tensors(path), header.metadata, str(path))
-    return LoraFile(kind, family_of(weights, header.metadata), weights, header.metadata)
+    reader = told_by(header.metadata, families) or families[0]
+    kind, weights = decode(_tensors(path), header.metadata, str(path), reader)
+    families = same_words(families, reader, header.tensors)
+    return LoraFile(kind, family_of(weights, header.metadata, families), weights, header.metadata)
 
 
 def _refuse_oversized(header: Header, path: Path) -> None:
@@ -96,7 +103,7 @@ def write_lora(
     metadata: Mapping[str, str],
     *,
     family: LoraFamily,
-    kind: str = "kohya",
+    kind: str = "",
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a LoRA; the file is whole or not there.
@@ -105,8 +112,7 @@ def write_lora(
         path: ends in .safetensors; its stem becomes the LoRA's name in hosts.
         metadata: beside what is filled in here; what it says goes first.
         family: whose names the layers get.
-        kind: one of the family's formats; of Stable Diffusion "kohya" (A1111, Forge, ComfyUI and diffusers read it),
-            "diffusers" or "comfyui".
+        kind: one of the family's formats; "" is the first of them.
         dtype: of the weights (alpha stays float32); None leaves each as it is.
 
     Raises:
@@ -116,7 +122,7 @@ def write_lora(
     refuse_useless(weights, path)
     if dtype:
         weights = _rounded(weights, dtype, path)
-    state, facts = encode(weights, kind, family)
+    state, facts = encode(weights, kind or family.formats[0], family)
     told = {**standard_metadata(weights, path.stem, family), **about_training(metadata), **facts}
     write_atomically(path, lambda temporary: _write(temporary, state, {**told, **hashes(digest(state))}))
 

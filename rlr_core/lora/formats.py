@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.families import LoraFamily, Place
-from rlr_core.families.stable_diffusion.stems import UNET, read_stem
+from rlr_core.families import LoraFamily, Place, any_of
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.safetensors_header import shown
 
@@ -69,22 +68,29 @@ def role_of(key: str) -> tuple[str, str] | None:
     return None
 
 
-def decode(state: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> tuple[str, LoraWeights]:
-    """Format ("kohya", "diffusers", "comfyui" or "peft") and weights. Raises `CheckpointError` naming `source`."""
-    kinds, parts = _sort(state, source)
+def decode(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str], source: str, family: LoraFamily
+) -> tuple[str, LoraWeights]:
+    """Format (one of the family's, "peft" or "mixed") and weights, of names that `family` understands.
+
+    Raises `CheckpointError` naming `source`.
+    """
+    kinds, parts = _sort(state, source, family)
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
     alphas = _alphas(metadata, source)
     return kind, {place: _layer(place, part, alphas, source) for place, part in parts.items()}
 
 
-def _sort(state: Mapping[str, Tensor], source: str) -> tuple[set[str], dict[Place, dict[str, Tensor]]]:
+def _sort(
+    state: Mapping[str, Tensor], source: str, family: LoraFamily
+) -> tuple[set[str], dict[Place, dict[str, Tensor]]]:
     """The formats that occur, and the tensors of each place by role."""
-    refuse_strange(state, source)
+    readers([family], state, source)
     kinds: set[str] = set()
     parts: dict[Place, dict[str, Tensor]] = {}
     for key, value in state.items():
         stem, role = role_of(key) or ("", "")
-        kind, place = read_stem(stem) or ("", Place("", ""))
+        kind, place = family.read(stem) or ("", Place("", ""))
         if role in parts.setdefault(place, {}):
             raise CheckpointError(
                 f"{source} has two tensors for {place.path}, such as {shown(key)}",
@@ -96,23 +102,42 @@ def _sort(state: Mapping[str, Tensor], source: str) -> tuple[set[str], dict[Plac
     return kinds, parts
 
 
-def refuse_strange(keys: Iterable[str], source: str) -> None:
-    """Raise `CheckpointError` if a key is not one of a LoRA for Stable Diffusion, saying what it is where that is known."""
+def readers(families: Sequence[LoraFamily], keys: Iterable[str], source: str) -> list[LoraFamily]:
+    """Those of `families` that understand all keys.
+
+    Raises `CheckpointError` where there is none, saying what the file is if that is known.
+    """
     names = list(keys)
-    understood = {key: role_of(key) for key in names}
-    strange = [key for key, found in understood.items() if found is None or read_stem(found[0]) is None]
-    if not strange and names:
-        return
+    roles = {key: role_of(key) for key in names}
+    strange = [
+        [key for key, role in roles.items() if role is None or family.read(role[0]) is None]
+        for family in families
+    ]
+    found = [family for family, rest in zip(families, strange, strict=True) if names and not rest]
+    if not found:
+        _refuse_strange(min(strange, key=len), names, families, source)
+    return found
+
+
+def same_words(families: Sequence[LoraFamily], reader: LoraFamily, keys: Iterable[str]) -> list[LoraFamily]:
+    """Those of `families`, which understand all keys, that understand by them what `reader` does."""
+    stems = {role[0] for role in map(role_of, keys) if role}
+    return [each for each in families if all(each.read(stem) == reader.read(stem) for stem in stems)]
+
+
+def _refuse_strange(
+    strange: list[str], names: list[str], families: Sequence[LoraFamily], source: str
+) -> NoReturn:
+    """Raise `CheckpointError`; `strange` are the names that the family which understands most does not."""
+    known = any_of(family.title for family in families)
     what = next((word for key in names for end, word in OTHER_KINDS.items() if key.endswith(end)), "")
     family = next((word for key in names for part, word in OTHER_FAMILIES.items() if part in key), "")
     told = f"{source} is {what}" if what else f"{source} is a LoRA for {family}" if family else ""
-    counted = (
-        f"{len(names) - len(strange)} of its {len(names)} tensors are those of a LoRA for Stable Diffusion"
-    )
+    counted = f"{len(names) - len(strange)} of its {len(names)} tensors are those of a LoRA for {known}"
     example = f"; {len(strange)} are not, such as {shown(strange[0])}" if strange else ""
     raise CheckpointError(
         told or f"{source}: {counted}{example}",
-        "a LoRA for Stable Diffusion 1.x, 2.x or XL, with the keys of kohya, diffusers or ComfyUI",
+        f"a LoRA for {known}, with the keys of {any_of(kind for family in families for kind in family.formats)}",
         "choose another file",
     )
 
@@ -226,6 +251,10 @@ def encode(weights: LoraWeights, kind: str, family: LoraFamily) -> tuple[dict[st
 
     Raises `CheckpointError` for a layer that the format has no name for.
     """
+    if kind not in family.formats:
+        raise CheckpointError(
+            f"the format {kind} for {family.title}", any_of(family.formats), "choose another format"
+        )
     state: dict[str, Tensor] = {}
     for place, layer in weights.items():
         stem = _stem(place, kind, family)
@@ -246,7 +275,7 @@ def _stem(place: Place, kind: str, family: LoraFamily) -> str:
     except KeyError:
         raise CheckpointError(
             f"{place.network}.{place.path} has no name in {kind}'s format for this family ({family.key})",
-            f"a layer of {family.title}, in one of the formats {', '.join(family.formats)}",
+            f"a layer of {family.title}, in one of the formats {any_of(family.formats)}",
             "choose another format",
         ) from None
 
@@ -265,7 +294,7 @@ def _adapter_metadata(weights: LoraWeights) -> dict[str, str]:
         layers = {place.path: layer for place, layer in weights.items() if place.network == network}
         first = next(iter(layers.values()))
         # transformers' newer text models have no part "text_model": the pattern must fit with it and without
-        names = {path: path if network == UNET else path.removeprefix("text_model.") for path in layers}
+        names = {path: path.removeprefix("text_model.") for path in layers}
         config = {
             "r": first.rank,
             "lora_alpha": first.alpha,

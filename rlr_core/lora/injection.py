@@ -51,7 +51,7 @@ def load_lora(path: Path, model: Adaptable, kind: type[InjectedLora] | None = No
 
     Raises `CheckpointError`, naming the file, if it is missing, damaged, or has a layer that does not fit.
     """
-    file = read_lora(path)
+    file = read_lora(path, model.lora_family)
     places = loadable_layers(model.components, model.lora_family)
     strange = [place for place in file.weights if place not in places]
     if strange:

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.families import FAMILIES, Place, StableDiffusionFamily
+from rlr_core.families import FAMILIES, LoraFamily, Place, StableDiffusionFamily, any_of
 from rlr_core.families.stable_diffusion.stems import UNET
-from rlr_core.lora.files import read_lora, refuse_useless
+from rlr_core.lora.files import LoraFile, read_lora, refuse_useless
 from rlr_core.lora.tensor_file import write_stream
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.safetensors_header import TYPES, Header, file_order, read_header, shown
@@ -73,7 +73,8 @@ def merge(lora: Path, checkpoint: Path, out: Path, strength: float, *, force: bo
         refuse_overwriting([out], force=False)
         return _merge_folder(file.weights, checkpoint, out, strength, note)
     header = read_header(checkpoint)
-    changes = _changes(file.weights, header, _family_of_single_file(header, str(checkpoint)), str(checkpoint))
+    targets = _targets(file, header, str(checkpoint))
+    changes = _changes(file.weights, targets, header, str(checkpoint))
     write_atomically(out, lambda path: _copy(checkpoint, header, path, changes, strength, note))
     return len(changes)
 
@@ -155,8 +156,27 @@ def _family_of_single_file(header: Header, source: str) -> StableDiffusionFamily
     )
 
 
-def _changes(weights: LoraWeights, header: Header, family: StableDiffusionFamily, source: str) -> Changes:
-    targets = {place: _in_single_file(place, family) for place in weights}
+def _targets(file: LoraFile, header: Header, source: str) -> dict[Place, Target]:
+    """Of the LoRA's layers in a single file."""
+    other = file.family
+    if other and other.key not in FAMILIES:
+        return {place: _named(place, other) for place in file.weights}
+    family = _family_of_single_file(header, source)
+    return {place: _in_single_file(place, family) for place in file.weights}
+
+
+def _named(place: Place, family: LoraFamily) -> Target:
+    """In the checkpoint of a family that is not one of Stable Diffusion's."""
+    if place.network not in family.tensors:
+        raise CheckpointError(
+            f"the LoRA is for {family.title}, whose checkpoints nothing is merged into",
+            f"a LoRA for {any_of(each.title for each in FAMILIES.values())}",
+            "load the LoRA beside the checkpoint",
+        )
+    return Target(f"{family.tensors[place.network]}{place.path}.weight")
+
+
+def _changes(weights: LoraWeights, targets: Mapping[Place, Target], header: Header, source: str) -> Changes:
     _refuse_absent([p for p, target in targets.items() if target.key not in header.tensors], weights, source)
     return _by_tensor(targets, weights, header, source)
 

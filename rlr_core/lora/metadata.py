@@ -20,17 +20,18 @@ def standard_metadata(weights: LoraWeights, name: str, family: LoraFamily) -> di
         family: that the LoRA is for.
     """
     rank, alpha = _commonest(weights)
-    return {
-        "ss_network_module": "networks.lora",
+    facts = {
+        "ss_network_module": "networks.lora" if "kohya" in family.formats else "",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": json.dumps(_network_arguments(weights)),
         "ss_output_name": name,
         **family.metadata(None),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.implementation": "diffusers",
+        "modelspec.implementation": family.implementation,
         "modelspec.title": name,
     }
+    return {key: text for key, text in facts.items() if text}
 
 
 def _commonest(weights: LoraWeights) -> tuple[int, float]:

@@ -1,47 +1,49 @@
-"""Which family a LoRA was made for: by the sizes of its layers, else by what its metadata say."""
+"""Which family a LoRA was made for: by the names and sizes of its layers, and by what its metadata say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rlr_core.families import FAMILIES, SD1, SD2, SDXL, LoraFamily
-from rlr_core.families.stable_diffusion.stems import TEXT, TEXT_2, UNET
+from rlr_core.families import LoraFamily
 from rlr_core.lora.weights import LoraWeights
 
-WIDTHS = {(UNET, family.context): family.lora for family in FAMILIES.values()} | {
-    (TEXT, SD2.context): SD2.lora
-}
-"""Network and width of the text that it reads (UNet) or of its states (a text encoder of its own) → family."""
+
+def family_of(
+    weights: LoraWeights, metadata: Mapping[str, str], families: Sequence[LoraFamily]
+) -> LoraFamily | None:
+    """One of `families`, which all understand the names; None where nothing tells.
+
+    Sizes go first, since metadata are copied from file to file. Where several families have such layers, or none of them, the
+    metadata tell.
+    """
+    fitting = [family for family in families if _fits(weights, family)]
+    if told := told_by(metadata, fitting or families):
+        return told
+    if len(fitting) == 1 or (fitting and _says_all(weights, fitting[0])):
+        return fitting[0]
+    return families[0] if len(families) == 1 else None
 
 
-def family_of(weights: LoraWeights, metadata: Mapping[str, str]) -> LoraFamily | None:
-    """The family; None where nothing tells."""
-    for (network, path), layer in weights.items():
-        if network == TEXT_2 or "transformer_blocks.1." in path:
-            return SDXL.lora
-        reads_text = network == UNET and path.endswith(("attn2.to_k", "attn2.to_v"))
-        if (reads_text or path.endswith("self_attn.q_proj")) and (network, layer.down.shape[1]) in WIDTHS:
-            return WIDTHS[network, layer.down.shape[1]]
-    return _told(metadata) or (SD1.lora if _only_small_text(weights) else None)
+def told_by(metadata: Mapping[str, str], families: Iterable[LoraFamily]) -> LoraFamily | None:
+    """The family that the metadata name: as our files do, or else as other programs' do."""
+    families = list(families)
+    ways: list[Callable[[LoraFamily], bool]] = [
+        lambda family: family.writes(metadata),
+        lambda family: family.claims(metadata),
+    ]
+    return next((family for says in ways for family in families if says(family)), None)
 
 
-def _only_small_text(weights: LoraWeights) -> bool:
-    return all(
-        place.network == TEXT and SD1.context in (layer.down.shape[1], layer.up.shape[0])
-        for place, layer in weights.items()
-    )
+def _fits(weights: LoraWeights, family: LoraFamily) -> bool:
+    """Whether some layers are like the family's, and none is unlike them."""
+    answers = set(_answers(weights, family))
+    return True in answers and False not in answers
 
 
-def _told(metadata: Mapping[str, str]) -> LoraFamily | None:
-    """By sd-scripts' version, or else by ModelSpec's architecture."""
-    version, architecture = (
-        metadata.get("ss_base_model_version", ""),
-        metadata.get("modelspec.architecture", ""),
-    )
-    if version.startswith("sdxl") or architecture.startswith("stable-diffusion-xl"):
-        return SDXL.lora
-    second = version.startswith("sd_v2") or metadata.get("ss_v2") == "True"
-    if second or architecture.startswith("stable-diffusion-v2"):
-        return SD2.lora
-    first = version.startswith("sd_v1") or architecture.startswith("stable-diffusion-v1")
-    return SD1.lora if first else None
+def _says_all(weights: LoraWeights, family: LoraFamily) -> bool:
+    """Whether every layer is like the family's: then the first that has them is meant, which has the fewest parts."""
+    return set(_answers(weights, family)) == {True}
+
+
+def _answers(weights: LoraWeights, family: LoraFamily) -> Iterable[bool | None]:
+    return (family.has(place, layer.down.shape[1], layer.up.shape[0]) for place, layer in weights.items())

@@ -20,7 +20,7 @@ class Request:
 
     Attributes:
         name: for people.
-        device: where the weights go. On "meta" networks have their shapes only.
+        device: where the weights go. On "meta" networks have their shapes only, and no weights are read.
         dtype: of the weights.
         prediction: what the denoiser predicts; "auto" is what the checkpoint says.
         vae: a file or folder with another VAE than the checkpoint's own.
@@ -36,29 +36,49 @@ class Request:
     clip_skip: int = 0
     allow_pickle: bool = False
 
+    @property
+    def blank(self) -> bool:
+        """Whether the model is wanted without weights, for the planner."""
+        return self.device.type == "meta"
+
+
+SETTINGS = {"prediction": "auto", "vae": None, "clip_skip": 0}
+"""What of a `Request` not every architecture takes → the value that asks for nothing."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders in diffusers' layout; the functions as in `Architecture`.
+
+    Attributes:
+        pipelines: what diffusers calls them in `model_index.json`.
+        is_configs: whether a folder holds nothing but configs of it, which is loaded without weights alone.
+        describe: what a folder is; the flag is `Request.allow_pickle`.
+        load: the model.
+    """
+
+    pipelines: tuple[str, ...]
+    is_configs: Callable[[Path], bool]
+    describe: Callable[[Path, bool], Description]
+    load: Callable[[Path, Request], Model]
+
 
 @dataclass(frozen=True)
 class Architecture:
     """One kind. All functions raise `CheckpointError`, naming the file, for what is damaged or cannot be trained on.
 
     Attributes:
-        title: for people.
-        pipelines: what diffusers calls it in `model_index.json`.
+        title: for people, with the families that it has.
         is_file: whether a file with this header is one.
         describe_file: what a file at a path is, of which the tensors are open.
-        describe_folder: what a folder in diffusers' layout is.
-        load_file: the model of a file, of which the tensors are open.
-        load_folder: the model of a folder in diffusers' layout.
-        load_blank: a model without weights, on "meta": of a checkpoint, or of a folder with nothing but configs.
-        is_configs: whether a folder is one of those.
+        load_file: the model of a file, of which the tensors are open; if it is wanted blank, they are not read.
+        settings: those of `SETTINGS` that it takes.
+        folders: its folders, where it has any.
     """
 
     title: str
-    pipelines: tuple[str, ...]
     is_file: Callable[[Header], bool]
     describe_file: Callable[[Path, TensorFile], Description]
-    describe_folder: Callable[[Path, bool], Description]
     load_file: Callable[[Path, TensorFile, Request], Model]
-    load_folder: Callable[[Path, Request], Model]
-    load_blank: Callable[[Path, Request], Model]
-    is_configs: Callable[[Path], bool]
+    settings: tuple[str, ...] = ()
+    folders: Folders | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlr_core.errors import CheckpointError
-from rlr_core.models.architecture import Architecture
+from rlr_core.families import any_of
+from rlr_core.models.architecture import Architecture, Folders
 from rlr_core.models.diffusers_folder import kind_of
 from rlr_core.models.refusals import refuse_unknown
 from rlr_core.models.stable_diffusion import STABLE_DIFFUSION
@@ -19,17 +20,17 @@ def architecture_of_file(path: Path, header: Header) -> Architecture:
     for architecture in ARCHITECTURES:
         if architecture.is_file(header):
             return architecture
-    refuse_unknown(path, header)
+    refuse_unknown(path, header, any_of(each.title for each in ARCHITECTURES))
 
 
-def architecture_of_folder(path: Path) -> Architecture:
+def architecture_of_folder(path: Path) -> tuple[Architecture, Folders]:
     """Of a folder in diffusers' layout, or of configs alone. Raises `CheckpointError`."""
-    for architecture in ARCHITECTURES:
-        if architecture.is_configs(path) or kind_of(path) in architecture.pipelines:
-            return architecture
-    known = [name for architecture in ARCHITECTURES for name in architecture.pipelines]
+    known = [(each, each.folders) for each in ARCHITECTURES if each.folders]
+    for architecture, folders in known:
+        if folders.is_configs(path) or kind_of(path) in folders.pipelines:
+            return architecture, folders
     raise CheckpointError(
         f"{path} is a checkpoint for {kind_of(path)}",
-        f"{' or '.join(known)}: Stable Diffusion 1.x, 2.x or XL, for text to image",
-        "choose a Stable Diffusion checkpoint for text to image; other families are not supported yet",
+        any_of(name for _, folders in known for name in folders.pipelines),
+        f"choose a checkpoint of {any_of(each.title for each, _ in known)} for text to image",
     )

@@ -11,38 +11,38 @@ class Description:
 
     Attributes:
         layout: "file" or "folder".
-        family: the title of one of `FAMILIES`.
-        prediction: "epsilon", "v_prediction" or "sample".
-        prediction_rule: what tells it.
-        zero_snr: whether the last noise level is nothing but noise.
+        family: its title.
         size: side of its own pictures, in pixels.
         precision: of its weights, as "fp16" or "fp16, VAE fp32".
-        ema: the UNet's running mean: "none", "beside" the weights (it is not used), or "only" it.
         missing: parts that it lacks, as "vae"; or has only in part, as "unet (3 of 686 tensors)".
+        prediction: what the denoiser predicts, as "epsilon"; "" where there is nothing to tell.
+        prediction_rule: what tells it.
+        zero_snr: whether the last noise level is nothing but noise.
+        ema: the network's running mean: "none", "beside" the weights (it is not used), or "only" it; "" where none is known.
     """
 
     layout: str
     family: str
-    prediction: str
-    prediction_rule: str
-    zero_snr: bool
     size: int
     precision: str
-    ema: str
     missing: tuple[str, ...]
+    prediction: str = ""
+    prediction_rule: str = ""
+    zero_snr: bool = False
+    ema: str = ""
 
     def lines(self) -> list[tuple[str, str]]:
-        """(What, value), for people."""
-        prediction = f"{self.prediction} ({self.prediction_rule})"
-        return [
+        """(What, value), for people; without what there is nothing to tell of."""
+        snr = ", zero terminal SNR" if self.zero_snr else ""
+        prediction = f"{self.prediction} ({self.prediction_rule}){snr}" if self.prediction else ""
+        ema = {"": "", "none": "none", "beside": "there, not used", "only": "these alone, used"}[self.ema]
+        lines = [
             ("family", self.family),
             ("layout", {"file": "single file", "folder": "diffusers folder"}[self.layout]),
-            ("prediction", prediction + (", zero terminal SNR" if self.zero_snr else "")),
+            ("prediction", prediction),
             ("base resolution", f"{self.size} × {self.size}"),
             ("precision", self.precision),
-            (
-                "EMA weights",
-                {"none": "none", "beside": "there, not used", "only": "these alone, used"}[self.ema],
-            ),
+            ("EMA weights", ema),
             ("missing", ", ".join(self.missing) or "nothing"),
         ]
+        return [(what, value) for what, value in lines if value]

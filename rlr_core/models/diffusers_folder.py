@@ -11,7 +11,7 @@ from typing import Any
 from rlr_core.errors import CheckpointError
 
 EXPECTED = (
-    "a safetensors file, or a folder in diffusers' Stable Diffusion layout: "
+    "a safetensors file, or a folder in diffusers' layout, of Stable Diffusion: "
     "model_index.json, unet, vae, text_encoder, tokenizer, scheduler"
 )
 COPY_AGAIN = "download or copy the checkpoint again"

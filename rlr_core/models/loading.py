@@ -8,8 +8,8 @@ import torch
 
 from rlr_core.config import ModelConfig
 from rlr_core.embedded import CHECKPOINT
-from rlr_core.errors import CheckpointError
-from rlr_core.models.architecture import Request
+from rlr_core.errors import CheckpointError, ConfigError
+from rlr_core.models.architecture import SETTINGS, Architecture, Request
 from rlr_core.models.architectures import architecture_of_file, architecture_of_folder
 from rlr_core.models.model import Model
 from rlr_core.models.tensor_files import open_tensors
@@ -42,7 +42,7 @@ def load_model(
     """Load a checkpoint, frozen and in eval mode.
 
     Args:
-        checkpoint: "embedded", a folder in diffusers' layout, or a single file in the original layout.
+        checkpoint: "embedded", a folder in diffusers' layout, or a single file.
         device: where the weights go. On "meta" networks have their shapes only, and no weights are read.
         dtype: of the weights; latents, log-probabilities and pictures stay float32.
         prediction: what the denoiser predicts, "epsilon" or "v_prediction"; "auto" is what the checkpoint says.
@@ -52,10 +52,9 @@ def load_model(
 
     Raises:
         CheckpointError: whatever is missing, damaged or of another kind, naming the file.
-        ConfigError: a layer that the text encoder does not have.
+        ConfigError: a setting that such a checkpoint does not take, or a layer that its text encoder does not have.
     """
     path = CHECKPOINT if checkpoint == "embedded" else user_path(checkpoint)
-    _require_libraries()
     request = Request(
         name=checkpoint if checkpoint == "embedded" else path.resolve().name,
         device=torch.device(device),
@@ -65,18 +64,15 @@ def load_model(
         clip_skip=clip_skip,
         allow_pickle=allow_pickle,
     )
-    blank = request.device.type == "meta"
     if os.path.isdir(path):
-        architecture = architecture_of_folder(path)
-        return (architecture.load_blank if blank else architecture.load_folder)(path, request)
+        architecture, folders = architecture_of_folder(path)
+        _refuse_untaken(architecture, request)
+        return folders.load(path, request)
     if os.path.isfile(path):
         tensors = open_tensors(path, allow_pickle=allow_pickle)
         architecture = architecture_of_file(path, tensors.header)
-        return (
-            architecture.load_blank(path, request)
-            if blank
-            else architecture.load_file(path, tensors, request)
-        )
+        _refuse_untaken(architecture, request)
+        return architecture.load_file(path, tensors, request)
     raise CheckpointError(
         f"there is no checkpoint at {path}",
         '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
@@ -84,11 +80,12 @@ def load_model(
     )
 
 
-def _require_libraries() -> None:
-    try:
-        import diffusers  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise CheckpointError(
-            f"{error.name} is not installed", "diffusers and transformers", "pip install 'rlr[sd]'"
-        ) from None
+def _refuse_untaken(architecture: Architecture, request: Request) -> None:
+    for setting, nothing in SETTINGS.items():
+        given = getattr(request, setting)
+        if given != nothing and setting not in architecture.settings:
+            raise ConfigError(
+                f"model.{setting} = {given} for {architecture.title}, which does not take it",
+                f"settings of [model] that it takes: {', '.join(architecture.settings) or 'the common ones alone'}",
+                f"leave model.{setting} at its default",
+            )

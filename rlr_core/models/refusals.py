@@ -9,11 +9,11 @@ from typing import NoReturn
 from rlr_core.errors import CheckpointError
 from rlr_core.safetensors_header import UNQUANTISED, Header
 
-EXPECTED = "a Stable Diffusion 1.x, 2.x or XL checkpoint for text to image"
+EXPECTED = "a checkpoint for text to image"
 AS_VAE = "set model.vae to it, and model.checkpoint to a checkpoint"
 BASE = "choose the checkpoint that it belongs to"
 TEXT_TO_IMAGE = "choose the text-to-image version of the checkpoint"
-UNSUPPORTED = "choose a Stable Diffusion 1.x, 2.x or XL checkpoint; this family is not supported yet"
+UNSUPPORTED = "choose another checkpoint; this family is not supported yet"
 
 BESIDE_A_UNET = {
     "\nedm_mean\n": ("a Playground 2.5 checkpoint, whose noise levels are others (EDM)", UNSUPPORTED),
@@ -78,9 +78,9 @@ WIDTHS = {1280: "the SDXL refiner"}
 """Width of the text conditioning → what is known to have it, and is no base model."""
 
 
-def refuse(path: Path, what: str, do: str) -> NoReturn:
-    """Raise `CheckpointError`: the file is `what`."""
-    raise CheckpointError(f"{path} is {what}", EXPECTED, do)
+def refuse(path: Path, what: str, do: str, known: str = "") -> NoReturn:
+    """Raise `CheckpointError`: the file is `what`; `known` names what would be taken."""
+    raise CheckpointError(f"{path} is {what}", EXPECTED + (f": {known}" if known else ""), do)
 
 
 def refuse_beside_a_unet(path: Path, header: Header) -> None:
@@ -88,21 +88,27 @@ def refuse_beside_a_unet(path: Path, header: Header) -> None:
     _refuse_marked(path, header, BESIDE_A_UNET)
 
 
-def refuse_unknown(path: Path, header: Header) -> NoReturn:
-    """Raise `CheckpointError` for a file of no architecture that is loaded, saying what it is where its names give it away."""
-    _refuse_marked(path, header, {**BESIDE_A_UNET, **INSTEAD_OF_A_UNET})
+def refuse_unknown(path: Path, header: Header, known: str) -> NoReturn:
+    """Raise `CheckpointError` for a file of no architecture that is loaded, saying what it is where its names give it away.
+
+    Args:
+        known: what is loaded, for people.
+    """
+    _refuse_marked(path, header, {**BESIDE_A_UNET, **INSTEAD_OF_A_UNET}, known)
     raise CheckpointError(
-        f"{path} holds nothing that is known: {len(header.tensors)} tensors, none of a UNet",
-        EXPECTED,
+        f"{path} holds nothing that is known: {len(header.tensors)} tensors, none of a denoiser",
+        f"{EXPECTED}: {known}",
         "choose another file",
     )
 
 
-def _refuse_marked(path: Path, header: Header, markers: Mapping[str, tuple[str, str]]) -> None:
+def _refuse_marked(
+    path: Path, header: Header, markers: Mapping[str, tuple[str, str]], known: str = ""
+) -> None:
     names = "\n" + "\n".join(header.tensors) + "\n"
     for marker, (what, do) in markers.items():
         if marker in names:
-            refuse(path, what, do)
+            refuse(path, what, do, known)
 
 
 def refuse_channels(path: Path, channels: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -10,14 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlr_core import families
 from rlr_core.errors import CheckpointError, StorageError
+from rlr_core.families import lora_families
+from rlr_core.models import architectures
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.description import Description
 from rlr_core.storage import cache_folder, write_text
 
 ENDINGS = {".safetensors", ".ckpt", ".gguf"}
-VERSION = 1
-"""Of the descriptions in the cache; whoever changes the detection raises it."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,18 @@ def _inside(folder: Path) -> list[Path]:
     return []
 
 
+def _detection() -> str:
+    """A digest of what descriptions depend on besides the file: the source of detection, and what is registered."""
+    names = [*(each.title for each in architectures.ARCHITECTURES), *lora_families()]
+    hasher = hashlib.sha256(json.dumps(names).encode())
+    for room in (__file__, families.__file__):
+        for source in sorted(Path(room).parent.rglob("*.py")):
+            hasher.update(source.read_bytes())
+    return hasher.hexdigest()
+
+
 class _Cache:
-    """Path → stamp and description of a file, kept in the user's cache folder."""
+    """Path → stamp and description of a file, kept in the user's cache folder as long as `_detection` stays."""
 
     def __init__(self):
         self._file = cache_folder() / "checkpoints.json"
@@ -84,9 +96,8 @@ class _Cache:
         """A file that cannot be read counts as none."""
         with suppress(OSError, ValueError):
             values = json.loads(self._file.read_text(encoding="utf-8"))
-            files = (
-                values.get("files") if isinstance(values, dict) and values.get("version") == VERSION else {}
-            )
+            mine = isinstance(values, dict) and values.get("detection") == _detection()
+            files = values.get("files") if mine else {}
             return files if isinstance(files, dict) else {}
         return {}
 
@@ -109,7 +120,7 @@ class _Cache:
         if self._changed:
             there = {key: entry for key, entry in self._known.items() if os.path.exists(key)}
             with suppress(StorageError, OSError):
-                write_text(self._file, json.dumps({"version": VERSION, "files": there}))
+                write_text(self._file, json.dumps({"detection": _detection(), "files": there}))
 
 
 def _look(path: Path) -> Found:

@@ -15,6 +15,16 @@ from rlr_core.safetensors_header import LONGEST, TYPES, Header, TensorInfo, read
 PICKLED = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF")
 """First bytes of what `torch.save` writes, today and long ago; as lengths of a header they would be enormous."""
 
+PRECISIONS = {
+    "F64": "fp64",
+    "F32": "fp32",
+    "F16": "fp16",
+    "BF16": "bf16",
+    "F8_E4M3": "fp8 (e4m3)",
+    "F8_E5M2": "fp8 (e5m2)",
+}
+"""Number types that weights may have → what people call them."""
+
 
 class TensorFile(Protocol):
     """A file's tensors, read one by one."""
@@ -94,3 +104,36 @@ def _unpickled(path: Path) -> Any:
             "a pickled file of nothing but weights",
             "choose the safetensors version of it",
         ) from None
+
+
+def incomplete(network: torch.nn.Module, header: Header, prefix: str, part: str) -> tuple[str, ...]:
+    """What `Description.missing` says of a network whose tensors a file should have, their names behind `prefix`."""
+    names = network.state_dict().keys()
+    return lacking(part, sum(prefix + name in header.tensors for name in names), len(names))
+
+
+def lacking(part: str, found: int, of: int) -> tuple[str, ...]:
+    """Nothing; or ("unet",) and ("unet (3 of 686 tensors)",) where all or some of a part's tensors are not there."""
+    if found >= of:
+        return ()
+    return (f"{part} ({found} of {of} tensors)" if found else part,)
+
+
+def load_strictly(network: torch.nn.Module, path: Path, file: TensorFile, prefix: str) -> None:
+    """Give a network on "meta" its weights, every one of them, as they are in the file.
+
+    Raises `CheckpointError`, naming the file, for one that is not there or has another shape; nothing is read before.
+    """
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    infos = file.header.tensors
+    for name, shape in shapes.items():
+        found = infos[prefix + name].shape if prefix + name in infos else None
+        if found != shape:
+            raise CheckpointError(
+                f"{path} has no tensor {prefix}{name} of the shape {shape}"
+                + (f", but one of the shape {found}" if found else ""),
+                f"all {len(shapes)} tensors of the network",
+                "download or copy the checkpoint again",
+            )
+    values = file.tensors([prefix + name for name in shapes])
+    network.load_state_dict({name: values[prefix + name] for name in shapes}, assign=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 
 from rlr_core.config import RunConfig
-from rlr_core.errors import PlanError, RLRError
-from rlr_core.planner.ladder import Plan, first_that_fits, gigabytes, next_smaller, planned
+from rlr_core.errors import PlanError
+from rlr_core.planner.ladder import Plan, Unpredictable, first_that_fits, gigabytes, next_smaller, planned
 from rlr_core.planner.machine import free_bytes, this_machine
 from rlr_core.storage import user_path
 from rlr_core.trainer.devices import choose_device
@@ -39,10 +39,10 @@ def fitted(config: RunConfig) -> Plan | None:
         if settings.plan == "auto":
             return first_that_fits(config, machine, budget)
         plan = planned(config, {}, machine)
-    except RLRError:
-        raise
-    except Exception as error:
-        warnings.warn(f"what the run needs could not be predicted ({error!r}); it is tried", stacklevel=2)
+    except Unpredictable as error:
+        warnings.warn(
+            f"what the run needs could not be predicted ({error.__cause__!r}); it is tried", stacklevel=2
+        )
         return None
     if plan.bytes > budget:
         _refuse(plan, budget, device.type, first_that_fits(config, machine, budget).settings)
@@ -70,7 +70,10 @@ def checkpoint_bytes(config: RunConfig) -> int:
 def smaller(config: RunConfig) -> Plan:
     """The next plan below a config that did not fit. Raises `PlanError` where there is none."""
     machine = this_machine(choose_device(config.model.device))
-    plan = next_smaller(planned(config, {}, machine), machine)
+    try:
+        plan = next_smaller(planned(config, {}, machine), machine)
+    except Unpredictable:
+        plan = None
     if plan is None or config.memory.plan == "off":
         raise PlanError(
             "the device is out of memory",

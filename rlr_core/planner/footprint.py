@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -30,12 +30,14 @@ class Footprint:
         painting: bytes at the peak of a preview or an evaluation.
         flops: floating-point operations of an iteration.
         weights: network → bytes of its weights, wherever they are.
+        savings: settings of [memory] that the model takes; see `Model.savings`.
     """
 
     training: Mapping[str, int]
     painting: int
     flops: float
     weights: Mapping[str, int]
+    savings: Sequence[str] = ()
 
     @property
     def peak(self) -> int:
@@ -63,7 +65,7 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
         networks = {component.name: component.network for component in setup.model.components}
         weights = {name: _bytes(network) for name, network in networks.items()}
         weights["rewards"] = _bytes(_together(setup))
-    return Footprint(training, rehearsal.peak, flops / share, weights)
+    return Footprint(training, rehearsal.peak, flops / share, weights, setup.model.savings)
 
 
 def settled(config: RunConfig, device: str) -> RunConfig:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rlr_core.config import RunConfig, from_dict, merged, to_dict
-from rlr_core.errors import PlanError
+from rlr_core.errors import PlanError, RLRError
 from rlr_core.estimators import unread_settings
+from rlr_core.models.savings import OFF
 from rlr_core.planner.footprint import Footprint, rehearse
 from rlr_core.planner.machine import Machine
 from rlr_core.rewards import PUBLISHED
@@ -18,6 +19,10 @@ LESS = 0.97
 """A saving that leaves more than this share of the memory is not worth its price."""
 
 Changes = dict[str, dict[str, Any]]
+
+
+class Unpredictable(PlanError):
+    """A run that may train, but whose rehearsal fails."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +51,43 @@ class Plan:
 
 
 def ladder(config: RunConfig, machine: Machine) -> Iterator[Plan]:
-    """The config as it is, then ever smaller plans; those that save nothing are left out."""
+    """The config as it is, then ever smaller plans; what saves nothing, or the model does not take, is left out."""
     last = planned(config, {}, machine)
     yield last
+    takes = last.footprint.savings
     for change in savings(config, machine):
-        plan = planned(config, merged(free(config), last.changes, change), machine)
+        changes = taken(merged(free(config), last.changes, change), takes)
+        if changes == last.changes:
+            continue
+        plan = planned(config, changes, machine)
         if plan.footprint.peak < LESS * last.footprint.peak:
             yield plan
             last = plan
 
 
 def planned(config: RunConfig, changes: Changes, machine: Machine) -> Plan:
-    """The config with `changes`, and what it takes."""
+    """The config with `changes`, and what it takes. Raises `Unpredictable` where that cannot be rehearsed."""
     changed = from_dict(merged(to_dict(config), changes))
-    footprint = rehearse(changed, machine.kind)
+    try:
+        footprint = rehearse(changed, machine.kind)
+    except RLRError:
+        raise
+    except Exception as error:
+        raise Unpredictable(
+            f"what the run needs could not be predicted ({error!r})",
+            "a model that also runs without weights, on torch's device 'meta'",
+            "train without a plan: --set memory.plan=off",
+        ) from error
     return Plan(changed, changes, footprint, machine.needs(footprint))
+
+
+def taken(changes: Changes, takes: Collection[str]) -> Changes:
+    """The changes without savings that a model does not take; `takes` are those that it does."""
+    memory = changes.get("memory", {})
+    left = {
+        key: value for key, value in memory.items() if key in takes or key not in OFF or value == OFF[key]
+    }
+    return {**changes, "memory": left} if left else {k: v for k, v in changes.items() if k != "memory"}
 
 
 def free(config: RunConfig) -> Changes:

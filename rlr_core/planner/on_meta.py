@@ -66,11 +66,23 @@ def _fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """torch's memory-efficient attention; its siblings keep the same for the way back. A mask would change no size."""
+    """torch's memory-efficient attention; its siblings keep the same for the way back. A mask would change no size.
+
+    Queries, keys and values are (…, L, D); whatever is before L is one batch for torch's kernel.
+    """
+    if enable_gqa:  # each head of keys and values serves several of the queries'
+        heads = query.shape[-3]
+        key, value = (x.repeat_interleave(heads // x.shape[-3], -3) for x in (key, value))
+    batch = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
+    if len(batch) != 2:
+        query, key, value = (
+            x.expand(*batch, *x.shape[-2:]).reshape(-1, 1, *x.shape[-2:]) for x in (query, key, value)
+        )
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
     attend = torch.ops.aten._scaled_dot_product_efficient_attention
-    return attend(query, key, value, None, keep, **options)[0]
+    out = attend(query, key, value, None, keep, **options)[0]
+    return out if len(batch) == 2 else out.reshape(*batch, *out.shape[-2:])
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

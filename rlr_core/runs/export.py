@@ -33,7 +33,8 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, achie
         **_achieved(achieved),
     }
     dtype = getattr(torch, output.precision)
-    write_lora(file, weights, facts, kind=output.format, family=family, dtype=dtype)
+    kind = family.formats[0] if output.format == "auto" else output.format
+    write_lora(file, weights, facts, kind=kind, family=family, dtype=dtype)
 
 
 def write_card(file: Path, setup: Setup, achieved: Facts) -> None:

@@ -28,7 +28,7 @@ def _check_the_best_is_known(config: RunConfig) -> None:
 
 def check_format(config: RunConfig, family: LoraFamily) -> None:
     """The file is written at the end: better to know now that it can be."""
-    if config.output.format not in family.formats:
+    if config.output.format not in ("auto", *family.formats):
         raise ConfigError(
             f"output.format = '{config.output.format}' for {family.title}",
             f"one of {', '.join(family.formats)}",

@@ -7,7 +7,6 @@ from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 SD1 = StableDiffusionFamily(
     pipeline="StableDiffusionPipeline",
-    context=768,
     sizes={"epsilon": 512},
     clip_skip=1,
     layers_cut=0,
@@ -22,6 +21,8 @@ SD1 = StableDiffusionFamily(
         title="Stable Diffusion 1.x",
         card="SD1",
         version="sd_v1",
+        marks=("sd_v1", "stable-diffusion-v1"),
+        widths={"unet": 768, "text_encoder": 768},
         architectures={"epsilon": "stable-diffusion-v1"},
         kohya={"unet": "lora_unet_", "text_encoder": "lora_te_"},
         comfyui={"unet": "diffusion_model.", "text_encoder": "text_encoders.clip_l.transformer."},

@@ -7,7 +7,6 @@ from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 SD2 = StableDiffusionFamily(
     pipeline="StableDiffusionPipeline",
-    context=1024,
     sizes={"epsilon": 512, "v_prediction": 768},
     clip_skip=2,
     layers_cut=1,
@@ -28,6 +27,8 @@ SD2 = StableDiffusionFamily(
         title="Stable Diffusion 2.x",
         card="SD2",
         version="sd_v2",
+        marks=("sd_v2", "stable-diffusion-v2"),
+        widths={"unet": 1024, "text_encoder": 1024},
         second=True,
         architectures={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
         kohya={"unet": "lora_unet_", "text_encoder": "lora_te_"},

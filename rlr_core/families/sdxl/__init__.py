@@ -7,7 +7,6 @@ from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 SDXL = StableDiffusionFamily(
     pipeline="StableDiffusionXLPipeline",
-    context=2048,
     sizes={"epsilon": 1024},
     clip_skip=2,
     layers_cut=0,
@@ -27,6 +26,8 @@ SDXL = StableDiffusionFamily(
         title="Stable Diffusion XL",
         card="SDXL",
         version="sdxl_base_v1-0",
+        marks=("sdxl", "stable-diffusion-xl"),
+        widths={"unet": 2048, "text_encoder": 768, "text_encoder_2": 1280},
         marks_velocity=False,
         architectures={"epsilon": "stable-diffusion-xl-v1-base"},
         kohya={"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
@@ -37,5 +38,6 @@ SDXL = StableDiffusionFamily(
         },
         original_unet=True,
         attention_in_first_up_block=True,
+        depth=10,
     ),
 )

@@ -15,7 +15,7 @@ class Original:
 
     Attributes:
         prefix: of their names.
-        count: how many a whole one has.
+        count: how many a whole one has in a file of that layout, not counting those that `ignored` matches.
         ignored: pattern of tensors that may be there or not.
         pad: of a text encoder, the number that fills up short texts, if it is not that of the end.
         open_clip: whether a text encoder has open_clip's names, and not those of transformers.
@@ -34,7 +34,6 @@ class StableDiffusionFamily:
 
     Attributes:
         pipeline: what diffusers calls it in `model_index.json`.
-        context: the width of the text conditioning, which tells the families apart.
         sizes: prediction type → the side of its own pictures in pixels; others have that of "epsilon".
         clip_skip: the layer of the text models whose states are the conditioning, counted from the end; 1 is the last.
         layers_cut: last layers that its text model in diffusers' layout lacks, since they are never used.
@@ -44,7 +43,6 @@ class StableDiffusionFamily:
     """
 
     pipeline: str
-    context: int
     sizes: Mapping[str, int]
     clip_skip: int
     layers_cut: int
@@ -61,6 +59,11 @@ class StableDiffusionFamily:
     def title(self) -> str:
         """For people."""
         return self.lora.title
+
+    @property
+    def context(self) -> int:
+        """The width of the text conditioning, which tells the families apart."""
+        return self.lora.widths["unet"]
 
     @property
     def is_xl(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlr_core.families.component import Place, Role
 from rlr_core.families.lora_family import LoraFamily
-from rlr_core.families.stable_diffusion.stems import UNET, unet_path, whole_text_path
+from rlr_core.families.stable_diffusion.stems import UNET, read_stem, unet_path, whole_text_path
 from rlr_core.families.stable_diffusion.unet_paths import to_ldm
 
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
@@ -33,6 +34,7 @@ class StableDiffusionLora(LoraFamily):
 
     Attributes:
         version: `ss_base_model_version` (sd-scripts).
+        widths: component → the width of the text that it reads (UNet) or makes (a text encoder).
         second: whether it is 2.x, which sd-scripts says by `ss_v2`.
         marks_velocity: whether a v-prediction model's version ends in "_v".
         architectures: prediction type → ModelSpec's `modelspec.architecture`; others have that of "epsilon".
@@ -40,12 +42,15 @@ class StableDiffusionLora(LoraFamily):
         comfyui: component → how ComfyUI's names of its layers begin.
         original_unet: whether kohya's format has the original names of the UNet's layers (sd-scripts writes them for SDXL).
         attention_in_first_up_block: see `to_ldm`.
+        depth: transformer layers in the deepest of the UNet's attention blocks.
+        marks: see `LoraFamily`.
     """
 
     key: str
     title: str
     card: str
     version: str
+    widths: Mapping[str, int]
     architectures: Mapping[str, str]
     kohya: Mapping[str, str]
     comfyui: Mapping[str, str]
@@ -53,9 +58,12 @@ class StableDiffusionLora(LoraFamily):
     marks_velocity: bool = True
     original_unet: bool = False
     attention_in_first_up_block: bool = False
+    depth: int = 1
+    marks: tuple[str, ...] = ()
     formats = FORMATS
     targets = TARGETS
     text_targets = TEXT_TARGETS
+    implementation = "diffusers"
 
     def stem(self, place: Place, format: str) -> str:
         """The default, kohya's, is what A1111, Forge, ComfyUI and diffusers read."""
@@ -71,6 +79,9 @@ class StableDiffusionLora(LoraFamily):
     def ldm_path(self, path: str) -> str:
         """A UNet layer's path in the original layout. Raises `KeyError`."""
         return to_ldm(path, attention_in_first_up_block=self.attention_in_first_up_block)
+
+    def read(self, stem: str) -> tuple[str, Place] | None:
+        return read_stem(stem)
 
     def place(self, network: str, role: Role, path: str) -> Place:
         if role == Role.TEXT_ENCODER:
@@ -89,3 +100,24 @@ class StableDiffusionLora(LoraFamily):
         }
         told = {"modelspec.prediction_type": "v" if velocity else "epsilon"} if prediction else {}
         return facts | told
+
+    def has(self, place: Place, inputs: int, outputs: int) -> bool | None:
+        if place.network not in self.widths:
+            return False
+        width = self.widths[place.network]
+        if place.network != UNET:
+            return width in (inputs, outputs)
+        if place.path.endswith(("attn2.to_k", "attn2.to_v")):
+            return inputs == width and self._depth_of(place.path) < self.depth
+        number = self._depth_of(place.path)
+        return number < self.depth if number else None
+
+    @staticmethod
+    def _depth_of(path: str) -> int:
+        """The transformer layer in its attention block, from 0; 0 outside of one."""
+        found = re.search(r"transformer_blocks\.(\d+)\.", path)
+        return int(found[1]) if found else 0
+
+    def claims(self, metadata: Mapping[str, str]) -> bool:
+        """Old files of sd-scripts say nothing but whether they are of 2.x."""
+        return super().claims(metadata) or (self.second and metadata.get("ss_v2") == "True")

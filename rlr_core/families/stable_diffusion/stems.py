@@ -12,6 +12,7 @@ comfyui    diffusion_model.input_blocks.1.1.proj_in          text_encoders.clip_
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from rlr_core.families.component import Place
 from rlr_core.families.stable_diffusion.unet_paths import from_ldm
@@ -41,6 +42,7 @@ _DOTTED_PREFIXES = {
 }
 
 
+@lru_cache(2**14)
 def read_stem(stem: str) -> tuple[str, Place] | None:
     """Format and place of a stem in any of the formats, with their older variants; None for one that is not understood."""
     for prefix, network in _FLAT_PREFIXES.items():

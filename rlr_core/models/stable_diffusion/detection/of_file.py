@@ -11,19 +11,10 @@ from rlr_core.families.stable_diffusion.family import EMA, Original
 from rlr_core.models.description import Description
 from rlr_core.models.refusals import TEXT_TO_IMAGE, WIDTHS, refuse, refuse_beside_a_unet, refuse_channels
 from rlr_core.models.stable_diffusion.detection.prediction import find_prediction
-from rlr_core.models.tensor_files import TensorFile
+from rlr_core.models.tensor_files import PRECISIONS, TensorFile, lacking
 from rlr_core.safetensors_header import UNQUANTISED, Header, TensorInfo
 
 UNET = "model.diffusion_model."
-PRECISIONS = {
-    "F64": "fp64",
-    "F32": "fp32",
-    "F16": "fp16",
-    "BF16": "bf16",
-    "F8_E4M3": "fp8 (e4m3)",
-    "F8_E5M2": "fp8 (e5m2)",
-}
-"""Number types that weights may have → what people call them."""
 
 
 def has_unet(header: Header) -> bool:
@@ -126,10 +117,8 @@ def _ema(header: Header) -> str:
 
 def _missing(header: Header, family: StableDiffusionFamily) -> list[str]:
     only_ema = _ema(header) == "only"
-    missing = []
+    missing: list[str] = []
     for name, part in family.parts.items():
         part = Original(EMA, part.count) if name == "unet" and only_ema else part
-        count = len(part_names(header, part))
-        if count < part.count:
-            missing.append(f"{name} ({count} of {part.count} tensors)" if count else name)
+        missing += lacking(name, len(part_names(header, part)), part.count)
     return missing

@@ -16,7 +16,7 @@ from rlr_core.models.diffusers_folder import (
     kind_of,
     read_json,
 )
-from rlr_core.models.stable_diffusion.detection.of_file import PRECISIONS
+from rlr_core.models.tensor_files import PRECISIONS
 from rlr_core.safetensors_header import read_header
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +18,49 @@ from rlr_core.models.stable_diffusion.loading.folder import tokenizer_of
 from rlr_core.models.stable_diffusion.loading.networks import class_of
 from rlr_core.models.stable_diffusion.loading.parts import Parts
 from rlr_core.models.stable_diffusion.loading.scheduler import noise_scheduler
-from rlr_core.models.tensor_files import open_tensors
+from rlr_core.models.tensor_files import TensorFile
 
 
-def blank_parts(path: Path, request: Request) -> Parts:
-    """The parts that loading would give, the VAE being the family's or the folder's own.
+def blank_file(path: Path, tensors: TensorFile, request: Request) -> Parts:
+    """The parts that loading a file would give, the VAE being the family's own. Raises `CheckpointError`."""
+    family = family_of_file(path, tensors.header)
+    return _of_configs(family, request)
 
-    Args:
-        path: a checkpoint, or the folder of a family's configs.
-        request: how it would be loaded.
 
-    Raises:
-        CheckpointError: the checkpoint is of no family that can be trained on.
-    """
-    family, configs, own = _family(path, request)
-    dtype, encoders = (
-        request.dtype,
-        [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()],
-    )
+def blank_folder(path: Path, request: Request) -> Parts:
+    """The same of a folder, a whole one or that of a family's configs. Raises `CheckpointError`."""
+    for family in FAMILIES.values():
+        if path == family.configs:
+            return _of_configs(family, request)
+    return _blank(path, family_of_folder(path), request, lambda name: (tokenizer_of(path / name), None))
+
+
+def _of_configs(family: StableDiffusionFamily, request: Request) -> Parts:
+    pads = {name.replace("text_encoder", "tokenizer"): part.pad for name, part in family.parts.items()}
+    return _blank(family.configs, family, request, lambda name: (clip_tokenizer(), pads[name]))
+
+
+def _blank(
+    configs: Path,
+    family: StableDiffusionFamily,
+    request: Request,
+    tokenizer: Callable[[str], tuple[Any, int | None]],
+) -> Parts:
+    """`tokenizer` gives that of a name, as "tokenizer_2", and what fills up short texts."""
+    dtype = request.dtype
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()]
+    tokenizers = [tokenizer(name.replace("text_encoder", "tokenizer")) for name in encoders]
+    config = read_json(configs / "scheduler" / "scheduler_config.json")
     return Parts(
         family=family,
         unet=_network(configs, "unet", dtype),
         vae=_network(configs, "vae", torch.float32 if family.is_xl and dtype == torch.float16 else dtype),
         text_encoders=[_network(configs, name, dtype) for name in encoders],
-        tokenizers=[
-            tokenizer_of(path / name.replace("text_encoder", "tokenizer")) if own else clip_tokenizer()
-            for name in encoders
-        ],
-        pads=[None if own else family.parts[name].pad for name in encoders],
-        scheduler=noise_scheduler(
-            read_json(configs / "scheduler" / "scheduler_config.json"), request.prediction, configs
-        ),
+        tokenizers=[each for each, _ in tokenizers],
+        pads=[pad for _, pad in tokenizers],
+        scheduler=noise_scheduler(config, request.prediction, configs),
         zero_negative=family.is_xl,
     )
-
-
-def _family(path: Path, request: Request) -> tuple[StableDiffusionFamily, Path, bool]:
-    """The family, where its configs are, and whether they are the checkpoint's own."""
-    for family in FAMILIES.values():
-        if path == family.configs:
-            return family, path, False
-    if os.path.isfile(path):
-        family = family_of_file(path, open_tensors(path, allow_pickle=request.allow_pickle).header)
-        return family, family.configs, False
-    return family_of_folder(path), path, True
 
 
 def _network(configs: Path, component: str, dtype: torch.dtype) -> Any:
