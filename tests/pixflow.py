@@ -27,7 +27,7 @@ from rlr_core.families import Component, LoraFamily, Place, Role
 from rlr_core.models import architectures
 from rlr_core.models.architecture import Architecture, Request
 from rlr_core.models.description import Description
-from rlr_core.models.tensor_files import PRECISIONS, TensorFile, incomplete, load_strictly
+from rlr_core.models.tensor_files import TensorFile, incomplete, load_strictly, precision_of
 from rlr_core.safetensors_header import Header
 
 PREFIX = "pixflow."
@@ -176,13 +176,12 @@ class PixFlow:
 
 
 def describe(path: Path, tensors: TensorFile) -> Description:
-    names = tensors.header.tensors
-    dtype = next(info.dtype for name, info in names.items() if name.startswith(PREFIX))
+    names = [name for name in tensors.header.tensors if name.startswith(PREFIX)]
     return Description(
         layout="file",
         family=FAMILY.title,
         size=SIDE,
-        precision=PRECISIONS[dtype],
+        precision=precision_of(path, tensors.header, names),
         missing=incomplete(blank(path, tensors.header), tensors.header, PREFIX, "unet"),
     )
 

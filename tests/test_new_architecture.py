@@ -112,6 +112,12 @@ def test_damaged_files_are_refused_by_name(file, known):
         assert str(file) in str(caught.value)
 
 
+def test_quantised_files_are_refused_by_name(file, known):
+    save_file({name: value.to(torch.int8) for name, value in load_file(file).items()}, file)
+    with pytest.raises(CheckpointError, match="quantised: its weights are I8"):
+        load(file)
+
+
 def pixflow_tensors(file: Path):
     from rlr_core.models.tensor_files import open_tensors
 

@@ -78,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their arguments."""
-    top = _Parser(prog="rlr", description="Train a LoRA for Stable Diffusion towards a reward.")
+    top = _Parser(prog="rlr", description="Train a LoRA towards a reward.")
     top.add_argument("--version", action="version", version=f"rlr {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

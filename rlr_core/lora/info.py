@@ -19,7 +19,7 @@ LOUDEST = 5
 def lora_report(path: Path) -> str:
     """Format, family, ranks, alphas, layers, precision, norms and metadata of the file, on several lines.
 
-    Raises `CheckpointError` if it is missing, damaged, or no LoRA for Stable Diffusion.
+    Raises `CheckpointError` if it is missing, damaged, or no LoRA of a family that is known.
     """
     file = read_lora(path)
     layers = list(file.weights.values())

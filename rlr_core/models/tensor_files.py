@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.safetensors_header import LONGEST, TYPES, Header, TensorInfo, read_header
+from rlr_core.models.refusals import refuse
+from rlr_core.safetensors_header import LONGEST, TYPES, UNQUANTISED, Header, TensorInfo, read_header
 
 PICKLED = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF")
 """First bytes of what `torch.save` writes, today and long ago; as lengths of a header they would be enormous."""
@@ -112,6 +114,17 @@ def incomplete(network: torch.nn.Module, header: Header, prefix: str, part: str)
     return lacking(part, sum(prefix + name in header.tensors for name in names), len(names))
 
 
+def precision_of(path: Path, header: Header, names: Iterable[str]) -> str:
+    """What people call the number type of most of those tensors; "" if there are none. Raises `CheckpointError` for another."""
+    counts = Counter(header.tensors[name].dtype for name in names)
+    if not counts:
+        return ""
+    dtype = counts.most_common(1)[0][0]
+    if dtype not in PRECISIONS:
+        refuse(path, f"quantised: its weights are {dtype}", UNQUANTISED)
+    return PRECISIONS[dtype]
+
+
 def lacking(part: str, found: int, of: int) -> tuple[str, ...]:
     """Nothing; or ("unet",) and ("unet (3 of 686 tensors)",) where all or some of a part's tensors are not there."""
     if found >= of:
@@ -122,7 +135,7 @@ def lacking(part: str, found: int, of: int) -> tuple[str, ...]:
 def load_strictly(network: torch.nn.Module, path: Path, file: TensorFile, prefix: str) -> None:
     """Give a network on "meta" its weights, every one of them, as they are in the file.
 
-    Raises `CheckpointError`, naming the file, for one that is not there or has another shape; nothing is read before.
+    Raises `CheckpointError`, naming the file, for one that is not there, has another shape or is quantised, before any is read.
     """
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     infos = file.header.tensors
@@ -135,5 +148,6 @@ def load_strictly(network: torch.nn.Module, path: Path, file: TensorFile, prefix
                 f"all {len(shapes)} tensors of the network",
                 "download or copy the checkpoint again",
             )
+    precision_of(path, file.header, (prefix + name for name in shapes))
     values = file.tensors([prefix + name for name in shapes])
     network.load_state_dict({name: values[prefix + name] for name in shapes}, assign=True)

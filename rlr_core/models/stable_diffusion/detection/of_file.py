@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from rlr_core.families import FAMILIES, StableDiffusionFamily
@@ -11,8 +10,8 @@ from rlr_core.families.stable_diffusion.family import EMA, Original
 from rlr_core.models.description import Description
 from rlr_core.models.refusals import TEXT_TO_IMAGE, WIDTHS, refuse, refuse_beside_a_unet, refuse_channels
 from rlr_core.models.stable_diffusion.detection.prediction import find_prediction
-from rlr_core.models.tensor_files import PRECISIONS, TensorFile, lacking
-from rlr_core.safetensors_header import UNQUANTISED, Header, TensorInfo
+from rlr_core.models.tensor_files import TensorFile, lacking, precision_of
+from rlr_core.safetensors_header import Header, TensorInfo
 
 UNET = "model.diffusion_model."
 
@@ -93,14 +92,7 @@ def _precisions(path: Path, header: Header, family: StableDiffusionFamily) -> st
 
 
 def _precision(path: Path, header: Header, part: Original) -> str:
-    """Of most of a part's tensors; "" if there are none."""
-    counts = Counter(header.tensors[name].dtype for name in part_names(header, part))
-    if not counts:
-        return ""
-    dtype = counts.most_common(1)[0][0]
-    if dtype not in PRECISIONS:
-        refuse(path, f"quantised: its weights are {dtype}", UNQUANTISED)
-    return PRECISIONS[dtype]
+    return precision_of(path, header, part_names(header, part))
 
 
 def _size(header: Header, family: StableDiffusionFamily, prediction: str) -> int:
