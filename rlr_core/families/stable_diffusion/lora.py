@@ -107,16 +107,13 @@ class StableDiffusionLora(LoraFamily):
         width = self.widths[place.network]
         if place.network != UNET:
             return width in (inputs, outputs)
+        found = re.search(r"transformer_blocks\.(\d+)\.", place.path)
+        number = int(found[1]) if found else 0
+        if number >= self.depth:
+            return False
         if place.path.endswith(("attn2.to_k", "attn2.to_v")):
-            return inputs == width and self._depth_of(place.path) < self.depth
-        number = self._depth_of(place.path)
-        return number < self.depth if number else None
-
-    @staticmethod
-    def _depth_of(path: str) -> int:
-        """The transformer layer in its attention block, from 0; 0 outside of one."""
-        found = re.search(r"transformer_blocks\.(\d+)\.", path)
-        return int(found[1]) if found else 0
+            return inputs == width
+        return True if number else None
 
     def claims(self, metadata: Mapping[str, str]) -> bool:
         """Old files of sd-scripts say nothing but whether they are of 2.x."""
