@@ -318,9 +318,9 @@ def foreign_plans(monkeypatch) -> None:
     monkeypatch.setattr(check, "this_machine", lambda device: CARD)
 
 
-def test_a_model_that_takes_no_savings_has_a_ladder_and_a_next_step(foreign_plans):
+def test_a_model_that_takes_no_savings_has_a_ladder_and_a_next_step(file, foreign_plans):
     settings = foreign.foreign_config(
-        "sharpness", training__batch_size=4, estimator__chunk=4, memory__plan="auto"
+        f"{file.parent / 'reward.py'}:red", training__batch_size=4, estimator__chunk=4, memory__plan="auto"
     )
     assert all(
         "memory" not in plan.changes or set(plan.changes["memory"]) == {"painted"}
@@ -334,7 +334,7 @@ def test_a_model_that_cannot_be_rehearsed_is_no_traceback(file, known, foreign_p
         raise NotImplementedError("no kernel for meta")
 
     monkeypatch.setattr(foreign.Transformer, "forward", fails)
-    settings = foreign.foreign_config("sharpness")
+    settings = foreign.foreign_config(f"{file.parent / 'reward.py'}:red")
     with pytest.raises(Unpredictable, match="no kernel for meta"):
         next(ladder(settings, CARD))
     with pytest.raises(PlanError, match="the device is out of memory"):
