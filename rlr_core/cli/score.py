@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,35 +95,45 @@ def score_pictures(
     paths: Sequence[Path], prompts: Sequence[str], options: argparse.Namespace
 ) -> dict[str, list[float | None]]:
     """Column → one number for each picture, None where it is not defined. Pictures may differ in size."""
-    from rlr_core.rewards import load_reward, statistics
-    from rlr_core.runs.pictures import read_picture
+    from rlr_core.rewards import load_reward
+    from rlr_core.runs.pictures import refuse_unreadable
     from rlr_core.runs.summary import short
     from rlr_core.trainer.devices import choose_device
 
+    for path in paths:  # before all that takes time
+        refuse_unreadable(path)
     device = choose_device(options.device)
     rewards = {short(name): load_reward(name, device) for name in options.reward or ["embedded"]}
-    images = [read_picture(path) for path in paths]
-    columns: dict[str, list[Any]] = {
-        name: [
-            float(reward.measure(image[None], [prompt]).total)
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
-        for name, reward in rewards.items()
-    }
+    rows = [_scores(rewards, path, prompt) for path, prompt in zip(paths, prompts, strict=True)]
+    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rewards}
     if options.statistics:
-        columns |= _statistics_of(images, statistics)
+        columns |= _statistics_of(paths)
     return {name: [v if math.isfinite(v) else None for v in values] for name, values in columns.items()}
 
 
-def _statistics_of(images: Sequence[Any], statistics: Any) -> dict[str, list[float]]:
-    """Of pictures of one size all together, of others one by one, which leaves the diversity undefined."""
+def _scores(rewards: Mapping[str, Any], path: Path, prompt: str) -> dict[str, float]:
+    """Of one picture, which is in memory only now: there may be thousands."""
+    from rlr_core.runs.pictures import read_picture
+
+    image = read_picture(path)[None]
+    return {name: float(reward.measure(image, [prompt]).total) for name, reward in rewards.items()}
+
+
+def _statistics_of(paths: Sequence[Path]) -> dict[str, list[float]]:
+    """Of one picture after the other. The diversity of pictures of different sizes is left undefined."""
     import torch
 
-    together = (
-        [torch.stack(list(images))] if len({i.shape for i in images}) == 1 else [i[None] for i in images]
-    )
-    tables = [statistics(group) for group in together]
-    return {name: [float(v) for table in tables for v in table[name]] for name in tables[0]}
+    from rlr_core.rewards.statistics import diversity, small, statistics
+    from rlr_core.runs.pictures import read_picture
+
+    tables, reduced, shapes = [], [], set()
+    for path in paths:
+        image = read_picture(path)[None]
+        tables.append(statistics(image))
+        reduced.append(small(image))
+        shapes.add(image.shape)
+    found = {name: [float(table[name]) for table in tables] for name in tables[0]}
+    return found | ({"diversity": diversity(torch.cat(reduced)).tolist()} if len(shapes) == 1 else {})
 
 
 def _table(paths: Sequence[Path], columns: dict[str, list[float | None]]) -> str:

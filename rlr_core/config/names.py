@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlr_core.file_names import name_problem
 
-TAKEN = ("worker", "summary")
+TAKEN = ("worker", "overview")
 """A run's folder has files of these names that end as a LoRA's card does, in .json."""
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlr_core.errors import CheckpointError
+from rlr_core.storage import read_text
 
+LONGEST = 2**20
+"""Bytes of a config; real ones have some thousands."""
 EXPECTED = (
     "a safetensors file, or a folder in diffusers' layout, of Stable Diffusion: "
     "model_index.json, unet, vae, text_encoder, tokenizer, scheduler"
@@ -42,10 +45,10 @@ def kind_of(checkpoint: Path) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a UTF-8 file. Raises `CheckpointError` naming the file."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(read_text(file, LONGEST))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})", EXPECTED, COPY_AGAIN) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}", "a JSON file", COPY_AGAIN) from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds a {type(values).__name__}", "a JSON object", COPY_AGAIN)

@@ -60,15 +60,15 @@ def candidates(folders: Iterable[Path]) -> Iterator[Path]:
         if place in seen:
             continue
         seen.add(place)
-        if not os.path.isdir(path) or (path / "model_index.json").is_file():
+        if not os.path.isdir(path) or os.path.isfile(path / "model_index.json"):
             yield path
         else:
             waiting += _inside(path)
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Subfolders, and files with a known ending; nothing of a folder that may not be read."""
-    with suppress(PermissionError), os.scandir(folder) as entries:
+    """Subfolders, and files with a known ending; nothing of a folder that cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
         paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
         return [path for path in paths if path.suffix.lower() in ENDINGS or os.path.isdir(path)]
     return []

@@ -28,8 +28,8 @@ def statistics(images: Pictures) -> dict[str, Tensor]:
         return {name: measure(pictures) for name, measure in STATISTICS.items()}
     alone = [statistics(image[None]) for image in images]
     found = {name: torch.cat([each[name] for each in alone]) for name in STATISTICS}
-    small = [_small(image[None].detach().float().cpu()) for image in images]
-    return {**found, "diversity": diversity(torch.cat(small))}
+    reduced = [small(image[None].detach().float().cpu()) for image in images]
+    return {**found, "diversity": diversity(torch.cat(reduced))}
 
 
 def saturation(images: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def edge_density(images: Tensor) -> Tensor:
 def entropy(images: Tensor) -> Tensor:
     """Of the histogram of the grey levels, in bits: 0 for a plain picture, 6 for all levels alike."""
     levels = (images.mean(1).nan_to_num() * LEVELS).long().clamp(0, LEVELS - 1).flatten(1)
-    counts = functional.one_hot(levels, LEVELS).sum(1)
+    counts = torch.stack([picture.bincount(minlength=LEVELS) for picture in levels])
     shares = counts / levels.shape[1]
     return -torch.special.xlogy(shares, shares).sum(1) / math.log(2)
 
@@ -62,14 +62,14 @@ def diversity(images: Tensor) -> Tensor:
     count = len(images)
     if count < 3:
         return torch.full((count,), math.nan)
-    small = _small(images).flatten(1)
-    distances = torch.cdist(small, small) / math.sqrt(small.shape[1])
+    flat = small(images).flatten(1)
+    distances = torch.cdist(flat, flat) / math.sqrt(flat.shape[1])
     mine = distances.sum(1) / (count - 1)
     return (2 * (count - 1) * mine - count * mine.mean()) / (count - 2)
 
 
-def _small(images: Tensor) -> Tensor:
-    """Whatever their size (N, 3, 32, 32); what has that size already stays."""
+def small(images: Tensor) -> Tensor:
+    """Images of any size (N, 3, H, W) → (N, 3, 32, 32); what has that size already stays."""
     return functional.interpolate(images, (SIDE, SIDE), mode="area")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,27 @@ def to_picture(image: Tensor, side: int) -> Image.Image:
 
 def read_picture(path: Path) -> Tensor:
     """A picture file as (3, H, W), range [0, 1]. Raises `RLRError` naming the file, before much memory is used."""
+    with _naming(path), _opened(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raise `RLRError` for what is no picture by its first bytes."""
+    with _naming(path), _opened(path):
+        pass
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Broken files make the decoders stumble in any way."""
     if not os.path.isfile(path):
         raise RLRError(f"{path} cannot be read (it is no file)", "a picture file", "check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read(path)
-    except Exception as error:  # broken files make the decoders stumble in any way
+            yield
+    except Exception as error:
         reason = str(error) or type(error).__name__
         raise RLRError(
             f"{path} cannot be read ({reason})",
@@ -49,15 +64,16 @@ def read_picture(path: Path) -> Tensor:
         ) from None
 
 
-def _read(path: Path) -> Tensor:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, whose pixels are not read yet."""
     if os.path.getsize(path) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")
     with Image.open(path, formats=FORMATS) as picture:
         width, height = picture.size
         if width * height > MOST_PIXELS:
             raise ValueError(f"it has {width} × {height} pixels, and more than {MOST_PIXELS} are not read")
-        pixels = np.asarray(picture.convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+        yield picture
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -16,6 +16,7 @@ from rlr_core.models.diffusers_folder import (
     kind_of,
     read_json,
 )
+from rlr_core.models.stable_diffusion.detection.of_configs import check_configs
 from rlr_core.models.tensor_files import PRECISIONS
 from rlr_core.safetensors_header import read_header
 
@@ -60,7 +61,11 @@ def describe_folder(path: Path, allow_pickle: bool) -> Description:
 
 
 def family_of_folder(path: Path) -> StableDiffusionFamily:
-    """The family that `model_index.json` names, by the width of the texts that the UNet takes, if that is known."""
+    """The family that `model_index.json` names, by the width of the texts that the UNet takes, if that is known.
+
+    Raises `CheckpointError`, also where one of its configs says what no checkpoint does.
+    """
+    check_configs(path)
     width = read_json(path / "unet" / "config.json").get("cross_attention_dim", 0)
     same = [family for family in FAMILIES.values() if family.pipeline == kind_of(path)]
     return next((family for family in same if family.context == width), same[0])

@@ -11,6 +11,7 @@ import torch
 from rlr_core.errors import CheckpointError
 from rlr_core.families import StableDiffusionFamily
 from rlr_core.models.diffusers_folder import find_weights, read_json
+from rlr_core.models.stable_diffusion.detection.of_configs import check_config
 from rlr_core.models.stable_diffusion.detection.of_folder import WEIGHTS
 from rlr_core.models.stable_diffusion.loading.conversion import vae_of
 from rlr_core.models.stable_diffusion.loading.networks import load_network
@@ -34,7 +35,7 @@ def load_vae(
 
 
 def _of_folder(path: Path, family: StableDiffusionFamily, dtype: torch.dtype, allow_pickle: bool) -> Any:
-    config = read_json(path / "config.json")
+    config = check_config(path / "config.json", "vae/config.json")
     if "AutoencoderKL" not in str(config.get("_class_name")):
         raise CheckpointError(f"{path} is no VAE", EXPECTED, "check model.vae")
     dtype = _dtype(family, config.get("force_upcast", True), dtype)
