@@ -5,6 +5,7 @@ model of its own brings one along, as `GenericFamily` for models that nobody has
 """
 
 from rlr_core.families.component import Component, Place, Role
+from rlr_core.families.defaults import Default, Defaults
 from rlr_core.families.generic import GenericFamily
 from rlr_core.families.lora_family import Adaptable, LoraFamily
 from rlr_core.families.sd1 import SD1
@@ -16,6 +17,6 @@ FAMILIES: dict[str, StableDiffusionFamily] = {family.key: family for family in (
 """Key → the families of checkpoints that we load."""
 
 __all__ = [
-    "FAMILIES", "SD1", "SD2", "SDXL", "Adaptable", "Component", "GenericFamily", "LoraFamily", "Place", "Role",
-    "StableDiffusionFamily",
+    "FAMILIES", "SD1", "SD2", "SDXL", "Adaptable", "Component", "Default", "Defaults", "GenericFamily", "LoraFamily", "Place",
+    "Role", "StableDiffusionFamily",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ def blank_parts(path: Path, request: Request) -> Parts:
 
     Args:
         path: a checkpoint, or the folder of a family's configs.
-        request: how it would be loaded.
+        request: how it would be loaded; of another VAE's file only the family's shapes are known.
 
     Raises:
         CheckpointError: the checkpoint is of no family that can be trained on.
@@ -39,7 +39,11 @@ def blank_parts(path: Path, request: Request) -> Parts:
     return Parts(
         family=family,
         unet=_network(configs, "unet", dtype),
-        vae=_network(configs, "vae", torch.float32 if family.is_xl and dtype == torch.float16 else dtype),
+        vae=_network(
+            configs if (configs / "vae").is_dir() else family.configs,
+            "vae",
+            torch.float32 if family.is_xl and dtype == torch.float16 else dtype,
+        ),
         text_encoders=[_network(configs, name, dtype) for name in encoders],
         tokenizers=[
             tokenizer_of(path / name.replace("text_encoder", "tokenizer")) if own else clip_tokenizer()
