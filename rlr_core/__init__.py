@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlr_core.models import Model, load_model
     from rlr_core.rewards import FunctionReward, Reward, load_reward
     from rlr_core.runs import follow, launch, list_runs, request_stop, resume, start
-    from rlr_core.trainer import Materials, Rewards, Trainer, prepare
+    from rlr_core.trainer import Materials, Rewards, Trainer, composed, prepare
 
 __version__ = "0.1.0"
 
@@ -26,13 +26,14 @@ _ROOMS = {
     "models": ("Model", "load_model"),
     "rewards": ("FunctionReward", "Reward", "load_reward"),
     "runs": ("follow", "launch", "list_runs", "request_stop", "resume", "start"),
-    "trainer": ("Materials", "Rewards", "Trainer", "prepare"),
+    "trainer": ("Materials", "Rewards", "Trainer", "composed", "prepare"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "FunctionReward", "Lora", "Materials", "Model", "RLRError", "Reward", "Rewards", "RunConfig", "Trainer", "follow", "inject",
-    "launch", "list_runs", "load", "load_lora", "load_model", "load_reward", "prepare", "request_stop", "resume", "start",
+    "FunctionReward", "Lora", "Materials", "Model", "RLRError", "Reward", "Rewards", "RunConfig", "Trainer", "composed",
+    "follow", "inject", "launch", "list_runs", "load", "load_lora", "load_model", "load_reward", "prepare", "request_stop",
+    "resume", "start",
 ]  # fmt: skip
 
 

@@ -31,11 +31,11 @@ class RLRError(ValueError):
     def __init__(self, got: str, expected: str, do: str):
         told = [visible(_shortened(part)) for part in (got, expected, do)]
         super().__init__("{}\n  expected:   {}\n  what to do: {}".format(*told))
-        self._parts = got, expected, do
+        self.parts = got, expected, do
 
     def __reduce__(self) -> tuple[type[RLRError], tuple[str, str, str]]:
         """So that it can come from another process."""
-        return type(self), self._parts
+        return type(self), self.parts
 
 
 class ConfigError(RLRError):

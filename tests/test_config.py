@@ -17,8 +17,10 @@ from rlr_core.config import (
     layered,
     load,
     merged,
+    nearest,
     preset,
     to_dict,
+    to_guide,
     to_toml,
 )
 from rlr_core.errors import ConfigError
@@ -60,6 +62,47 @@ def test_the_default_file_is_the_defaults_and_says_what_each_setting_is(tmp_path
         assert all(f"\n{key} = " in text for key in table)
     assert "leave_one_out | running_mean | none" in text
     assert "#" not in to_toml(RunConfig(), comments=False)
+
+
+def test_a_guide_sets_what_was_chosen_and_shows_the_rest(tmp_path: Path) -> None:
+    text = to_guide(
+        load(None, ["training.iterations=7"]), {"training": {"iterations": 7}}, {"lora.rank": "so"}
+    )
+    assert load(written(tmp_path, text)) == load(None, ["training.iterations=7"])
+    active = [line for line in text.splitlines() if line and line[0] not in "#["]
+    assert active == ["iterations = 7"] and "\n# rank = 8  # so\n" in text
+    assert "\n# steps = 20  # T, denoising steps\n" in text
+
+
+def test_a_file_of_defaults_leaves_a_preset_its_settings(tmp_path: Path) -> None:
+    """A file that wrote every default out made the preset nothing."""
+    path = written(tmp_path, to_guide(RunConfig(), {}))
+    assert load(path, preset="published") == load(None, preset="published")
+
+
+@pytest.mark.parametrize("name", ["published", "black-box", "default"])
+def test_a_file_that_contradicts_its_preset_is_refused(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, '[estimator]\nname = "ddpo"\nchunk = 1\n')
+    with pytest.raises(
+        ConfigError, match=rf"--preset {name}, and .*run\.toml[\s\S]*estimator\.name = 'ddpo'"
+    ) as caught:
+        load(path, preset=name)
+    assert f"preset: '{preset(name).settings['estimator']['name']}'" in str(caught.value)
+    assert "chunk" not in str(caught.value), "which says the same"
+    assert load(path).estimator.name == "ddpo"
+    assert load(None, ["estimator.name=ddpo"], name).estimator.name == "ddpo", "a deliberate change"
+    assert load(written(tmp_path, to_toml(load(preset=name))), preset=name) == load(preset=name)
+
+
+def test_the_nearest_preset_and_what_differs_from_it() -> None:
+    for name in PRESETS:
+        assert nearest(load(preset=name)) == (name, [])
+    made = load(None, ["sampling.steps=7", "estimator.sigma=0.5", "prompts.train=['a']"], "published")
+    assert [(change.name, change.before, change.now) for change in nearest(made)[1]] == [
+        ("sampling.steps", 20, 7),
+        ("estimator.sigma", 0.01, 0.5),
+    ]
+    assert nearest(made)[0] == "published"
 
 
 def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
@@ -172,6 +215,38 @@ def test_layers_are_merged_by_section() -> None:
     below, above = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}, "b": {"z": 5}, "c": {"w": 6}}
     assert merged(below, above) == {"a": {"x": 1, "y": 4}, "b": {"z": 5}, "c": {"w": 6}}
     assert below == {"a": {"x": 1, "y": 2}, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("prompts.file", r"C:\prompts\cats.txt"),
+        ("prompts.file", r"C:\new\table.txt"),
+        ("model.checkpoint", r"C:\Users\me\model.safetensors"),
+        ("model.checkpoint", r"models\real.safetensors"),
+        ("reward.name", r"\\server\rewards\my.py:score"),
+        ("lora.start", r".\best.safetensors"),
+    ],
+)
+def test_a_path_of_windows_is_kept_or_refused_with_what_to_do(
+    setting: str, path: str, tmp_path: Path
+) -> None:
+    section, key = setting.split(".")
+    message = refusal(written(tmp_path, f'[{section}]\n{key} = "{path}"\n'))
+    assert "write the path in '…', or with / instead" in message
+    for text in (f"'{path}'", '"' + path.replace("\\", "/") + '"', '"' + path.replace("\\", "\\\\") + '"'):
+        config = load(written(tmp_path, f"[{section}]\n{key} = {text}\n"))
+        assert getattr(getattr(config, section), key).replace("\\", "/") == path.replace("\\", "/")
+    assert getattr(getattr(load(None, [f"{setting}={path}"]), section), key) == path
+
+
+def test_paths_in_lists_and_tables_are_looked_at_too(tmp_path: Path) -> None:
+    assert "'…'" in refusal(written(tmp_path, r"[reward]" + "\n" + r'watch = ["a\new.py:f"]'))
+    assert "'…'" in refusal(written(tmp_path, r"[reward]" + "\n" + r'mix = { "a\new.py:f" = 1.0 }'))
+
+
+def test_other_faults_of_toml_say_nothing_of_paths(tmp_path: Path) -> None:
+    assert "'…'" not in refusal(written(tmp_path, '[model]\ncheckpoint = "a\\\\cd"\nvae = \n'))
 
 
 @pytest.mark.parametrize("override", ["training.iterations", "iterations=3", "=3", ""])

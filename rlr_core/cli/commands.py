@@ -9,19 +9,23 @@ from pathlib import Path
 
 from rlr_core.cli.bench import bench
 from rlr_core.cli.checkpoints import checkpoint, checkpoints
+from rlr_core.cli.choosing import composed_of, refuse_unchosen
 from rlr_core.cli.lora import lora
 from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
 from rlr_core.cli.saying import say
 from rlr_core.cli.score import score
-from rlr_core.config import RunConfig, load, to_toml
+from rlr_core.cli.telling import tell_defaults, tell_judge, tell_method
+from rlr_core.config import Judged, RunConfig, load, to_guide
 from rlr_core.embedded import DEMO
-from rlr_core.errors import RunError
+from rlr_core.errors import ConfigError, RunError
+from rlr_core.file_names import name_problem
 from rlr_core.runs.directory import RUNS, RunDirectory, reserved
 from rlr_core.runs.listing import list_runs
 from rlr_core.runs.state import RunState
 from rlr_core.runs.summary import Summary, short
+from rlr_core.storage import user_path
 
 __all__ = [
     "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "lora", "plan", "resume", "rewards", "runs", "sample",
@@ -34,26 +38,42 @@ def demo(options: argparse.Namespace) -> None:
     say(
         "This demo trains a LoRA that mends a weakness of a small embedded checkpoint: it often paints the wrong colour."
     )
-    _start(_load(DEMO, options), options, "demo")
+    _start(load(DEMO, options.set, options.preset), options, "demo")
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train as a config file says."""
-    _start(_load(options.config, options), options, options.config.stem)
+    """Train on a checkpoint, or as a config file says."""
+    if not options.config and not options.checkpoint:
+        raise ConfigError(
+            "rlr train without a checkpoint and without a config",
+            "rlr train --checkpoint FILE --reward NAME --prompts FILE, or rlr train CONFIG.toml",
+            "name one; `rlr demo` trains on the embedded checkpoint",
+        )
+    made = composed_of(options, options.config)
+    refuse_unchosen(made)
+    tell_defaults(made)
+    _start(made.config, options, _run_name(options))
 
 
-def _load(path: Path | None, options: argparse.Namespace) -> RunConfig:
-    return load(path, options.set, options.preset)
+def _run_name(options: argparse.Namespace) -> str:
+    """That of the config, or of the checkpoint where that can be a folder's."""
+    name = options.config.stem if options.config else user_path(options.checkpoint).stem
+    return name if options.config or not name_problem(name) else "run"
 
 
 def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
     from rlr_core.runs.launching import launch
     from rlr_core.runs.runner import start
+    from rlr_core.trainer.deciding import decided
 
+    given, config = config.prompts, decided(config)
+    tell_method(config)
+    tell_judge(config, given)
+    run = user_path(options.run) if options.run else None
     if options.detach:
-        _tell_launched(launch(config, options.run, name))
+        _tell_launched(launch(config, run, name))
         return
-    with nullcontext(options.run) if options.run else reserved(RUNS, name) as folder:
+    with nullcontext(run) if run else reserved(RUNS, name) as folder:
         directory = RunDirectory(folder)
         directory.refuse_if_taken()
         say(
@@ -106,7 +126,8 @@ def _tell_outcome(directory: RunDirectory) -> None:
         return
     summary = Summary.read(directory.events_file)
     if summary.held_out:
-        say(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
+        judged = Judged.of(directory.config)
+        say(f"\nThe pictures {summary.held_out.verdict}. {judged.title}: {summary.held_out}")
         if summary.trained:
             say(f"Reward that was trained on: {summary.trained}")
         for series in summary.series:
@@ -129,9 +150,9 @@ def _tell_outcome(directory: RunDirectory) -> None:
 def _tell_alarm(directory: RunDirectory, summary: Summary) -> None:
     for event in summary.of("alarm"):
         say(f"\nALARM at iteration {event['iteration']}: {event['message']}.")
-        best = f"the best LoRA by held-out score, of iteration {event['best']}"
+        best = f"the best LoRA by {Judged.of(directory.config).score}, of iteration {event['best']}"
         if event["best"] < 0:
-            say("No check had finite held-out scores, so that the best LoRA is not known.")
+            say("No check had finite scores, so that the best LoRA is not known.")
         elif directory.config.alarm.action == "rollback":
             say(f"Training ended there, with {best}.")
         else:
@@ -170,7 +191,7 @@ def _run_line(state: RunState) -> str:
 def _score(state: RunState) -> str:
     """The pictures before and after; the reward of one batch alone while there is no such comparison."""
     if scores := state.held_out:
-        return f"held-out score {scores.before:.3f} → {scores.after:.3f} ({scores.change})"
+        return f"score {scores.before:.3f} → {scores.after:.3f} ({scores.change})"
     return f"reward of the latest batch {state.latest:.3f}" if state.latest is not None else ""
 
 
@@ -180,16 +201,19 @@ def _lost(state: RunState) -> str:
 
 
 def config(options: argparse.Namespace) -> None:
-    """Print the default config."""
-    say(to_toml(_load(None, options)), end="")
+    """Print a config in which what was chosen is set, and all else a comment."""
+    made = composed_of(options, None)
+    say(to_guide(made.config, made.chosen, made.reasons), end="")
 
 
 def plan(options: argparse.Namespace) -> None:
     """Print the plans for a config."""
     from rlr_core.cli.plan import CARDS, family_settings, plan
 
-    options.set = [*family_settings(options.family), *options.set]
-    plan(_load(options.config, options), options.memory or list(CARDS), options.device)
+    given = bool(options.prompts)
+    options.set = [*family_settings(options.family, prompts=given), *options.set]
+    made = composed_of(options, options.config, options.device)
+    plan(made.config, options.memory or list(CARDS), options.device)
 
 
 def estimators(options: argparse.Namespace) -> None:

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
 from rlr_core.cli.checkpoints import add_checkpoint, add_checkpoints
+from rlr_core.cli.choosing import add_choices, add_preset, add_settings
 from rlr_core.cli.lora import add_lora
 from rlr_core.cli.plan import add_plan
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
-from rlr_core.config import PRESETS
 from rlr_core.errors import RLRError, StorageError, visible
 
 QUIET = {
@@ -85,21 +85,27 @@ def parser() -> argparse.ArgumentParser:
     demo = _command(
         commands, "demo", "train on the embedded checkpoint and show that the pictures got better"
     )
-    _add_overrides(demo)
+    _add_run(demo)
+    add_preset(demo)
+    add_settings(demo)
 
-    train = _command(commands, "train", "train a LoRA as a config file says")
+    train = _command(commands, "train", "train a LoRA for a checkpoint, towards a reward, with prompts")
     train.add_argument(
-        "config", type=Path, metavar="CONFIG.toml", help="`rlr config` prints one with comments"
+        "config",
+        type=Path,
+        nargs="?",
+        metavar="CONFIG.toml",
+        help="with more settings, or all; `rlr config` prints one with comments",
     )
-    _add_overrides(train)
+    _add_run(train)
+    add_choices(train)
 
     plan = _command(
         commands, "plan", "predict memory and time of a run, and propose settings that fit a card"
     )
     plan.add_argument("config", type=Path, nargs="?", metavar="CONFIG.toml", help="(default: the preset)")
     add_plan(plan)
-    _add_preset(plan)
-    _add_settings(plan)
+    add_choices(plan)
 
     resume = _command(commands, "resume", "go on with a run that was stopped or interrupted")
     resume.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
@@ -110,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
     sample = _command(commands, "sample", "paint pictures, with or without a LoRA")
     add_sample(sample)
-    _add_settings(sample, "model", "sampling", "inference", "prompts")
+    add_settings(sample, "model", "sampling", "inference", "prompts")
 
     add_lora(_command(commands, "lora", "look into LoRA files, convert them, merge them"), _late("lora"))
 
@@ -122,9 +128,12 @@ def parser() -> argparse.ArgumentParser:
     runs = _command(commands, "runs", "list the runs in a folder")
     runs.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="(default: %(default)s)")
 
-    config = _command(commands, "config", "print a config file with every setting, its default and a comment")
-    _add_preset(config)
-    _add_settings(config)
+    config = _command(
+        commands,
+        "config",
+        "print a config file with every setting, its default for a checkpoint and a comment",
+    )
+    add_choices(config)
     _command(commands, "estimators", "list the gradient estimators")
     add_rewards(_command(commands, "rewards", "list rewards with their weights; `rlr rewards download NAME`"))
     add_bench(_command(commands, "bench", "measure the estimators against each other"), _late("bench"))
@@ -149,27 +158,14 @@ def _late(name: str) -> Callable[[argparse.Namespace], None]:
     return call
 
 
-def _add_overrides(command: argparse.ArgumentParser) -> None:
+def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--run", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)"
     )
     _add_detach(command)
-    _add_preset(command)
-    _add_settings(command)
 
 
 def _add_detach(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--detach", action="store_true", help="in a process of its own, which outlives this terminal"
     )
-
-
-def _add_preset(command: argparse.ArgumentParser) -> None:
-    text = "settings to start from: " + "; ".join(f"{name}, {p.summary}" for name, p in PRESETS.items())
-    command.add_argument("--preset", default="default", metavar="NAME", help=text)
-
-
-def _add_settings(command: argparse.ArgumentParser, *sections: str) -> None:
-    which = f" of {', '.join(sections)}" if sections else ""
-    text = f"override a setting{which}, as sampling.steps=10; may be repeated"
-    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=text)

@@ -46,11 +46,12 @@ def add_plan(command: argparse.ArgumentParser) -> None:
     )
 
 
-def family_settings(family: str | None) -> list[str]:
-    """What `--set` takes for a family without a checkpoint, at its own size."""
+def family_settings(family: str | None, *, prompts: bool) -> list[str]:
+    """What `--set` takes for a family without a checkpoint, at its own size; a prompt, where there are no `prompts`."""
     if family is None:
         return []
-    return [f"model.checkpoint={FAMILIES[family].configs}", "prompts.train=['a red circle']"]
+    prompt = [] if prompts else ["prompts.train=['a red circle']"]
+    return [f"model.checkpoint={FAMILIES[family].configs}", *prompt]
 
 
 def plan(config: Any, cards: list[float], device: str) -> None:
@@ -71,7 +72,8 @@ def plan(config: Any, cards: list[float], device: str) -> None:
     for row, plan in zip(rows, plans, strict=True):
         row.insert(-1, ", ".join(f"{card:g} GB" for card in wanted if chosen.get(card) is plan))
     weights = ", ".join(f"{name} {gigabytes(size)}" for name, size in plans[0].footprint.weights.items())
-    say(f"{machine.name}. Weights as configured: {weights}.\n")
+    work = f"An iteration of {config.training.batch_size} pictures: {plans[0].footprint.flops:.2g} operations"
+    say(f"{machine.name}. Weights as configured: {weights}. {work}.\n")
     say(table(TITLES, rows))
     for card in wanted:
         say(_advice(card, chosen.get(card), plans[-1]))

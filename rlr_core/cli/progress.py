@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rlr_core.config import RunConfig
+from rlr_core.config import Judged, RunConfig
 from rlr_core.errors import visible
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.state import RunState
@@ -51,6 +51,7 @@ class Narrator:
 
     def __init__(self, config: RunConfig, state: RunState | None = None):
         self._config = config
+        self._judged = Judged.of(config)
         self._first = state.first if state else None
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._bar: Any = None
@@ -70,7 +71,7 @@ class Narrator:
             case Painting():
                 self._paint(event)
             case Evaluation(when="before"):
-                self._say(f"Held-out score at the start: {float(event.scores.mean()):.3f}")
+                self._say(f"{self._judged.title} at the start: {float(event.scores.mean()):.3f}")
             case Iteration():
                 self._count(event)
             case Skipped():
@@ -86,7 +87,7 @@ class Narrator:
                 self._say(f"WARNING: {event.message}.")
             case Preview() if event.iteration:
                 self._say(
-                    f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"
+                    f"Preview after iteration {event.iteration}: {self._judged.score} {float(event.scores.mean()):.3f}"
                 )
             case CheckpointDue(iteration=0):
                 self._advance(0)

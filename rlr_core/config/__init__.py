@@ -4,7 +4,8 @@ Unknown keys are errors that name the nearest key. Every field's comment is what
 """
 
 from rlr_core.config.changes import Change, changes, free_settings, missing_settings
-from rlr_core.config.presets import PRESETS, Preset, preset
+from rlr_core.config.judging import Judged
+from rlr_core.config.presets import PRESETS, Preset, nearest, preset
 from rlr_core.config.sections import (
     AlarmConfig,
     EstimatorConfig,
@@ -21,7 +22,7 @@ from rlr_core.config.sections import (
     TrainingConfig,
 )
 from rlr_core.config.tables import Tables, from_dict, merged, to_dict
-from rlr_core.config.toml import layered, load, read_settings, to_toml
+from rlr_core.config.toml import layered, load, parse_override, read_settings, to_guide, to_toml
 
 __all__ = [
     "PRESETS",
@@ -29,6 +30,7 @@ __all__ = [
     "Change",
     "EstimatorConfig",
     "InferenceConfig",
+    "Judged",
     "LoraConfig",
     "MemoryConfig",
     "ModelConfig",
@@ -48,8 +50,11 @@ __all__ = [
     "load",
     "merged",
     "missing_settings",
+    "nearest",
+    "parse_override",
     "preset",
     "read_settings",
     "to_dict",
+    "to_guide",
     "to_toml",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from rlr_core.config.tables import Tables
+from rlr_core.config.changes import Change, changes
+from rlr_core.config.sections import RunConfig
+from rlr_core.config.tables import Tables, from_dict
 from rlr_core.errors import ConfigError
 
 
@@ -23,7 +25,10 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset("what learned best in the measurements: see docs/evidence.md", {}),
+    "default": Preset(
+        "what learned best in the measurements (see docs/evidence.md): a cheap estimator, which is biased",
+        {"estimator": {"name": "lookahead"}, "training": {"weighing": "signal"}},
+    ),
     "black-box": Preset(
         "for rewards without a gradient: half order on one sub-chain of each picture",
         {"estimator": {"name": "rlr", "first_order_steps": 0, "sub_chains": "learned"}},
@@ -44,3 +49,39 @@ def preset(name: str) -> Preset:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"preset '{name}'", f"one of {', '.join(PRESETS)}", f"did you mean '{near}'?")
     return PRESETS[name]
+
+
+def settings(name: str) -> Tables:
+    """Those of the preset of that name; none for "". Raises `ConfigError`."""
+    return preset(name).settings if name else {}
+
+
+def refuse_contradiction(name: str, above: Tables, source: str) -> None:
+    """Raise `ConfigError` where `above`, from `source`, has another value for what the preset sets: one was not meant."""
+    differing = [
+        f"{section}.{key} = {above[section][key]!r} (preset: {value!r})"
+        for section, table in settings(name).items()
+        for key, value in table.items()
+        if above.get(section, {}).get(key, value) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"--preset {name}, and {source}, which says otherwise: {', '.join(differing)}",
+            "settings from one of the two",
+            "take these lines out of the file, or leave --preset away; --set changes single settings of a preset",
+        )
+
+
+METHOD = ("lora", "sampling", "inference", "estimator", "training", "memory", "alarm")
+"""Sections that say how is trained, and not on what."""
+
+
+def nearest(config: RunConfig) -> tuple[str, list[Change]]:
+    """The preset that a config's estimator comes nearest to, and every setting of its method that differs from the preset."""
+    found = {name: changes(from_dict(each.settings), config) for name, each in PRESETS.items()}
+    name = min(found, key=lambda name: len([c for c in found[name] if _is_of_method(c.name)]))
+    return name, [change for change in found[name] if change.name.partition(".")[0] in METHOD]
+
+
+def _is_of_method(setting: str) -> bool:
+    return setting.startswith("estimator.") or setting == "training.weighing"

@@ -34,16 +34,17 @@ def setting(
     choices: tuple[str, ...] = (),
     form: str = "",
     problem: Callable[[str], str] = lambda value: "",
+    path: bool = False,
     low: float | None = None,
     high: float = MOST,
 ) -> Any:
     """A config field with its comment; what is allowed are certain values, a form (regular expression), or a range.
 
-    `problem` says why a value is none, "" where it is one. Where memory or threads grow with a number, its range ends where a
-    mistake begins.
+    `problem` says why a value is none, "" where it is one. `path` is of settings that name files. Where memory or
+    threads grow with a number, its range ends where a mistake begins.
     """
     metadata = {
-        "comment": comment, "choices": choices, "form": form, "problem": problem, "low": low, "high": high,
+        "comment": comment, "choices": choices, "form": form, "problem": problem, "path": path, "low": low, "high": high,
     }  # fmt: skip
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
@@ -57,8 +58,11 @@ class ModelConfig:
     checkpoint: Movable[str] = setting(
         "embedded",
         '"embedded", a checkpoint file (.safetensors), or the folder of a diffusers checkpoint',
+        path=True,
     )
-    vae: Movable[str] = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
+    vae: Movable[str] = setting(
+        "", "a file or folder with another VAE; with none, the checkpoint's own", path=True
+    )
     prediction: str = setting(
         "auto",
         "what the network predicts; auto: what the checkpoint says",
@@ -98,7 +102,7 @@ class LoraConfig:
         False, "learn each output's norm, too (DoRA); A1111 and Forge compute it another way"
     )
     start: Movable[str] = setting(
-        "", "a LoRA file to go on from; its layers, ranks and alphas replace those above"
+        "", "a LoRA file to go on from; its layers, ranks and alphas replace those above", path=True
     )
 
 
@@ -107,9 +111,12 @@ class PromptConfig:
     """What is painted while training, and what progress is measured on."""
 
     train: list[str] = setting([], "training prompts; with none here and no file, the embedded world's")
-    file: str = setting("", "a UTF-8 text file with one training prompt per line")
-    held_out: list[str] = setting([], "prompts that are never trained on; with none, the embedded world's")
-    held_out_file: str = setting("", "the same, one per line in a UTF-8 text file")
+    file: str = setting("", "a UTF-8 text file with one training prompt per line", path=True)
+    held_out: list[str] = setting(
+        [],
+        "prompts that are never trained on; with none, a fifth of 10 or more training prompts, or the embedded world's",
+    )
+    held_out_file: str = setting("", "the same, one per line in a UTF-8 text file", path=True)
     negative: str = setting("", "negative prompt, for guidance")
 
 
@@ -157,8 +164,11 @@ class RewardConfig:
     name: Movable[str] = setting(
         "embedded",
         '"embedded", "mix", a published reward (see `rlr rewards`), or "file.py:function", called with (images, prompts)',
+        path=True,
     )
-    mix: dict[str, float] = setting({}, 'of "mix": parts and weights, as { embedded = 0.7, sharpness = 0.3 }')
+    mix: dict[str, float] = setting(
+        {}, 'of "mix": parts and weights, as { embedded = 0.7, sharpness = 0.3 }', path=True
+    )
     mix_scale: str = setting(
         "running",
         "a part's spread, by which it is divided: of all pictures so far, or of some at the start",
@@ -166,9 +176,16 @@ class RewardConfig:
     )
     mix_mean: dict[str, float] = setting({}, "of parts whose mean is not to be measured")
     mix_spread: dict[str, float] = setting({}, "of the same parts: their standard deviation")
-    held_out: Movable[str] = setting("embedded-held-out", "scores previews and the report; never trained on")
-    watch: list[str] = setting([], "more rewards that score them, and are never trained on")
-    folder: Free[str] = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
+    held_out: Movable[str] = setting(
+        "auto",
+        "scores previews and the report; auto: the embedded scorer, a published reward that is installed and not trained on, "
+        "or else the trained reward itself",
+        path=True,
+    )
+    watch: list[str] = setting([], "more rewards that score them, and are never trained on", path=True)
+    folder: Free[str] = setting(
+        "models/rewards", "where weights of published rewards lie; see `rlr rewards`", path=True
+    )
     download: Free[bool] = setting(True, "a published reward's missing weights are fetched when a run starts")
     precision: Free[str] = setting(
         "auto",

@@ -8,6 +8,7 @@ import math
 import re
 from typing import Any, get_type_hints
 
+from rlr_core.config.paths import BACKSLASHES, path_problem
 from rlr_core.config.sections import MOST, RunConfig, Sizes
 from rlr_core.errors import ConfigError
 
@@ -130,6 +131,8 @@ def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any
         raise ConfigError(f"{name} = {value!r}", f.metadata["comment"], "correct it")
     if why := problem(value):
         raise ConfigError(f"{name} = {value!r}: {why}", "a plain file name", "choose another one")
+    if f.metadata["path"] and (why := path_problem(value)):
+        raise ConfigError(f"{name} = {value!r}: {why}", "the name of a file", BACKSLASHES)
     if low is not None and not low <= value <= high:
         wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
         raise ConfigError(f"{name} = {value!r}", wanted, "correct it")

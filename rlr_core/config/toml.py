@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlr_core.config import presets
+from rlr_core.config.paths import BACKSLASHES
 from rlr_core.config.sections import RunConfig
 from rlr_core.config.tables import Tables, from_dict, merged
 from rlr_core.errors import ConfigError
@@ -26,13 +27,14 @@ TEXTS = re.compile(
     r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL
 )
 """What a file has of texts and comments."""
+ESCAPE = r'\\(?:[btnfr"\\]|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})'
+WINDOWS = re.compile(rf'"((?:[^"\\\n]|{ESCAPE})*\\(?!{ESCAPE[2:]})[^"\n]*)"')
+"""A text in quotes with a backslash that begins no special letter, as paths of Windows have."""
 DEEP = re.compile(r"(?<![\w-])[\w-]+(?:[ \t]*\.[ \t]*[\w-]+){8}")
 """A key of more parts than any setting's name; the parser would take quadratic time for a very long one."""
 
 
-def load(
-    file: Path | None = None, overrides: Sequence[str | Tables] = (), preset: str = "default"
-) -> RunConfig:
+def load(file: Path | None = None, overrides: Sequence[str | Tables] = (), preset: str = "") -> RunConfig:
     """A config from a preset, a TOML file (none: the preset alone) and overrides: see `layered`."""
     return from_dict(layered(file, overrides, preset), "the overrides")
 
@@ -40,32 +42,60 @@ def load(
 def layered(
     file: Path | None = None,
     overrides: Sequence[str | Tables] = (),
-    preset: str = "default",
+    preset: str = "",
     base: Tables | None = None,
 ) -> Tables:
-    """Settings on top of each other: `base`, the preset, the file, then the overrides one by one.
+    """Settings on top of each other: `base`, the preset ("" for none), the file, then the overrides one by one.
 
     An override is a text `section.key=value` or a table of sections. Raises `ConfigError` for an unknown preset, for a file
-    that is no config by itself, and for a text of another form; whoever makes a config of the result checks the overrides.
+    that is no config by itself or contradicts the preset, and for a text of another form; whoever makes a config of the result
+    checks the overrides.
     """
-    tables = [_parse_override(each) if isinstance(each, str) else each for each in overrides]
-    return merged(base or {}, presets.preset(preset).settings, read_settings(file) if file else {}, *tables)
+    tables = [parse_override(each) if isinstance(each, str) else each for each in overrides]
+    method, settings = presets.settings(preset), read_settings(file) if file else {}
+    presets.refuse_contradiction(preset, settings, str(file))
+    return merged(base or {}, method, settings, *tables)
 
 
 def to_toml(config: RunConfig, *, comments: bool = True) -> str:
-    """The config as a TOML file that `load` reads; with comments, a guide to every setting."""
-    lines = (
-        ["# A run of RLR. Every setting is shown with its default; delete what you do not change.", ""]
-        if comments
-        else []
-    )
+    """The whole config as a TOML file that `load` reads; with comments, a guide to every setting."""
+    lines = ["# A run of RLR, with every setting.", ""] if comments else []
+    return "\n".join([*lines, *_sections(config, comments, lambda setting, line: line)])
+
+
+def to_guide(config: RunConfig, chosen: Tables, reasons: Mapping[str, str] = {}) -> str:
+    """The config as a TOML file in which only what is in `chosen` is active: the rest are comments, with their defaults.
+
+    Args:
+        reasons: "section.key" → why a default is another one than that of every run.
+    """
+
+    def shown(setting: str, line: str) -> str:
+        section, _, key = setting.partition(".")
+        if setting in reasons:
+            line += ("; " if "  # " in line else "  # ") + reasons[setting]
+        return line if key in chosen.get(section, {}) else f"# {line}"
+
+    lines = [
+        "# A run of RLR. Lines that begin with # are defaults: take the # away to choose another value.",
+        "",
+    ]
+    return "\n".join([*lines, *_sections(config, True, shown)])
+
+
+def _sections(config: RunConfig, comments: bool, shown: Callable[[str, str], str]) -> list[str]:
+    """Lines; `shown` makes a setting's of its name and plain line."""
+    lines = []
     for section in dataclasses.fields(config):
         table = getattr(config, section.name)
         lines += [f"# {(type(table).__doc__ or '').splitlines()[0]}"] if comments else []
         lines.append(f"[{section.name}]")
-        lines += [_toml_line(f, getattr(table, f.name), comments) for f in dataclasses.fields(table)]
+        lines += [
+            shown(f"{section.name}.{f.name}", _toml_line(f, getattr(table, f.name), comments))
+            for f in dataclasses.fields(table)
+        ]
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 def _toml_line(f: dataclasses.Field[Any], value: Any, comments: bool) -> str:
@@ -108,7 +138,6 @@ def read_toml(path: Path, *, torn: bool = False) -> Tables:
     """The tables in a file; for `torn` see `read_settings`. Raises `ConfigError` naming it."""
     try:
         data = read_bytes(path, LONGEST)
-        return _parse((data[: data.rfind(b"\n") + 1] if torn else data).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one"
@@ -116,10 +145,16 @@ def read_toml(path: Path, *, torn: bool = False) -> Tables:
     except OSError as error:
         got = f"{path} cannot be read: {error.strerror}"
         raise ConfigError(got, "a TOML file", "`rlr config > run.toml` writes one") from None
+    try:
+        return _parse((data[: data.rfind(b"\n") + 1] if torn else data).decode("utf-8-sig"))
     except ValueError as error:  # of the text's coding, of TOML, or of a number of thousands of digits
-        raise ConfigError(
-            f"{path} is not TOML: {error}", "a UTF-8 TOML file", "compare it with `rlr config`"
-        ) from None
+        raise ConfigError(f"{path} is not TOML: {error}", "a UTF-8 TOML file", _advice(data)) from None
+
+
+def _advice(data: bytes) -> str:
+    """What to do about a file that is not TOML; the commonest reason is a path of Windows."""
+    found = WINDOWS.search(data.decode("utf-8-sig", "replace"))
+    return f"{BACKSLASHES}: as in '{found[1]}'" if found else "compare it with `rlr config`"
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -132,8 +167,8 @@ def _parse(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
 
 
-def _parse_override(text: str) -> Tables:
-    """`section.key=value`; the value is TOML, or else plain text."""
+def parse_override(text: str) -> Tables:
+    """A table of one section: `section.key=value`, the value in TOML, or else plain text. Raises `ConfigError`."""
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:

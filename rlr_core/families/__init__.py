@@ -7,6 +7,7 @@ model of its own brings one along, as `GenericFamily` for models that nobody has
 from collections.abc import Iterable
 
 from rlr_core.families.component import Component, Place, Role
+from rlr_core.families.defaults import Default, Defaults
 from rlr_core.families.generic import GenericFamily
 from rlr_core.families.lora_family import Adaptable, LoraFamily
 from rlr_core.families.sd1 import SD1
@@ -35,6 +36,6 @@ def any_of(words: Iterable[str]) -> str:
 
 
 __all__ = [
-    "FAMILIES", "OTHER_FAMILIES", "SD1", "SD2", "SDXL", "Adaptable", "Component", "GenericFamily", "LoraFamily", "Place",
-    "Role", "StableDiffusionFamily", "any_of", "lora_families",
+    "FAMILIES", "OTHER_FAMILIES", "SD1", "SD2", "SDXL", "Adaptable", "Component", "Default", "Defaults", "GenericFamily",
+    "LoraFamily", "Place", "Role", "StableDiffusionFamily", "any_of", "lora_families",
 ]  # fmt: skip

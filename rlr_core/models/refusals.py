@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlr_core.errors import CheckpointError
+from rlr_core.models.description import Description
+from rlr_core.models.diffusers_folder import COPY_AGAIN
 from rlr_core.safetensors_header import UNQUANTISED, Header
 
 EXPECTED = "a checkpoint for text to image"
@@ -116,3 +118,18 @@ def refuse_channels(path: Path, channels: int) -> None:
     if channels != 4:
         what = CHANNELS.get(channels, "not a text-to-image checkpoint")
         refuse(path, f"{what}: its UNet takes {channels} channels", TEXT_TO_IMAGE)
+
+
+def refuse_incomplete(path: Path, described: Description, *, separate_vae: bool) -> None:
+    """Raise `CheckpointError` for a checkpoint that lacks a part; a VAE of its own may be another file."""
+    missing = [part for part in described.missing if not (separate_vae and part.startswith("vae"))]
+    if missing == ["vae"]:
+        raise CheckpointError(
+            f"{path} has no VAE", "one in it, or one of its own", "set model.vae to a VAE file or folder"
+        )
+    if missing:
+        raise CheckpointError(
+            f"{path} is not complete; it lacks {', '.join(missing)}",
+            f"a whole {described.family}",
+            COPY_AGAIN,
+        )

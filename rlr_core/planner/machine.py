@@ -17,7 +17,7 @@ from rlr_core.config.sections import DEVICE
 from rlr_core.errors import StorageError
 from rlr_core.planner.footprint import Footprint
 from rlr_core.storage import cache_folder, write_text
-from rlr_core.trainer.devices import choose_device, devices_here
+from rlr_core.trainer.devices import choose_device, devices_here, half_precision
 
 ITSELF = {"cuda": 0.75e9, "mps": 0.5e9, "cpu": 0.9e9}
 """Bytes that no tensor has: context, libraries, workspaces. Measured on a CPU; assumed elsewhere, until a run was measured."""
@@ -53,17 +53,14 @@ def this_machine(device: torch.device) -> Machine:
     """The device of this computer, with what is known of it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     name = f"{device.type}: {name}"
-    half = ""
-    if device.type == "cuda":
-        half = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    return Machine(device.type, name, half, read_measured().get(name, {}))
+    return Machine(device.type, name, half_precision(str(device)), read_measured().get(name, {}))
 
 
 def machine_to_plan_for(device: str) -> Machine:
     """This computer's device of that name; where it has none of its kind, any of the last years. Raises `ConfigError`."""
     kind = device.partition(":")[0]
     if re.fullmatch(DEVICE, device) and kind in ITSELF and kind not in devices_here():
-        return Machine(kind, f"{kind}: any", "bfloat16" if kind == "cuda" else "")
+        return Machine(kind, f"{kind}: any", half_precision(device))
     return this_machine(choose_device(device))
 
 

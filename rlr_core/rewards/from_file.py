@@ -1,4 +1,4 @@
-"""A reward that is the user's own Python function, "path/to/file.py:function".
+"""A reward that is the user's own Python function, "path/to/file.py:function"; a file's only one needs no name.
 
 The function takes images (B, 3, H, W), float32 in [0, 1], and a list of B prompts, and returns B scores: a
 tensor, an array or a list. It is a black box (images on the CPU, without a graph) unless it says otherwise:
@@ -29,15 +29,16 @@ _FOLDERS: list[str] = []
 
 def from_file(name: str) -> FunctionReward:
     """Run the file and take the function out of it. Raises `RewardError`."""
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py") or not function:
+    file, _, function = (name, "", "") if name.endswith(".py") else name.rpartition(":")
+    if not file.endswith(".py") or not (function or name == file):
         raise RewardError(f"the reward '{name}'", FORM, "name the function after a colon")
     path = user_path(file)
     if not os.path.isfile(path):
         raise RewardError(
             f"there is no file {path} for the reward '{name}'", FORM, "check the path for a typing error"
         )
-    found = _find(_run(path.resolve()), function, path)
+    module = _run(path.resolve())
+    found = _find(module, function or _only(module, path), path)
     return FunctionReward(name, bool(getattr(found, "differentiable", False)), found, str(path.resolve()))
 
 
@@ -70,6 +71,18 @@ def _forget_neighbours() -> None:
         file = getattr(module, "__file__", None)
         if file and "." not in name and str(Path(file).parent) in _FOLDERS and not name.startswith(PREFIX):
             del sys.modules[name]
+
+
+def _only(module: ModuleType, path: Path) -> str:
+    """The name of the one function that a file defines for others. Raises `RewardError` where there is not one."""
+    mine = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    names = [key for key in mine if callable(getattr(module, key)) and not key.startswith("_")]
+    if len(names) != 1:
+        got = f"{path} defines {', '.join(names) or 'no function'}"
+        raise RewardError(
+            got, "one function, or the name of one", f'name it after a colon: "{path.name}:function"'
+        )
+    return names[0]
 
 
 def _find(module: ModuleType, name: str, path: Path) -> Any:

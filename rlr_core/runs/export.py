@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rlr_core import __version__
-from rlr_core.config import RunConfig, to_toml
+from rlr_core.config import Judged, RunConfig, to_toml
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.overview import Facts
 from rlr_core.runs.summary import Comparison
@@ -29,8 +29,9 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, achie
         **setup.model.lora_metadata(),
         "ss_output_name": file.stem,
         "rlr.iterations": str(iteration),
-        **_facts(setup.config, setup.reward.name, setup.held_out.name, setup.prompts),
-        **_achieved(achieved),
+        **_facts(setup.config, setup.reward.name, setup.prompts),
+        f"rlr.{_judge(setup.config)}_reward": setup.held_out.name,
+        **_achieved(achieved, _judge(setup.config)),
     }
     dtype = getattr(torch, output.precision)
     kind = family.formats[0] if output.format == "auto" else output.format
@@ -40,7 +41,7 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, achie
 def write_card(file: Path, setup: Setup, achieved: Facts) -> None:
     """Write `<stem>.json` beside the LoRA `file`: what hosts show of it."""
     card = {
-        "description": card_text(setup.reward.name, achieved),
+        "description": card_text(setup.reward.name, achieved, Judged.of(setup.config)),
         "sd version": setup.lora.family.card,
         "activation text": "",
         "preferred weight": 1.0,
@@ -50,22 +51,26 @@ def write_card(file: Path, setup: Setup, achieved: Facts) -> None:
     write_text(file.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2) + "\n")
 
 
-def _facts(config: RunConfig, reward: str, held_out: str, prompts: list[str]) -> dict[str, str]:
+def _judge(config: RunConfig) -> str:
+    """What the metadata call the reward that judged: no other name than it deserves."""
+    return "held_out" if Judged.of(config).held_out else "judge"
+
+
+def _facts(config: RunConfig, reward: str, prompts: list[str]) -> dict[str, str]:
     return {
         "rlr.version": __version__,
         "rlr.estimator": config.estimator.name,
         "rlr.reward": reward,
-        "rlr.held_out_reward": held_out,
         "rlr.prompts": json.dumps(prompts[:MOST_PROMPTS], ensure_ascii=False),
         "rlr.ema": f"{config.training.ema:g}",
         "rlr.config_sha256": hashlib.sha256(to_toml(config, comments=False).encode()).hexdigest(),
     }
 
 
-def _achieved(achieved: Facts) -> dict[str, str]:
+def _achieved(achieved: Facts, judge: str) -> dict[str, str]:
     """Mean scores before and after, and half the width of the 95% confidence interval of their difference."""
     facts = {}
-    for name, comparison in (("reward", achieved.trained), ("held_out", achieved.held_out)):
+    for name, comparison in (("reward", achieved.trained), (judge, achieved.held_out)):
         if comparison:
             facts[f"rlr.{name}_before"] = f"{comparison.before:.5g}"
             facts[f"rlr.{name}_after"] = f"{comparison.after:.5g}"
@@ -73,9 +78,9 @@ def _achieved(achieved: Facts) -> dict[str, str]:
     return facts
 
 
-def card_text(reward: str, achieved: Facts) -> str:
+def card_text(reward: str, achieved: Facts, judged: Judged) -> str:
     """For people who see the file in a host."""
-    gained = _told("held-out score", achieved.held_out) + _told("reward", achieved.trained)
+    gained = _told(judged.score, achieved.held_out) + _told("reward", achieved.trained)
     return f"Trained towards the reward '{reward}'{gained}."
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rlr_core.config import RewardConfig, to_toml
+from rlr_core.config import Judged, RewardConfig, RunConfig, nearest, to_toml
+from rlr_core.estimators import ESTIMATORS
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.scoreboard import alarm_banner, scoreboard
 from rlr_core.runs.summary import Summary, short
@@ -80,7 +81,7 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
     config = directory.config
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.output.name),
-        headline=_headline(summary),
+        headline=_headline(summary, Judged.of(config)),
         facts=_facts(directory, summary),
         grid=_figure(directory.folder / "before_after.png", "The same prompts and seeds, before and after."),
         alarm=alarm_banner(summary.of("alarm"), config),
@@ -94,7 +95,7 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
     )
 
 
-def _headline(summary: Summary) -> str:
+def _headline(summary: Summary, judged: Judged) -> str:
     held_out = summary.held_out
     if held_out is None and summary.of("evaluation"):
         return "<p>No pair of pictures has a finite held-out score before and after.</p>"
@@ -102,8 +103,8 @@ def _headline(summary: Summary) -> str:
         return "<p>This run has no evaluation before and after.</p>"
     return (
         f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> <span>{held_out.verdict}</span></p>'
-        f"<p>Held-out score, never trained on: {held_out.difference:+.3f} ± {held_out.half_width:.3f} "
-        f"(95% confidence, {held_out.counted}, of prompts and seeds never trained on).</p>"
+        f"<p>{judged.score[0].upper()}{judged.score[1:]}: {held_out.difference:+.3f} ± {held_out.half_width:.3f} "
+        f"(95% confidence, {held_out.counted}; {judged.pairs}).</p>"
     )
 
 
@@ -116,19 +117,29 @@ def _warnings(events: list[dict[str, Any]]) -> str:
 
 def _facts(directory: RunDirectory, summary: Summary) -> str:
     config, iterations = directory.config, summary.of("iteration")
+    judged = Judged.of(config)
     seconds = sum(event["clock"]["seconds"] for event in iterations)
     rows = {
         "Checkpoint": config.model.checkpoint,
         "Reward": _reward(config.reward),
-        "Watched by": ", ".join(map(short, (config.reward.held_out, *config.reward.watch))),
+        "Judged by": f"{short(config.reward.held_out)}: {judged.score}, {judged.pairs}",
+        "Watched by": ", ".join(map(short, config.reward.watch)) or "no other reward",
         "Training reward": str(summary.trained) if summary.trained else "not evaluated",
-        "Estimator": config.estimator.name,
+        "Estimator": f"{config.estimator.name}: {ESTIMATORS[config.estimator.name].summary}",
+        "Preset": _preset(config),
         "Iterations": f"{len(iterations)} of {config.training.batch_size} pictures each; {len(summary.of('skipped'))} skipped",
         "Training time": f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds",
         "LoRA": f"{config.output.name}.safetensors, rank {config.lora.rank}",
-        "Best by held-out score": _best(summary.of("best")),
+        f"Best by {judged.score}": _best(summary.of("best")),
     }
     return "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items())
+
+
+def _preset(config: RunConfig) -> str:
+    """The one that the config comes nearest to, and what of the method differs from it."""
+    name, differing = nearest(config)
+    told = "; ".join(f"{change.name} = {change.now!r} ({change.before!r})" for change in differing)
+    return f"{name}; other than in it: {told}" if told else f"{name}, as it is"
 
 
 def _reward(config: RewardConfig) -> str:
@@ -140,7 +151,7 @@ def _reward(config: RewardConfig) -> str:
 def _best(events: list[dict[str, Any]]) -> str:
     """The events of new best LoRAs; each replaces the file of the one before."""
     if not events:
-        return "none: no held-out pictures were scored on the way"
+        return "none: no pictures were scored on the way"
     return f"{events[-1]['file']}, iteration {events[-1]['iteration']} ({events[-1]['score']:.3f})"
 
 
@@ -172,10 +183,10 @@ def _curve_note(iterations: list[dict[str, Any]]) -> str:
 
 
 def _previews(directory: RunDirectory, summary: Summary) -> str:
-    rows = []
+    rows, judged = [], Judged.of(directory.config)
     for event in summary.of("preview"):
         score = _mean_or_dash(event["scores"], ".3f")
-        caption = f"Iteration {event['iteration']}: held-out score {score}"
+        caption = f"Iteration {event['iteration']}: {judged.score} {score}"
         rows.append(_figure(directory.folder / event["file"], caption))
     return "".join(rows)
 

@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rlr_core.config import RunConfig
+from rlr_core.config import Judged, RunConfig
 from rlr_core.runs.sparkline import sparkline
 from rlr_core.runs.summary import Series, short
 
 TITLES = {
     "trained": "Trained on",
     "part": "Its parts",
-    "held-out": "Held out: never trained on",
+    "held-out": "Judged by",
     "watched": "Only watched",
     "statistic": "What the pictures are like",
 }
@@ -29,7 +29,8 @@ def scoreboard(series: Sequence[Series], config: RunConfig) -> str:
     """Table rows, grouped."""
     named = {"trained": short(config.reward.name), "held-out": short(config.reward.held_out)}
     rows = []
-    for group, title in TITLES.items():
+    judged = {"held-out": Judged.of(config).title}
+    for group, title in {**TITLES, **judged}.items():
         mine = [each for each in series if each.group == group]
         rows += [f'<tr><th colspan="5">{title}</th></tr>'] if mine else []
         rows += [_row(each, named.get(group) or short(each.name)) for each in mine]
@@ -76,6 +77,6 @@ def alarm_banner(alarms: Sequence[dict[str, Any]], config: RunConfig) -> str:
     return (
         '<section class="alarm"><h2>Alarm</h2>'
         f"<p>At iteration {alarm['iteration']} {html.escape(alarm['message'])}.</p>"
-        f"<p>{did} The best LoRA by held-out score is {best}. What helps: fewer iterations, "
+        f"<p>{did} The best LoRA by {Judged.of(config).score} is {best}. What helps: fewer iterations, "
         "a lower training.learning_rate, or a mix with a reward that the fallen one agrees with.</p></section>"
     )

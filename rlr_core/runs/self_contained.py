@@ -6,15 +6,17 @@ import dataclasses
 import os
 
 from rlr_core.config import ModelConfig, PromptConfig, RewardConfig, RunConfig
+from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.prompts import read_prompts
 
 
 def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
-    """The config with prompts files read and paths made absolute. Raises `PromptError`.
+    """The config with all decided, prompts files read and paths made absolute. Raises `PromptError`.
 
     Args:
         keep_model: the checkpoint's name is none of a file.
     """
+    config = decided(config)
     start = _absolute(config.lora.start) if config.lora.start else ""
     return dataclasses.replace(
         config,
@@ -56,8 +58,10 @@ def _absolute_rewards(config: RewardConfig) -> RewardConfig:
 
 
 def _absolute_reward(name: str) -> str:
-    """The path in "file.py:function" becomes absolute; a name stays."""
+    """The path in "file.py:function", or of a file alone, becomes absolute; a name stays."""
     path, colon, function = name.rpartition(":")
+    if name.endswith(".py"):
+        return _absolute(name)
     return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else name
 
 

@@ -158,5 +158,7 @@ def _points(iterations: list[int], scores: list[list[float | None]]) -> list[tup
 
 def short(reward: str) -> str:
     """A reward's name without its file's folder."""
+    if reward.endswith(".py"):
+        return Path(reward).name
     path, colon, function = reward.rpartition(":")
     return f"{Path(path).name}:{function}" if colon and path.endswith(".py") else reward

@@ -1,5 +1,6 @@
 """The trainer: maths without IO. It yields events; whoever calls it logs, draws and saves."""
 
+from rlr_core.trainer.composing import Composed, composed
 from rlr_core.trainer.events import (
     AlarmRaised,
     CheckpointDue,
@@ -20,6 +21,7 @@ from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "AlarmRaised", "CheckpointDue", "Edited", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Painting",
-    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Warned", "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Composed", "Edited", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter",
+    "Painting", "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Warned", "composed",
+    "painter", "prepare", "score",
 ]  # fmt: skip

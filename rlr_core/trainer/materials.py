@@ -20,7 +20,7 @@ class Rewards:
 
     Attributes:
         trained: what the LoRA is trained towards.
-        held_out: scores evaluations, and is never trained on.
+        held_out: scores evaluations; it is never trained on, unless it is the trained reward itself, for want of another.
         watched: more that score them, by name.
     """
 
@@ -68,6 +68,7 @@ def load_rewards(config: RewardConfig, device: torch.device) -> Rewards:
     with seeded(0):  # a user's file may draw random numbers, or seed them, when it is loaded
         mixed = config.name == "mix"
         trained = load_mix(config, device) if mixed else load_reward(config.name, device, config)
-        held_out = load_reward(config.held_out, device, config)
+        same = config.held_out == config.name
+        held_out = trained if same else load_reward(config.held_out, device, config)
         watched = {name: load_reward(name, device, config) for name in config.watch}
     return Rewards(trained, held_out, watched)

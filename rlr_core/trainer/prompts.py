@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -11,7 +10,7 @@ from rlr_core.chain.noise import derive_seed
 from rlr_core.config import PromptConfig
 from rlr_core.embedded import world
 from rlr_core.errors import PromptError
-from rlr_core.storage import read_text
+from rlr_core.storage import read_text, user_path
 
 MOST_BYTES = 4 * 2**20
 """Of a prompts file."""
@@ -20,10 +19,10 @@ LONGEST = 10_000
 
 
 def read_prompts(path: str) -> list[str]:
-    """The lines of a UTF-8 text file, without blank ones. Raises `PromptError` naming the file."""
+    """The lines of a UTF-8 text file, without blank ones and those that begin with #. Raises `PromptError` naming the file."""
     advice = "write one prompt per line and save the file as UTF-8"
     try:
-        text = read_text(Path(path), MOST_BYTES)
+        text = read_text(user_path(path), MOST_BYTES)
     except OSError as error:
         raise PromptError(
             f"the prompts file {path} cannot be read ({error.strerror})", "a text file", advice
@@ -32,7 +31,8 @@ def read_prompts(path: str) -> list[str]:
         raise PromptError(
             f"the prompts file {path} is not UTF-8 (byte {error.start})", "a UTF-8 text file", advice
         ) from None
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise PromptError(f"the prompts file {path} is empty", "at least one prompt", advice)
     return prompts
@@ -43,7 +43,9 @@ def training_prompts(config: PromptConfig, *, embedded: bool) -> list[str]:
     given = [*config.train, *(read_prompts(config.file) if config.file else [])]
     if not given and not embedded:
         raise PromptError(
-            "no training prompts", "prompts for this checkpoint", "set prompts.train or prompts.file"
+            "no training prompts",
+            "prompts for this checkpoint",
+            "give --prompts FILE, or set prompts.train or prompts.file",
         )
     return _checked(given or list(world.TRAIN_PROMPTS))
 

@@ -27,7 +27,9 @@ from rlr_core.models import (
 from rlr_core.rewards import Reward
 from rlr_core.storage import user_path
 from rlr_core.trainer.checks import check_format, check_settings
+from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.devices import choose_device, threads
+from rlr_core.trainer.foreseeing import Foreseen
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
 from rlr_core.trainer.prompts import held_out_prompts, training_prompts
 from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
@@ -120,6 +122,7 @@ def prepare(
         materials: objects instead of what the config names.
     """
     check_settings(config)
+    config = decided(config)
     prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
     held_out = held_out_prompts(config.prompts)
     estimator = build(config.estimator, config.sampling.steps)
@@ -128,7 +131,8 @@ def prepare(
     if config.training.learning_rate == 0:
         warnings.warn("training.learning_rate is 0: nothing will be learned", stacklevel=2)
     with ExitStack() as stack:
-        objects = _objects(config, materials or Materials(), device, stack)
+        foreseen = Foreseen(config, materials or Materials(), estimator, (prompts[0], held_out[0]))
+        objects = _objects(config, materials or Materials(), device, stack, foreseen)
         model, lora = objects.model, objects.lora
         view = prompted(
             model,
@@ -166,15 +170,29 @@ class _Objects:
     rewards: Rewards
 
 
-def _objects(config: RunConfig, given: Materials, device: torch.device | None, stack: ExitStack) -> _Objects:
-    """What is given, and the rest as the config names it; `stack` undoes what is done to them."""
+def _objects(
+    config: RunConfig,
+    given: Materials,
+    device: torch.device | None,
+    stack: ExitStack,
+    foreseen: Foreseen,
+) -> _Objects:
+    """What is given, and the rest as the config names it; `stack` undoes what is done to them.
+
+    What can be refused is refused first, and the weights of the model, which take longest, are loaded last.
+    """
     stack.enter_context(threads(config.model.threads))
     memory = config.memory
     device = device or (given.model.device if given.model else choose_device(config.model.device))
     guests = Guests(device)
+    loads = given.by_config and device.type != "meta"
+    if loads:
+        foreseen.look_at_model()
     rewards = given.rewards or load_rewards(config.reward, device)
     if memory.offload == "all":
         rewards = _all_visiting(guests, rewards, stack)
+    if loads:
+        foreseen.look_at(rewards, device)
     model = given.model or given.load(config.model, device)
     model = stack.enter_context(saving_memory(model, memory, guests))
     lora = given.lora or _new_lora(config, model, stack)
@@ -205,8 +223,9 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
 def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards:
     """All rewards' networks on the card only while they score."""
     watched = {name: _visiting(guests, reward, stack) for name, reward in rewards.watched.items()}
-    trained, held_out = (_visiting(guests, each, stack) for each in (rewards.trained, rewards.held_out))
-    return Rewards(trained, held_out, watched)
+    trained = _visiting(guests, rewards.trained, stack)
+    same = rewards.held_out is rewards.trained
+    return Rewards(trained, trained if same else _visiting(guests, rewards.held_out, stack), watched)
 
 
 def _problem(config: RunConfig, objects: _Objects, denoiser: Denoiser, canvas: Canvas) -> Problem:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rlr_core.families.stable_diffusion.defaults import SHARED
 from rlr_core.families.stable_diffusion.family import CLIP_L, VAE, Original, StableDiffusionFamily
 from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
@@ -11,6 +12,7 @@ SD1 = StableDiffusionFamily(
     clip_skip=1,
     layers_cut=0,
     configs=Path(__file__).with_name("configs"),
+    defaults=SHARED,
     parts={
         "unet": Original("model.diffusion_model.", 686),
         "vae": VAE,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlr_core.families.defaults import Defaults
 from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 
@@ -40,6 +41,7 @@ class StableDiffusionFamily:
         configs: a folder in diffusers' layout without weights.
         parts: component → how the original layout calls it.
         lora: what LoRA files know of it.
+        defaults: settings of a run on it that nobody sets.
     """
 
     pipeline: str
@@ -49,6 +51,7 @@ class StableDiffusionFamily:
     configs: Path
     parts: Mapping[str, Original]
     lora: StableDiffusionLora
+    defaults: Defaults
 
     @property
     def key(self) -> str:

@@ -54,7 +54,11 @@ def _blank(
     return Parts(
         family=family,
         unet=_network(configs, "unet", dtype),
-        vae=_network(configs, "vae", torch.float32 if family.is_xl and dtype == torch.float16 else dtype),
+        vae=_network(
+            configs if (configs / "vae").is_dir() else family.configs,
+            "vae",
+            torch.float32 if family.is_xl and dtype == torch.float16 else dtype,
+        ),
         text_encoders=[_network(configs, name, dtype) for name in encoders],
         tokenizers=[each for each, _ in tokenizers],
         pads=[pad for _, pad in tokenizers],

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from rlr_core.errors import CheckpointError
 from rlr_core.families import StableDiffusionFamily
 from rlr_core.families.stable_diffusion.family import EMA
 from rlr_core.models.architecture import Request
 from rlr_core.models.description import Description
-from rlr_core.models.diffusers_folder import COPY_AGAIN, read_json
+from rlr_core.models.diffusers_folder import read_json
+from rlr_core.models.refusals import refuse_incomplete
 from rlr_core.models.stable_diffusion.detection.of_file import UNET, describe_file, family_of_file, part_names
 from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
 from rlr_core.models.stable_diffusion.loading.conversion import text_encoder_of, unet_of
@@ -39,7 +39,7 @@ def file_parts(path: Path, tensors: TensorFile, request: Request) -> Parts:
         family_of_file(path, tensors.header),
         request.dtype,
     )
-    _refuse_incomplete(path, described, separate_vae=request.vae is not None)
+    refuse_incomplete(path, described, separate_vae=request.vae is not None)
     config = _scheduler_config(family, described)
     encoders = [name for name in family.parts if "text_encoder" in name]
     return Parts(
@@ -55,20 +55,6 @@ def file_parts(path: Path, tensors: TensorFile, request: Request) -> Parts:
         scheduler=noise_scheduler(config, request.prediction, path),
         zero_negative=family.is_xl,
     )
-
-
-def _refuse_incomplete(path: Path, described: Description, *, separate_vae: bool) -> None:
-    missing = [part for part in described.missing if not (separate_vae and part.startswith("vae"))]
-    if missing == ["vae"]:
-        raise CheckpointError(
-            f"{path} has no VAE", "one in it, or one of its own", "set model.vae to a VAE file or folder"
-        )
-    if missing:
-        raise CheckpointError(
-            f"{path} is not complete; it lacks {', '.join(missing)}",
-            f"a whole {described.family}",
-            COPY_AGAIN,
-        )
 
 
 def _unet_tensors(file: TensorFile, family: StableDiffusionFamily) -> dict[str, Tensor]:
