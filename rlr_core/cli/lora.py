@@ -41,7 +41,7 @@ def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None
     merge = _action(actions, "merge", "add a LoRA to a checkpoint's weights", late)
     merge.add_argument("file", type=Path, metavar="LORA")
     merge.add_argument(
-        "checkpoint", type=Path, help='a .safetensors file, a folder in diffusers\' layout, or "embedded"'
+        "checkpoint", help='a .safetensors file, a folder in diffusers\' layout, or "embedded"'
     )
     merge.add_argument("out", type=Path, metavar="OUT", help="a new file or folder of the same kind")
     merge.add_argument("--strength", type=float, default=1.0, help="(default: %(default)s)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlr_core.cli.given import checkpoint, existing
+from rlr_core.cli.quick import import_painting
 from rlr_core.cli.saying import say
 from rlr_core.config import RunConfig, load
 from rlr_core.embedded import CHECKPOINT
@@ -52,8 +53,6 @@ def add_sample(command: argparse.ArgumentParser) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Paint pictures into files, and a sheet of them."""
-    from rlr_core.trainer.devices import threads
-
     if not 0 <= options.seed < 2**62:
         raise ConfigError(f"--seed {options.seed}", "a number from 0 to 2⁶²", "correct it")
     strengths = _strengths(options)
@@ -66,6 +65,11 @@ def sample(options: argparse.Namespace) -> None:
     out = user_path(options.out)
     refuse_overwriting(_files(out, strengths, len(prompts)).values(), options.force)
     lora = existing(options.lora) if options.lora else None
+    if lora:
+        read_header(lora)  # a wrong path is told before anything is loaded
+    import_painting()
+    from rlr_core.trainer.devices import threads
+
     with threads(config.model.threads):
         paint = _painter(config, lora)
         rows = {name: paint(strength, prompts, seeds) for name, strength in strengths.items()}
@@ -110,14 +114,13 @@ def _files(folder: Path, strengths: Collection[str], count: int) -> dict[tuple[s
 def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str], list[int]], Any]:
     """(strength, prompts, seeds) → pictures."""
     from rlr_core.lora import load_lora
+    from rlr_core.lora.hooked_lora import HookedLora
     from rlr_core.models import load_configured
     from rlr_core.trainer import painter
     from rlr_core.trainer.devices import choose_device
 
-    if file:
-        read_header(file)  # a wrong path is told before the model is loaded
     model = load_configured(config.model, choose_device(config.model.device))
-    lora = load_lora(file, model) if file else None
+    lora = load_lora(file, model, HookedLora) if file else None  # peft takes a second to import
     encode_anew = lora is not None and lora.in_text_encoder
     negative = config.prompts.negative
     paint = painter(model, config.sampling, config.inference, negative=negative, encode_anew=encode_anew)
