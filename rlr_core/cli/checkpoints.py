@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli import given
 from rlr_core.cli.saying import say
 from rlr_core.safetensors_header import shown
 from rlr_core.storage import user_path
@@ -17,7 +18,7 @@ def add_checkpoint(command: argparse.ArgumentParser, late: Callable[..., Any]) -
     actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
     summary = "say what a checkpoint is, read off its header"
     info = actions.add_parser("info", help=summary, description=summary.capitalize() + ".")
-    info.add_argument("path", type=Path, metavar="FILE", help="or a folder in diffusers' layout")
+    info.add_argument("path", metavar="FILE", help='or a folder in diffusers\' layout, or "embedded"')
     info.add_argument("--allow-pickle", action="store_true", help="read a .ckpt file, weights only")
     info.set_defaults(command=late)
 
@@ -34,7 +35,7 @@ def checkpoint(options: argparse.Namespace) -> None:
     """Describe one."""
     from rlr_core.models.describing import describe_checkpoint
 
-    described = describe_checkpoint(user_path(options.path), allow_pickle=options.allow_pickle)
+    described = describe_checkpoint(given.checkpoint(options.path), allow_pickle=options.allow_pickle)
     for what, value in described.lines():
         say(f"{what + ':':18}{shown(value, 200)}")
 

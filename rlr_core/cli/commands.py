@@ -28,8 +28,8 @@ from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import user_path
 
 __all__ = [
-    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "lora", "plan", "resume", "rewards", "runs", "sample",
-    "score", "stop", "train",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "report",
+    "resume", "rewards", "runs", "sample", "score", "stop", "train",
 ]  # fmt: skip
 
 
@@ -87,6 +87,21 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
 
 def resume(options: argparse.Namespace) -> None:
     """Go on with a run."""
+    _go_on(options)
+
+
+def extend(options: argparse.Namespace) -> None:
+    """Go on with a run to more iterations."""
+    from rlr_core.runs.extending import lengthen
+
+    config = lengthen(options.run, options.iterations)
+    say(f"{options.run} is now to have {config.training.iterations} iterations.")
+    if config.training.schedule == "cosine":
+        say("Its learning rate, which had fallen, is higher again: cosine spreads over all iterations.")
+    _go_on(options)
+
+
+def _go_on(options: argparse.Namespace) -> None:
     from rlr_core.runs import runner
     from rlr_core.runs.launching import launch_resume
     from rlr_core.runs.resuming import restore_config
@@ -102,7 +117,11 @@ def resume(options: argparse.Namespace) -> None:
         say(f"WARNING: {restored}.")
     state = directory.state()
     came = "failed" if state.state == "failed" else f"was {state.state}"
-    say(f"Going on with {options.run}, which {came} at iteration {state.iteration}.", flush=True)
+    extended = directory.is_extended
+    say(
+        f"Going on with {options.run}{'' if extended else f', which {came}'} at iteration {state.iteration}.",
+        flush=True,
+    )
     with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
         runner.resume(options.run, narrator)
     _tell_outcome(directory)
@@ -123,6 +142,7 @@ def _tell_outcome(directory: RunDirectory) -> None:
         say(
             f"Stopped after iteration {state.iteration}; nothing is lost.\nGo on with:  rlr resume {shlex.quote(str(folder))}"
         )
+        _tell_files(directory)
         return
     summary = Summary.read(directory.events_file)
     if summary.held_out:
@@ -135,6 +155,12 @@ def _tell_outcome(directory: RunDirectory) -> None:
                 what = "part of it" if series.group == "part" else "only watched"
                 say(f"  {what}, {short(series.name)}: {series.comparison}")
     _tell_alarm(directory, summary)
+    _tell_files(directory)
+
+
+def _tell_files(directory: RunDirectory) -> None:
+    """What there is to look at, and to use."""
+    folder = directory.folder
     files = {
         "LoRA": f"{directory.config.output.name}.safetensors",
         "before and after": "before_after.png",
@@ -170,6 +196,28 @@ def stop(options: argparse.Namespace) -> None:
     say(
         f"Asked {options.run} to stop; it saves a checkpoint first. Go on with:  rlr resume {shlex.quote(str(options.run))}"
     )
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the LoRA of a checkpoint."""
+    from rlr_core.runs.exporting import export_checkpoint
+
+    out = user_path(options.out) if options.out else None
+    made = export_checkpoint(options.run, options.iteration, out, force=options.force)
+    there = ", ".join(map(str, made.iterations))
+    say(f"The LoRA of iteration {made.iteration} is in {made.file} (there are checkpoints of: {there}).")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Draw a run's curve and report as they are now."""
+    from rlr_core.runs.report import write_curve, write_report
+
+    directory = RunDirectory.open(options.run)
+    write_curve(directory)
+    write_report(directory)
+    state = directory.state()
+    say(f"{options.run} ({state.state}, iteration {state.iteration} of {state.iterations})")
+    _tell_files(directory)
 
 
 def runs(options: argparse.Namespace) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.given import checkpoint, existing, new_file
 from rlr_core.cli.saying import say
 from rlr_core.errors import CheckpointError
 from rlr_core.families import any_of, lora_families
-from rlr_core.storage import refuse_overwriting
+from rlr_core.storage import refuse_overwriting, user_path
 
 DTYPES = "float32", "float16", "bfloat16"
 
@@ -39,7 +40,9 @@ def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None
 
     merge = _action(actions, "merge", "add a LoRA to a checkpoint's weights", late)
     merge.add_argument("file", type=Path, metavar="LORA")
-    merge.add_argument("checkpoint", type=Path, help="a .safetensors file, or a folder in diffusers' layout")
+    merge.add_argument(
+        "checkpoint", help='a .safetensors file, a folder in diffusers\' layout, or "embedded"'
+    )
     merge.add_argument("out", type=Path, metavar="OUT", help="a new file or folder of the same kind")
     merge.add_argument("--strength", type=float, default=1.0, help="(default: %(default)s)")
     _add_force(merge)
@@ -65,7 +68,7 @@ def lora(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from rlr_core.lora.info import lora_report
 
-    say(lora_report(options.file))
+    say(lora_report(existing(options.file)))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -73,10 +76,10 @@ def _convert(options: argparse.Namespace) -> None:
 
     from rlr_core.lora import read_lora, write_lora
 
-    _refuse_name(options.out)
-    refuse_overwriting([options.out], options.force)
+    out = new_file(options.out)
+    refuse_overwriting([out], options.force)
     given = lora_families()[options.family] if options.family else None
-    file = read_lora(options.file, given)
+    file = read_lora(existing(options.file), given)
     family = file.family
     if family is None:
         raise CheckpointError(
@@ -89,21 +92,14 @@ def _convert(options: argparse.Namespace) -> None:
     )
     dtype = getattr(torch, options.dtype) if options.dtype else None
     kind = options.to or family.formats[0]
-    write_lora(options.out, weights, file.metadata, kind=kind, family=family, dtype=dtype)
-    say(f"{len(weights)} layers: {file.kind} → {kind}, in {options.out}")
+    write_lora(out, weights, file.metadata, kind=kind, family=family, dtype=dtype)
+    say(f"{len(weights)} layers: {file.kind} → {kind}, in {out}")
 
 
 def _merge(options: argparse.Namespace) -> None:
     from rlr_core.lora.merge import merge
 
-    if os.path.isfile(options.checkpoint):
-        _refuse_name(options.out)
-    changed = merge(options.file, options.checkpoint, options.out, options.strength, force=options.force)
-    say(
-        f"{changed} tensors of {options.checkpoint} changed, at strength {options.strength:g}, in {options.out}"
-    )
-
-
-def _refuse_name(path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"the file name {path}", "a name that ends in .safetensors", "change it")
+    target = checkpoint(options.checkpoint)
+    out = new_file(options.out) if os.path.isfile(target) else user_path(options.out)
+    changed = merge(existing(options.file), target, out, options.strength, force=options.force)
+    say(f"{changed} tensors of {options.checkpoint} changed, at strength {options.strength:g}, in {out}")

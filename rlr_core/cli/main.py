@@ -111,6 +111,26 @@ def parser() -> argparse.ArgumentParser:
     resume.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     _add_detach(resume)
 
+    extend = _command(commands, "extend", "go on with a run that is finished, or was stopped, for longer")
+    extend.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    extend.add_argument(
+        "--iterations", type=int, required=True, metavar="N", help="how many more than the run was to have"
+    )
+    _add_detach(extend)
+
+    export = _command(commands, "export", "write the LoRA of a run's checkpoint, also while the run goes on")
+    export.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    export.add_argument(
+        "--iteration", type=int, metavar="N", help="that a checkpoint is of (default: the newest)"
+    )
+    export.add_argument(
+        "--out", type=Path, metavar="FILE", help="(default: NAME-00000N.safetensors in the run's folder)"
+    )
+    export.add_argument("--force", action="store_true", help="replace the file where it is there already")
+
+    report = _command(commands, "report", "draw a run's curve and report as they are now")
+    report.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+
     stop = _command(commands, "stop", "ask a run to save a checkpoint and stop")
     stop.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
 

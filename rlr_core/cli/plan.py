@@ -71,12 +71,22 @@ def plan(config: Any, cards: list[float], device: str) -> None:
     ]
     for row, plan in zip(rows, plans, strict=True):
         row.insert(-1, ", ".join(f"{card:g} GB" for card in wanted if chosen.get(card) is plan))
+    say(_checkpoint(config.model.checkpoint))
     weights = ", ".join(f"{name} {gigabytes(size)}" for name, size in plans[0].footprint.weights.items())
     work = f"An iteration of {config.training.batch_size} pictures: {plans[0].footprint.flops:.2g} operations"
     say(f"{machine.name}. Weights as configured: {weights}. {work}.\n")
     say(table(TITLES, rows))
     for card in wanted:
         say(_advice(card, chosen.get(card), plans[-1]))
+
+
+def _checkpoint(name: str) -> str:
+    """Which one the plan is for."""
+    family = next((each for each in FAMILIES.values() if str(each.configs) == name), None)
+    if family:
+        return f"Any checkpoint of {family.title}, at its own size."
+    other = " (for another one: --family, or --set model.checkpoint=FILE)" if name == "embedded" else ""
+    return f"Checkpoint: {name}{other}."
 
 
 def _row(plan: Any, before: Any, first: Any, machine: Any) -> list[str]:

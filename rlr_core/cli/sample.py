@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rlr_core.cli.given import checkpoint, existing
+from rlr_core.cli.quick import import_painting
 from rlr_core.cli.saying import say
 from rlr_core.config import RunConfig, load
+from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import ConfigError
 from rlr_core.safetensors_header import read_header, shown
-from rlr_core.storage import refuse_overwriting
+from rlr_core.storage import refuse_overwriting, user_path
+
+if TYPE_CHECKING:
+    from rlr_core.runs.painted import Painted
 
 SHOWN = 8
 """Pictures side by side on the sheet."""
@@ -46,8 +53,6 @@ def add_sample(command: argparse.ArgumentParser) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Paint pictures into files, and a sheet of them."""
-    from rlr_core.trainer.devices import threads
-
     if not 0 <= options.seed < 2**62:
         raise ConfigError(f"--seed {options.seed}", "a number from 0 to 2⁶²", "correct it")
     strengths = _strengths(options)
@@ -57,12 +62,27 @@ def sample(options: argparse.Namespace) -> None:
     config = load(None, options.set)
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     seeds = [options.seed + j % options.count for j in range(len(prompts))]
-    refuse_overwriting(_files(options.out, strengths, len(prompts)).values(), options.force)
+    out = user_path(options.out)
+    refuse_overwriting(_files(out, strengths, len(prompts)).values(), options.force)
+    lora = existing(options.lora) if options.lora else None
+    if lora:
+        read_header(lora)  # a wrong path is told before anything is loaded
+    import_painting()
+    from rlr_core.trainer.devices import threads
+
     with threads(config.model.threads):
-        paint = _painter(config, options.lora)
+        paint = _painter(config, lora)
         rows = {name: paint(strength, prompts, seeds) for name, strength in strengths.items()}
-    _save(rows, prompts, options.out)
-    say(f"{total} pictures in {options.out}{', side by side in sheet.png' if total > 1 else ''}")
+    facts = _facts(config, lora)
+    told = {
+        name: [
+            replace(facts, prompt=prompt, seed=seed, strength=strength)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        for name, strength in strengths.items()
+    }
+    _save(rows, told, out)
+    say(f"{total} pictures in {out}{', side by side in sheet.png' if total > 1 else ''}")
 
 
 def _strengths(options: argparse.Namespace) -> dict[str, float]:
@@ -94,14 +114,13 @@ def _files(folder: Path, strengths: Collection[str], count: int) -> dict[tuple[s
 def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str], list[int]], Any]:
     """(strength, prompts, seeds) → pictures."""
     from rlr_core.lora import load_lora
+    from rlr_core.lora.hooked_lora import HookedLora
     from rlr_core.models import load_configured
     from rlr_core.trainer import painter
     from rlr_core.trainer.devices import choose_device
 
-    if file:
-        read_header(file)  # a wrong path is told before the model is loaded
     model = load_configured(config.model, choose_device(config.model.device))
-    lora = load_lora(file, model) if file else None
+    lora = load_lora(file, model, HookedLora) if file else None  # peft takes a second to import
     encode_anew = lora is not None and lora.in_text_encoder
     negative = config.prompts.negative
     paint = painter(model, config.sampling, config.inference, negative=negative, encode_anew=encode_anew)
@@ -113,13 +132,44 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     return painted
 
 
-def _save(rows: dict[str, Any], prompts: list[str], folder: Path) -> None:
+def _facts(config: RunConfig, lora: Path | None) -> Painted:
+    """What all pictures of one call have in common; prompt, seed, strength and size are each one's own."""
+    from rlr_core.runs.hashes import checkpoint_hash, lora_hash
+    from rlr_core.runs.painted import Painted
+
+    model, sampling, inference = config.model, config.sampling, config.inference
+    path = checkpoint(model.checkpoint)
+    return Painted(
+        prompt="",
+        negative=config.prompts.negative,
+        seed=0,
+        steps=inference.steps or sampling.steps,
+        guidance_scale=inference.guidance_scale or sampling.guidance_scale,
+        sampler=inference.sampler,
+        eta=sampling.eta,
+        size=(0, 0),
+        checkpoint=model.checkpoint if path == CHECKPOINT else path.resolve().name,
+        checkpoint_hash=checkpoint_hash(path),
+        prediction=model.prediction,
+        clip_skip=model.clip_skip,
+        vae=user_path(model.vae).name if model.vae else "",
+        lora=lora.name if lora else "",
+        lora_hash=lora_hash(lora) if lora else "",
+    )
+
+
+def _save(rows: dict[str, Any], told: dict[str, list[Painted]], folder: Path) -> None:
+    """Write the pictures of each row, with what is told of them, and the sheet."""
+    from rlr_core.runs.painted import texts
     from rlr_core.runs.pictures import grid, save_png, strip, to_picture
 
+    prompts = [painted.prompt for painted in next(iter(told.values()))]
     files = _files(folder, rows, len(prompts))
     for name, images in rows.items():
         for number, image in enumerate(images):
-            save_png(to_picture(image, 0), files[name, number])
+            picture = to_picture(image, 0)
+            painted = replace(told[name][number], size=picture.size)
+            save_png(picture, files[name, number], texts(painted))
     strips = {name: strip(images[:SHOWN], 256) for name, images in rows.items()}
     sheet = grid(strips, prompts[:SHOWN]) if len(rows) > 1 else next(iter(strips.values()))
     save_png(sheet, files["", 0])

@@ -321,6 +321,9 @@ class OutputConfig:
     )
     checkpoint_every: Free[int] = setting(10, "iterations between checkpoints", low=1)
     keep_checkpoints: Free[int] = setting(2, "newest checkpoints that stay on disk", low=1)
+    keep_loras: Free[int] = setting(
+        0, "iterations between LoRA files that are kept, as NAME-000010.safetensors; 0 for none", low=0
+    )
     lora: Free[str] = setting(
         "last",
         "which is evaluated and written at the end: the last one, or the best by held-out score",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +50,24 @@ def read_lora(path: Path, family: LoraFamily | None = None) -> LoraFile:
     path = Path(path)
     header = read_header(path)
     known = [family] if family else list(lora_families().values())
-    families = readers(known, header.tensors, str(path))
+    readers(known, header.tensors, str(path))
     _refuse_oversized(header, path)
     _refuse_types(header, path)
-    reader = told_by(header.metadata, families) or families[0]
-    kind, weights = decode(_tensors(path), header.metadata, str(path), reader)
-    families = same_words(families, reader, header.tensors)
-    return LoraFile(kind, family_of(weights, header.metadata, families), weights, header.metadata)
+    return understood(_tensors(path), header.metadata, str(path), known)
+
+
+def understood(
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    source: str,
+    known: Sequence[LoraFamily] | None = None,
+) -> LoraFile:
+    """The LoRA that tensors are, in the words of the families `known`, or of all. Raises `CheckpointError` naming `source`."""
+    families = readers(known or list(lora_families().values()), state, source)
+    reader = told_by(metadata, families) or families[0]
+    kind, weights = decode(state, metadata, source, reader)
+    families = same_words(families, reader, state)
+    return LoraFile(kind, family_of(weights, metadata, families), weights, metadata)
 
 
 def _refuse_oversized(header: Header, path: Path) -> None:

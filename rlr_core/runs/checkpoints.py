@@ -112,6 +112,25 @@ class Checkpoints:
             raise _none_is_left(self.folder, refused)
         return Found(None, refused)
 
+    @property
+    def iterations(self) -> list[int]:
+        """Of those that are there, the oldest first, whatever they hold."""
+        return [int(path.stem) for path in self._files()]
+
+    def of_iteration(self, iteration: int, run: str) -> Checkpoint:
+        """That of one iteration. Raises `RunError` where it is not there, damaged, or of another run than `run`."""
+        path = next((path for path in self._files() if int(path.stem) == iteration), None)
+        if path is None:
+            raise RunError(
+                f"no checkpoint of iteration {iteration} in {self.folder}",
+                f"one of {', '.join(map(str, self.iterations)) or 'none yet'}",
+                "choose one of these; output.keep_loras keeps the LoRAs of more iterations",
+            )
+        try:
+            return _read(path, run)
+        except _Refused as error:
+            raise RunError(f"{path}: {error}", "a checkpoint that is whole", "choose another one") from None
+
     def set_aside(self, path: Path) -> Path:
         """Give a refused file another name, under which it is no checkpoint any more, and return that."""
         aside = next(name for name in _free_names(path) if not os.path.lexists(name))

@@ -8,7 +8,7 @@ run.id                   tells its checkpoints from those of another run
 overview.json            what the log tells, in short, for lists of runs; made again where it is not there
 checkpoints/000010.pt    config, LoRA, optimizer, estimator, iteration
 previews/000010.png      pictures at fixed prompts and seeds
-<name>.safetensors       the LoRA
+<name>.safetensors       the LoRA; <name>-000010.safetensors that of one iteration, <name>-best.safetensors the best on the way
 before_after.png, reward.png, report.html
 """
 
@@ -202,6 +202,11 @@ class RunDirectory:
     def is_launched(self) -> bool:
         """Whether a process was started for the run that has not taken it up yet."""
         return self._last == "launched"
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether the run was given more iterations that nobody has begun with."""
+        return self._last == "extended"
 
     @property
     def finished(self) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rlr_core import __version__
 from rlr_core.config import Judged, RunConfig, to_toml
+from rlr_core.families import LoraFamily
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.overview import Facts
 from rlr_core.runs.summary import Comparison
@@ -19,34 +22,71 @@ from rlr_core.trainer import Setup
 MOST_PROMPTS = 200
 
 
-def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, achieved: Facts) -> None:
-    """Write a LoRA of the run that `setup` is of, as it was after `iteration`.
+@dataclass(frozen=True)
+class Origin:
+    """Where a LoRA comes from, as its file tells it.
+
+    Attributes:
+        config: of the run.
+        family: of the model that it is for.
+        model: the metadata that say which model that is.
+        reward, held_out: names.
+        prompts: that were trained on.
+    """
+
+    config: RunConfig
+    family: LoraFamily
+    model: Mapping[str, str]
+    reward: str
+    held_out: str
+    prompts: list[str]
+
+    @classmethod
+    def of(cls, setup: Setup) -> Origin:
+        """Of a run that is loaded."""
+        return cls(
+            config=setup.config,
+            family=setup.lora.family,
+            model=setup.model.lora_metadata(),
+            reward=setup.reward.name,
+            held_out=setup.held_out.name,
+            prompts=setup.prompts,
+        )
+
+
+def numbered(lora: Path, iteration: int) -> Path:
+    """Where a run keeps its LoRA of one iteration: beside the one called `lora`."""
+    return lora.with_name(f"{lora.stem}-{iteration:06d}{lora.suffix}")
+
+
+def export(file: Path, origin: Origin, weights: LoraWeights, iteration: int, achieved: Facts) -> None:
+    """Write a LoRA of a run, as it was after `iteration`.
 
     Raises `CheckpointError` for a LoRA that is not finite or has no effect; the run's checkpoints stay.
     """
-    output, family = setup.config.output, setup.lora.family
+    output, family = origin.config.output, origin.family
     facts = {
-        **setup.model.lora_metadata(),
+        **origin.model,
         "ss_output_name": file.stem,
         "rlr.iterations": str(iteration),
-        **_facts(setup.config, setup.reward.name, setup.prompts),
-        f"rlr.{_judge(setup.config)}_reward": setup.held_out.name,
-        **_achieved(achieved, _judge(setup.config)),
+        **_facts(origin.config, origin.reward, origin.prompts),
+        f"rlr.{_judge(origin.config)}_reward": origin.held_out,
+        **_achieved(achieved, _judge(origin.config)),
     }
     dtype = getattr(torch, output.precision)
     kind = family.formats[0] if output.format == "auto" else output.format
     write_lora(file, weights, facts, kind=kind, family=family, dtype=dtype)
 
 
-def write_card(file: Path, setup: Setup, achieved: Facts) -> None:
+def write_card(file: Path, origin: Origin, achieved: Facts) -> None:
     """Write `<stem>.json` beside the LoRA `file`: what hosts show of it."""
     card = {
-        "description": card_text(setup.reward.name, achieved, Judged.of(setup.config)),
-        "sd version": setup.lora.family.card,
+        "description": card_text(origin.reward, achieved, Judged.of(origin.config)),
+        "sd version": origin.family.card,
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",
-        "notes": f"Trained with RLR {__version__}, estimator {setup.config.estimator.name}.",
+        "notes": f"Trained with RLR {__version__}, estimator {origin.config.estimator.name}.",
     }
     write_text(file.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=2) + "\n")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from rlr_core.errors import RLRError
@@ -76,9 +77,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield picture
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG atomically."""
-    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+def save_png(picture: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Write a PNG atomically, with `texts` among its metadata."""
+    info = PngInfo()
+    for key, text in (texts or {}).items():
+        info.add_text(key, text)
+    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG", pnginfo=info))
 
 
 def strip(images: Pictures, side: int = 128) -> Image.Image:

@@ -19,7 +19,7 @@ from rlr_core.planner.machine import learn, peak_bytes, this_machine
 from rlr_core.runs import log
 from rlr_core.runs.checkpoints import Checkpoint, Found
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.export import export, write_card
+from rlr_core.runs.export import Origin, export, numbered, write_card
 from rlr_core.runs.gallery import Gallery
 from rlr_core.runs.overview import Facts
 from rlr_core.runs.unlearned import refuse_unlearned
@@ -147,6 +147,7 @@ class Recorder:
             self.log.append("finished", lora=self._lora_file.name)
         except StopRequested:
             self._stop()
+            self._tell_warnings()
         except Exception as error:
             if is_out_of_memory(error) and self._planned:
                 return False
@@ -187,6 +188,16 @@ class Recorder:
         self.gallery.finish()
         self._tell_warnings()
 
+    def _keep_lora(self, iteration: int) -> None:
+        """Write the LoRA as it is now, where `output.keep_loras` asks for it."""
+        every, file = self.setup.config.output.keep_loras, numbered(self._lora_file, iteration)
+        if every and iteration % every == 0:
+            self._softly(file.name, lambda: self._export_average(file, iteration))
+
+    def _export_average(self, file: Path, iteration: int) -> None:
+        with self.trainer.averaged():
+            self._export(file, self.setup.lora.weights(), iteration)
+
     def _export_result(self) -> None:
         with self.trainer.exported():
             self._export(self._lora_file, self.setup.lora.weights(), self.trainer.exported_iteration)
@@ -205,7 +216,11 @@ class Recorder:
         self._untold.append(Warned(message))
 
     def _stop(self) -> None:
+        """The checkpoint comes first; then what a finished run has, but for a score: that would take long."""
         self._checkpoint()
+        if self.trainer.iteration:
+            self._softly(self._lora_file.name, self._export_result)
+        self.gallery.finish()
         self.log.append("stopped", iteration=self.trainer.iteration)
 
     def _fail(self, error: Exception) -> None:
@@ -220,6 +235,7 @@ class Recorder:
                 seconds = facts.pop("seconds")
                 self._learn(event.iteration, seconds)
                 self.log.append(type(event).__name__.lower(), clock={"seconds": seconds}, **facts)
+                self._keep_lora(event.iteration)
             case Painting():
                 self.log.append("painting", **dataclasses.asdict(event))
             case Preview():
@@ -273,9 +289,9 @@ class Recorder:
 
     def _export(self, file: Path, weights: LoraWeights, iteration: int) -> None:
         refuse_unlearned(weights, self.setup.config, self.directory.events_file)
-        achieved = self._achieved()
-        export(file, self.setup, weights, iteration, achieved)
-        self._softly(f"{file.stem}.json", lambda: write_card(file, self.setup, achieved))
+        achieved, origin = self._achieved(), Origin.of(self.setup)
+        export(file, origin, weights, iteration, achieved)
+        self._softly(f"{file.stem}.json", lambda: write_card(file, origin, achieved))
 
     def _achieved(self) -> Facts:
         """What the log tells; nothing where it cannot be read, so that the LoRA is written all the same."""

@@ -81,7 +81,7 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
     config = directory.config
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.output.name),
-        headline=_headline(summary, Judged.of(config)),
+        headline=_so_far(summary, config) or _headline(summary, Judged.of(config)),
         facts=_facts(directory, summary),
         grid=_figure(directory.folder / "before_after.png", "The same prompts and seeds, before and after."),
         alarm=alarm_banner(summary.of("alarm"), config),
@@ -92,6 +92,18 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
         previews=_previews(directory, summary),
         parts=_parts(summary.of("iteration")),
         config=html.escape(to_toml(config, comments=False)),
+    )
+
+
+def _so_far(summary: Summary, config: RunConfig) -> str:
+    """Of a run that has iterations left, and so no scores after training; "" for one that is over."""
+    done = max((e["iteration"] for kind in ("iteration", "skipped") for e in summary.of(kind)), default=0)
+    over = done >= config.training.iterations or any(e["when"] == "after" for e in summary.of("evaluation"))
+    if over:
+        return ""
+    return (
+        f"<p>So far {done} of {config.training.iterations} iterations. "
+        "Pictures are compared with those of the start when training is over.</p>"
     )
 
 

@@ -1,0 +1,67 @@
+"""Import what paints in half of the time: without torch's compiler, which is not used to paint.
+
+transformers and diffusers mark functions for it when they are imported, and so import it, with sympy and torch.distributed.
+Here the marks are taken for granted, and the libraries find neither torchvision nor peft, which they would import as well. That
+is for a process of our own that paints and ends; one that trains, or that somebody else began, imports all as usual.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo"
+NOT_NEEDED = ("peft", "torchvision")
+"""Which are not imported while None stands for them in `sys.modules`."""
+
+
+def import_painting() -> None:
+    """Import the networks' classes. Where a library does not bear it, it is imported as usual when it is needed."""
+    if {COMPILER, *NOT_NEEDED} & set(sys.modules):
+        return
+    with suppress(Exception), _without_compiler():  # libraries raise of all kinds; the usual import tells
+        from transformers import CLIPTokenizer  # noqa: F401
+
+        from rlr_core.models.stable_diffusion.loading.networks import class_of
+
+        class_of("unet")
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Inside, the compiler is one that leaves every function as it is, and torch has no distributed part."""
+    import torch.compiler
+    import torch.distributed
+
+    disable, is_available = torch.compiler.disable, torch.distributed.is_available
+    torch.compiler.disable, torch.distributed.is_available = _unchanged, lambda: False
+    sys.modules.update({COMPILER: _compiler(torch.__path__[0]), **dict.fromkeys(NOT_NEEDED)})  # type: ignore
+    try:
+        yield
+    finally:
+        torch.compiler.disable, torch.distributed.is_available = disable, is_available
+        for name in (COMPILER, *NOT_NEEDED):
+            del sys.modules[name]
+
+
+def _compiler(torch_folder: str) -> ModuleType:
+    """In the place of torch's; some of its files are imported by themselves."""
+
+    def find(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _unchanged
+
+    compiler = ModuleType(COMPILER)
+    compiler.__path__ = [os.path.join(torch_folder, "_dynamo")]
+    compiler.__getattr__ = find
+    return compiler
+
+
+def _unchanged(function: Any = None, *_: Any, **__: Any) -> Any:
+    """A decorator, with arguments or without, that does nothing."""
+    return (lambda decorated: decorated) if function is None else function
