@@ -18,11 +18,11 @@ class RLRError(ValueError):
 
     def __init__(self, got: str, expected: str, do: str):
         super().__init__(f"{got}\n  expected:   {expected}\n  what to do: {do}")
-        self._parts = got, expected, do
+        self.parts = got, expected, do
 
     def __reduce__(self) -> tuple[type[RLRError], tuple[str, str, str]]:
         """So that it can come from another process."""
-        return type(self), self._parts
+        return type(self), self.parts
 
 
 class ConfigError(RLRError):

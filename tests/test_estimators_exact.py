@@ -409,7 +409,7 @@ def draft_lv_target() -> Tensor:
 def critic_target() -> Tensor:
     """Σ over sub-chains of ∂θ E[V(x_stop)] through the steps of the sub-chain alone, and first order on the last step."""
     total = step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1][T - 1, 0]
-    for start, stop in partition(T - 1, 2):
+    for start, stop in partition(range(T - 1), 2):
         theta = theta_of_steps(stop)
         value = both_sides(lambda s, n=theta: walk(s, n, steps=T).predicted(THETA[None]).reward(), 1)
         total = total + torch.autograd.grad(value.sum(), theta)[0][start:stop].sum((0, 1))
@@ -480,7 +480,7 @@ def test_learned_probabilities_approach_the_best_ones() -> None:
     policy, second_moments = OneSubChain(1, learned=True, decay=0.9), torch.tensor([16.0, 4.0, 1.0, 1.0])
     generator = torch.Generator().manual_seed(0)
     for _ in range(250):
-        (drawn,) = policy.draw(8, 4, generator)
+        (drawn,) = policy.draw(8, range(4), generator)
         for samples in torch.arange(8).split(2):
             mine = drawn.of(samples)
             scale = (second_moments[mine.start] / 50).sqrt()
@@ -495,7 +495,7 @@ def test_importance_weights_cover_every_step_once_in_expectation() -> None:
     """Σ_j p_j·w_j·[step in sub-chain j] = 1, for learned probabilities and a partition with a remainder."""
     policy = OneSubChain(2, learned=True)
     policy.load_state_dict({"0": 9.0, "1": 0.01, "3": 1.0})
-    (drawn,) = policy.draw(100_000, 5, torch.Generator().manual_seed(0))
+    (drawn,) = policy.draw(100_000, range(5), torch.Generator().manual_seed(0))
     steps = torch.arange(5)
     inside = (drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None])
     mean = (inside * drawn.weight[:, None]).mean(0)
@@ -507,7 +507,7 @@ def test_importance_weights_cover_every_step_once_in_expectation() -> None:
 def test_stratified_draws_are_even_over_the_batch_and_uniform_for_a_sample(policy: SubChainPolicy) -> None:
     """Every batch of 8 draws each of 4 starts twice; every sample draws all starts alike (χ², P = 1e-7)."""
     generator, count = torch.Generator().manual_seed(0), 4000
-    starts = torch.stack([policy.draw(8, 4, generator)[0].start for _ in range(count)])
+    starts = torch.stack([policy.draw(8, range(4), generator)[0].start for _ in range(count)])
     assert all(((starts == start).sum(1) == 2).all() for start in range(4))
     seen = torch.stack([(starts == start).sum(0) for start in range(4)]).double()
     chi_square = ((seen - count / 4) ** 2 / (count / 4)).sum(0)

@@ -10,6 +10,7 @@ import torch
 
 from rlr_core import __version__
 from rlr_core.config import RunConfig, to_toml
+from rlr_core.dcot import format_line
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.summary import Comparison, Summary
 from rlr_core.storage import write_text
@@ -28,7 +29,7 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summa
         **setup.model.lora_metadata(),
         "ss_output_name": file.stem,
         "rlr.iterations": str(iteration),
-        **_facts(setup.config, setup.reward.name, setup.held_out.name, setup.prompts),
+        **_facts(setup.config, setup.reward.name, setup.held_out.name, list(map(format_line, setup.prompts))),
         **_achieved(summary),
     }
     dtype = getattr(torch, output.precision)
