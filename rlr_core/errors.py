@@ -6,9 +6,21 @@ with code 2. Broken invariants of our own are asserts.
 
 from __future__ import annotations
 
+import json
+
+LONGEST = 1000
+"""Letters of each part of a message: a value out of a file may be of any length."""
+
+
+def visible(text: str) -> str:
+    """Text of any source, fit for a terminal: what is not printable is written as in JSON, but for the ends of lines."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
 
 class RLRError(ValueError):
-    """A problem that the user can put right.
+    """A problem that the user can put right. Its message is `visible`, and not endless.
 
     Args:
         got: what came, with the offending value or path.
@@ -17,7 +29,8 @@ class RLRError(ValueError):
     """
 
     def __init__(self, got: str, expected: str, do: str):
-        super().__init__(f"{got}\n  expected:   {expected}\n  what to do: {do}")
+        told = [visible(_shortened(part)) for part in (got, expected, do)]
+        super().__init__("{}\n  expected:   {}\n  what to do: {}".format(*told))
         self.parts = got, expected, do
 
     def __reduce__(self) -> tuple[type[RLRError], tuple[str, str, str]]:
@@ -55,3 +68,8 @@ class PlanError(RLRError):
 
 class StorageError(RLRError):
     """The disk is full, or the folder cannot be written."""
+
+
+def _shortened(text: str) -> str:
+    """Without its middle, where it is too long: the end often says where something went wrong."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"

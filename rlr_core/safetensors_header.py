@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlr_core.errors import CheckpointError
+from rlr_core.errors import CheckpointError, visible
 
 LONGEST = 4 * 2**20
 """Bytes of the longest header that is read. Those of real files, thumbnails and tag lists included, stay far below."""
@@ -33,6 +34,15 @@ BITS = {
     "F4": 4,
 }
 """The format's number types → bits of one number."""
+TYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+"""Types that weights may have: torch's name → the format's."""
 ENTRY = {"dtype", "shape", "data_offsets"}
 EXPECTED = "a whole safetensors file"
 COPY_AGAIN = "download or copy the file again"
@@ -89,7 +99,7 @@ def read_header(path: Path) -> Header:
 
     Raises `CheckpointError`, naming the file, where it is missing, not safetensors, damaged, cut off or too long.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"there is no file at {path}", EXPECTED, "check the path for a typing error")
     try:
         with path.open("rb") as file:
@@ -102,9 +112,27 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} is damaged: its header is no JSON", EXPECTED, COPY_AGAIN) from None
 
 
+def file_order(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """The names as the tensors lie in a file: the widest type first, as the format advises for their alignment."""
+    return sorted(tensors, key=lambda name: (-BITS[tensors[name].dtype], name))
+
+
+def header_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """Length and JSON of a file with these tensors, in the order of `file_order`; metadata are sorted."""
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name in file_order(tensors):
+        tensor = tensors[name]
+        start, end = end, end + math.prod(tensor.shape) * BITS[tensor.dtype] // 8
+        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def shown(text: object, length: int = 80) -> str:
-    """Text out of a file, fit for a message: on one line, without control characters, and short."""
-    plain = "".join(c if c.isprintable() else "�" for c in str(text)[: length + 1])
+    """Text out of a file, fit for a message: on one line, `visible`, and short."""
+    plain = visible(str(text)[: length + 1]).replace("\n", "\\n")
     return plain if len(plain) <= length else plain[: length - 1] + "…"
 
 

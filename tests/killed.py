@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rlr_core import config
-from rlr_core.runs import directory, log, report, runner
+from rlr_core.runs import checkpoints, gallery, log, recorder, runner
 from rlr_core.trainer import AlarmRaised
 
 
@@ -39,7 +39,7 @@ def die_at_call(
 
 def while_measuring() -> None:
     """In the evaluation before training, when there is no checkpoint yet: all is painted, and nothing scored."""
-    runner._Recorder._record = die_at_call(2, runner._Recorder._record)
+    recorder.Recorder._record = die_at_call(2, recorder.Recorder._record)
 
 
 def within_an_iteration() -> None:
@@ -68,9 +68,9 @@ def while_a_checkpoint_is_written() -> None:
     def only_checkpoints(path: Path, write: Callable[[Path], object]) -> None:
         (fatal if path.suffix == ".pt" else original)(path, write)
 
-    original = directory.write_atomically
+    original = checkpoints.write_atomically
     fatal = die_at_call(3, original, write_half)
-    directory.write_atomically = only_checkpoints
+    checkpoints.write_atomically = only_checkpoints
 
 
 def after_a_checkpoint() -> None:
@@ -79,8 +79,8 @@ def after_a_checkpoint() -> None:
     def save_and_die(*arguments: Any) -> None:
         save(*arguments)
 
-    save = directory.RunDirectory.save_checkpoint
-    directory.RunDirectory.save_checkpoint = die_at_call(2, save, save_and_die)
+    save = checkpoints.Checkpoints.save
+    checkpoints.Checkpoints.save = die_at_call(2, save, save_and_die)
 
 
 def within_a_line_of_the_log() -> None:
@@ -106,8 +106,8 @@ def at_the_alarm() -> None:
         if isinstance(event, AlarmRaised):
             die()
 
-    original = runner._Recorder._record
-    runner._Recorder._record = record
+    original = recorder.Recorder._record
+    recorder.Recorder._record = record
 
 
 def while_the_lora_is_written() -> None:
@@ -115,20 +115,33 @@ def while_the_lora_is_written() -> None:
     _while_exporting("rlr-lora")
 
 
-def _while_exporting(ending: str) -> None:
-    def write_some(file: Path, *arguments: Any) -> None:
-        if not file.stem.endswith(ending):
-            return export(file, *arguments)
-        file.with_name(f".{file.name}.{os.getpid()}.tmp").write_bytes(b"half")
-        die()
+def while_the_lora_is_scored() -> None:
+    """It is there, and its score in the making."""
+    from rlr_core.trainer import training
 
-    export = runner.export
-    runner.export = write_some
+    training.evaluation = die_at_call(5, training.evaluation)
+
+
+def while_the_lora_gets_its_scores() -> None:
+    """It is there without its scores, and about to be written with them."""
+    _while_exporting("rlr-lora", 2)
+
+
+def _while_exporting(ending: str, number: int = 1) -> None:
+    def write_half(file: Path, *arguments: Any) -> None:
+        file.with_name(f".{file.name}.{os.getpid()}.tmp").write_bytes(b"half")
+
+    def only_that_lora(file: Path, *arguments: Any) -> None:
+        (fatal if file.stem.endswith(ending) else export)(file, *arguments)
+
+    export = recorder.export
+    fatal = die_at_call(number, export, write_half)
+    recorder.export = only_that_lora
 
 
 def while_the_report_is_written() -> None:
-    """Everything is there but the report."""
-    report.reward_curve = die_at_call(1, report.reward_curve)
+    """Everything is there but the curve and the report."""
+    gallery.write_curve = die_at_call(1, gallery.write_curve)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from rlr_core.config import RunConfig, from_dict
 from rlr_core.runs import log
+from rlr_core.runs.checkpoints import Checkpoints
 
 REWARD = """
 import torch
@@ -81,12 +82,14 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     for name in names:
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     assert_same(loras(folder), loras(reference))
-    newest = max((reference / "checkpoints").iterdir())
-    assert_same(checkpoint(folder / "checkpoints" / newest.name), checkpoint(newest))
+    for name in loras(reference):
+        assert (folder / name).read_bytes() == (reference / name).read_bytes(), "to the order of the metadata"
+    assert_same(newest(folder), newest(reference))
 
 
-def checkpoint(path: Path) -> Any:
-    return torch.load(path, weights_only=True)["trainer"]
+def newest(folder: Path) -> Any:
+    """The trainer's state in the run's newest checkpoint."""
+    return Checkpoints(folder / "checkpoints").newest("").checkpoint.trainer
 
 
 def loras(folder: Path) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _lora_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata (whose order in the file is not fixed by safetensors)."""
+    """Tensors and metadata."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         return tensors, dict(sorted(file.metadata().items()))

@@ -19,7 +19,7 @@ import runs
 
 from rlr_core import config
 from rlr_core.config import RunConfig
-from rlr_core.runs import runner
+from rlr_core.runs import recorder, runner
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.trainer import Iteration
 
@@ -139,7 +139,7 @@ def test_a_button_that_says_stop(settings, reference, tmp_path):
 
 def test_where_the_state_is_not_whole_the_last_checkpoint_counts(settings, reference, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    monkeypatch.setattr(runner.Trainer, "__setattr__", never_whole)
+    monkeypatch.setattr(recorder.Trainer, "__setattr__", never_whole)
     with pytest.raises(Cancelled):
         runner.start(settings, folder, at_iteration(3, cancel))
     monkeypatch.undo()
@@ -155,13 +155,13 @@ def never_whole(trainer: Any, name: str, value: Any) -> None:
 
 def test_an_event_that_is_not_in_the_log_yet_is_not_lost(settings, reference, tmp_path, monkeypatch):
     """Ctrl-C comes while it is being written: the trainer is ahead of the log."""
-    record, folder = runner._Recorder._record, tmp_path / "run"
+    record, folder = recorder.Recorder._record, tmp_path / "run"
 
-    def interrupted(recorder: Any, event: Any) -> None:
+    def interrupted(self: Any, event: Any) -> None:
         at_iteration(3, cancel)(event)
-        record(recorder, event)
+        record(self, event)
 
-    monkeypatch.setattr(runner._Recorder, "_record", interrupted)
+    monkeypatch.setattr(recorder.Recorder, "_record", interrupted)
     with pytest.raises(Cancelled):
         runner.start(settings, folder, ignore)
     monkeypatch.undo()
@@ -172,7 +172,7 @@ def test_an_event_that_is_not_in_the_log_yet_is_not_lost(settings, reference, tm
 
 def test_a_request_to_stop_is_heard_while_a_run_is_taken_up(settings, tmp_path, monkeypatch):
     """It is told whether it fits before it is loaded, which takes a while on a big model."""
-    folder, fitted = tmp_path / "run", runner.fitted
+    folder, fitted = tmp_path / "run", recorder.fitted
 
     def meanwhile(config: RunConfig) -> Any:
         assert runner.request_stop(folder)
@@ -180,7 +180,7 @@ def test_a_request_to_stop_is_heard_while_a_run_is_taken_up(settings, tmp_path, 
 
     with pytest.raises(Cancelled):
         runner.start(settings, folder, at_iteration(1, cancel))
-    monkeypatch.setattr(runner, "fitted", meanwhile)
+    monkeypatch.setattr(recorder, "fitted", meanwhile)
     state = runner.resume(folder, ignore).state()
     assert (state.state, state.iteration) == ("stopped", 1)
 

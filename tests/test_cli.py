@@ -244,7 +244,7 @@ def test_lora_files_are_looked_into_converted_and_merged(desk, capsys):
     assert "in merged" in capsys.readouterr().out and Path("merged/model_index.json").is_file()
     assert rlr("lora", "convert", file, "other.txt") == 2
     assert rlr("lora", "merge", file, "checkpoint", "merged") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "merged is a folder" in capsys.readouterr().err
 
 
 def test_config_prints_a_file_that_says_the_same(tmp_path, capsys):

@@ -36,7 +36,7 @@ from rlr_core.estimators import (
     ignored_settings,
 )
 from rlr_core.estimators.estimate import GradientMean
-from rlr_core.estimators.lookahead import scaled_to_unit
+from rlr_core.estimators.length import length, scaled_to_unit
 from rlr_core.estimators.sub_chains import partition
 from rlr_core.estimators.zeroth_order import PerturbedChain, direction, perturbed
 
@@ -170,6 +170,13 @@ def test_a_unit_gradient_of_nothing_is_zero_and_nan_is_not_hidden() -> None:
     assert scaled_to_unit(torch.zeros(3)).tolist() == [0, 0, 0]
     assert not scaled_to_unit(torch.tensor([1.0, float("nan")])).isfinite().all()
     assert not scaled_to_unit(torch.tensor([1.0, float("inf")])).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e20, 1e37])
+def test_the_length_of_a_gradient_is_known_at_any_scale(scale: float) -> None:
+    gradient = scale * torch.tensor([3.0, 4.0])
+    assert length(gradient) == pytest.approx(5 * scale, rel=1e-2)
+    torch.testing.assert_close(scaled_to_unit(gradient), torch.tensor([0.6, 0.8]), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("window", [0, STEPS + 1])

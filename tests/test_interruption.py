@@ -12,6 +12,8 @@ pytest.importorskip("diffusers")
 
 import runs
 
+from rlr_core.families import Role
+from rlr_core.models import networks_of
 from rlr_core.trainer import CheckpointDue, Evaluation, Event, Iteration, NewBest, Painting, Trainer, prepare
 
 
@@ -56,7 +58,8 @@ def cancel_reward(made: Trainer, number: int) -> None:
 
 
 def cancel_denoiser(made: Trainer, number: int) -> None:
-    made.setup.model.unet.forward = cancel_at(number, made.setup.model.unet.forward)
+    (denoiser,) = networks_of(made.setup.model, Role.DENOISER)
+    denoiser.forward = cancel_at(number, denoiser.forward)
 
 
 @pytest.mark.parametrize("name", LEARNS)

@@ -220,38 +220,41 @@ def test_a_run_that_somebody_else_has_taken_up_is_left_to_him(reference, capsys)
     assert (reference / "events.jsonl").read_bytes() == before
 
 
-def test_views_that_look_do_not_disturb(tmp_path):
-    """They look by taking the lock for a moment."""
-    directory = RunDirectory(tmp_path)
-    looking = (
-        "import sys, time; from filelock import FileLock\n"
-        f"with FileLock({str(tmp_path / 'run.lock')!r}): print('held', flush=True); time.sleep(0.3)"
-    )
-    with subprocess.Popen([sys.executable, "-c", looking], stdout=subprocess.PIPE) as view:
-        assert view.stdout and view.stdout.readline() == b"held\n"
-        with directory.held():
-            assert RunDirectory(tmp_path).is_held
+def test_views_that_look_take_no_lock(workshop, tmp_path, monkeypatch, spawned):
+    """Or a run would be refused its own folder while somebody looks."""
+    folder = runs.launch(tiny_runs.config(workshop), tmp_path / "run")
+    with RunDirectory(folder).held():
+
+        def refuse(*arguments: Any) -> None:
+            raise AssertionError("a view has asked for the lock")
+
+        monkeypatch.setattr("rlr_core.runs.directory.FileLock", refuse)
+        assert state(folder) == "running"
+        assert [each.state for each in runs.list_runs(tmp_path)] == ["running"]
+        assert RunDirectory(folder).is_active
 
 
 def test_a_run_that_ends_while_it_is_looked_at(workshop, tmp_path, monkeypatch, spawned):
     folder = runs.launch(tiny_runs.config(workshop), tmp_path / "run")
+    note = RunDirectory(folder).worker
 
-    def ended(directory: RunDirectory) -> bool:
+    def ended(directory: RunDirectory) -> Worker | None:
         log.EventLog(directory.events_file).append("finished")
-        return False
+        return note
 
-    monkeypatch.setattr(RunDirectory, "is_held", property(ended))
+    monkeypatch.setattr(RunDirectory, "worker", property(ended))
     assert state(folder) == "finished"
 
 
 def test_a_run_that_is_taken_up_while_it_is_looked_at(workshop, tmp_path, monkeypatch, spawned):
-    folder, answers = runs.launch(tiny_runs.config(workshop), tmp_path / "run"), [False, True]
+    folder = runs.launch(tiny_runs.config(workshop), tmp_path / "run")
+    answers = [RunDirectory(folder).worker, Worker.of(works=True)]
 
-    def taken_up(directory: RunDirectory) -> bool:
+    def taken_up(directory: RunDirectory) -> Worker | None:
         log.EventLog(directory.events_file).append("resumed", after=0)
         return answers.pop(0)
 
-    monkeypatch.setattr(RunDirectory, "is_held", property(taken_up))
+    monkeypatch.setattr(RunDirectory, "worker", property(taken_up))
     assert state(folder) == "running"
 
 

@@ -195,7 +195,10 @@ STEM = "lora_unet_mid_block_attentions_0_proj_in"
         ({".lora_up.weight": None}, "is incomplete"),
         ({".lora_up.weight": torch.ones(6, 3)}, "has tensors"),
         ({".lora_up.weight": torch.ones(6, 4, 3, 3)}, "has tensors"),
-        ({".lora_up.weight": torch.ones(6, 4, dtype=torch.int32)}, "has tensors"),
+        ({".lora_up.weight": torch.ones(6, 4, dtype=torch.int32)}, "numbers of the type I32"),
+        ({".lora_up.weight": torch.ones(6, 4, dtype=torch.complex64)}, "numbers of the type C64"),
+        ({".alpha": torch.tensor(1j)}, "numbers of the type C64"),
+        ({".alpha": torch.tensor(1e300, dtype=torch.float64)}, "no usable alpha"),
         ({".lora_down.weight": torch.ones(0, 5), ".lora_up.weight": torch.ones(6, 0)}, "has tensors"),
         ({".lora_down.weight": torch.ones(5)}, "has tensors"),
         ({".lora_down.weight": torch.ones(5000, 1), ".lora_up.weight": torch.ones(1, 5000)}, "rank of 5000"),
@@ -220,7 +223,11 @@ def test_tensors_that_make_no_lora(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["no json", "[" * 50_000, "[1]", '{"unet.alpha_pattern": 3, "unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}']
+    "text", [
+        "no json", "[" * 50_000, "[1]", '{"unet.alpha_pattern": 3, "unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}',
+        '{"unet.lora_alpha": 1e300}', '{"unet.lora_alpha":1' + "0" * 400 + "}",
+        json.dumps({"unet.alpha_pattern": {str(k): 1 for k in range(6000)}}),
+    ],
 )  # fmt: skip
 def test_hostile_adapter_metadata(text, tmp_path):
     layer = loras.random_layer((6, 5), 4, 3.0, torch.Generator().manual_seed(0))
@@ -229,7 +236,9 @@ def test_hostile_adapter_metadata(text, tmp_path):
     if text == "[1]":
         assert read_lora(tmp_path / "file.safetensors").weights
     else:
-        with pytest.raises(CheckpointError, match=r"no usable alpha|damaged metadata|too many parts"):
+        with pytest.raises(
+            CheckpointError, match=r"no usable alpha|damaged metadata|too many parts|beyond 64 bits"
+        ):
             read_lora(tmp_path / "file.safetensors")
 
 

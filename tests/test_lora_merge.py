@@ -19,7 +19,7 @@ pytest.importorskip("diffusers")
 
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 
-from rlr_core.errors import CheckpointError
+from rlr_core.errors import CheckpointError, StorageError
 from rlr_core.families import FAMILIES, SD1
 from rlr_core.families.stable_diffusion.stems import TEXT, TEXT_2, UNET
 from rlr_core.families.stable_diffusion.unet_paths import to_ldm
@@ -154,7 +154,8 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     save_file({**state, key: torch.ones(2, 2)}, source)
     refuse("has the shape")
     out.write_bytes(b"mine")
-    refuse("is there already")
+    with pytest.raises(StorageError, match="is there already"):
+        merge(lora, source, out, 1.0)
     assert out.read_bytes() == b"mine"
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match="lacks"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import runs
 from rlr_core import config
 from rlr_core.cli import main
 from rlr_core.errors import RunError
-from rlr_core.runs import log, runner
+from rlr_core.runs import runner
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.trainer import Warned
 
 POINTS = [name for name, thing in vars(killed).items() if name.startswith(("while_", "within_", "after_"))]
 
@@ -59,6 +61,16 @@ def test_a_killed_run_is_resumed_as_if_nothing_had_happened(point, workshop, ref
     runs.assert_same_run(folder, reference)
     assert not list(folder.rglob(".*.tmp")), "half-written files are removed"
     assert "resumed" in (folder / "events.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_runs_are_killed_at_random():
+    """A few of the kills that `kill_randomly.py` does by the hundred."""
+    script = [sys.executable, str(Path(__file__).with_name("kill_randomly.py")), "--kills", "6"]
+    done = subprocess.run([*script, "--estimators", "rlr", "ddpo"], capture_output=True, text=True)
+    assert done.returncode == 0 and "6 kills of" in done.stdout, done.stdout + done.stderr
+    assert "failures: 0" in done.stdout
 
 
 def test_a_run_is_killed_twice(workshop, reference, tmp_path):
@@ -110,10 +122,12 @@ def test_a_damaged_checkpoint_is_passed_over(workshop, reference, tmp_path):
 
     with pytest.raises(MemoryError):
         runner.start(runs.config(workshop), folder, crash)
-    newest = max((folder / "checkpoints").iterdir())
+    newest, told = max((folder / "checkpoints").iterdir()), []
     newest.write_bytes(newest.read_bytes()[:1000])
-    runner.resume(folder, lambda event: None)
-    assert any(event["type"] == "damaged" for event in log._lines(folder / "events.jsonl"))
+    runner.resume(folder, told.append)
+    assert isinstance(told[0], Warned) and "000004.pt was passed over" in told[0].message
+    assert told[0].message in (folder / "events.jsonl").read_text(encoding="utf-8")
+    assert newest.with_name("000004.pt.refused").stat().st_size == 1000
     runs.assert_same_run(folder, reference)
 
 

@@ -142,6 +142,23 @@ def test_a_function_from_a_file(tmp_path, monkeypatch):
     assert mine(pictures(1), ["x"]).tolist() == [10]
 
 
+def test_files_of_two_folders_may_have_neighbours_of_one_name(tmp_path, monkeypatch):
+    """And one that was edited is read again."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text = "from shared import BASE\ndef score(images, prompts):\n    return [BASE] * len(prompts)\n"
+    late = "def score(images, prompts):\n    import only_here\n    return [only_here.BASE] * len(prompts)\n"
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        write(folder, f"BASE = {number}\n", "shared.py")
+    write(folders[0], "BASE = 5\n", "only_here.py")
+    lazy = load_reward(write(folders[0], late, "late.py"), CPU)
+    rewards = [load_reward(write(folder, text), CPU) for folder in folders]
+    assert [mine(pictures(1), ["x"]).item() for mine in (*rewards, lazy)] == [0, 1, 5]
+    write(folders[0], "BASE = 12.5\n", "shared.py")
+    assert load_reward(write(folders[0], text), CPU)(pictures(1), ["x"]).item() == 12.5
+
+
 def test_a_file_opts_in_to_gradients(tmp_path):
     text = "def score(images, prompts):\n    return images.mean((1, 2, 3))\nscore.differentiable = True\n"
     mine = load_reward(write(tmp_path, text), CPU)

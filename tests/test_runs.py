@@ -27,8 +27,8 @@ from PIL import Image
 from rlr_core import storage
 from rlr_core.config import load, to_toml
 from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, StorageError
-from rlr_core.runs import log, report, runner
-from rlr_core.runs.directory import RunDirectory, free_folder, list_runs
+from rlr_core.runs import list_runs, log, report, runner
+from rlr_core.runs.directory import RunDirectory, free_folder
 from rlr_core.runs.pictures import read_picture
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.summary import Comparison, Summary
@@ -60,7 +60,7 @@ def test_a_finished_run_has_everything(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "after.png", "before.png", "before_after.png", "checkpoints", "config.toml", "events.jsonl",
         "previews", "report.html", "reward.png", "rlr-lora-best.json", "rlr-lora-best.safetensors",
-        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.lock", "worker.json",
+        "rlr-lora.json", "rlr-lora.preview.png", "rlr-lora.safetensors", "run.id", "run.lock", "worker.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000004.pt", "000006.pt"]
     assert len(list((finished / "previews").iterdir())) == 4
@@ -359,7 +359,7 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /
 @needs_dev_full
 @pytest.mark.parametrize(
     "victim",
-    ["checkpoints/000004.pt", "events.jsonl", "previews/000004.png", "rlr-lora.safetensors", "report.html"],
+    ["checkpoints/000004.pt", "events.jsonl", "rlr-lora-best.safetensors", "rlr-lora.safetensors"],
 )
 def test_a_full_disk_loses_nothing(victim, workshop, finished, tmp_path, monkeypatch):
     """The kernel refuses the write (through a link to /dev/full); once there is room, the run goes on."""
@@ -391,9 +391,13 @@ def test_a_folder_that_cannot_be_made(workshop, tmp_path):
         start(workshop, tmp_path / "file" / "run")
 
 
-def test_other_errors_of_the_system_are_not_disguised(tmp_path):
-    with pytest.raises(IsADirectoryError), storage.storing(tmp_path):
-        tmp_path.open()
+def test_whatever_the_system_refuses_is_told(tmp_path):
+    with pytest.raises(StorageError, match=r"Is a directory(.|\n)*a folder is in the way"):
+        storage.write_text(tmp_path, "text")
+    with pytest.raises(StorageError, match=r"File name too long(.|\n)*a shorter name"):
+        storage.write_text(tmp_path / ("x" * 300), "text")
+    with pytest.raises(OSError, match="of a library"), storage.storing(tmp_path):
+        raise OSError("of a library")
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):

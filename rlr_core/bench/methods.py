@@ -12,6 +12,7 @@ from rlr_core.config import RunConfig, from_dict, layered, merged, to_dict
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import unread_settings
+from rlr_core.storage import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,6 +21,8 @@ else:
 
 SHIPPED = Path(__file__).with_name("methods.toml")
 """Ours, the paper's ablations and the rivals."""
+LONGEST = 2**20
+"""Bytes of a methods file."""
 OWN = ("label", "learning_rates", "preset", "seeds")
 """Keys of a method that are not sections of a config."""
 
@@ -72,8 +75,8 @@ def base_settings() -> dict[str, dict[str, Any]]:
 def read_methods(path: Path = SHIPPED) -> dict[str, Method]:
     """The methods of a file, in its order. Raises `ConfigError`."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(read_text(path, LONGEST))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"the methods file {path} cannot be read: {error}", "a TOML file", f"compare it with {SHIPPED}"
         ) from None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.saying import say
 from rlr_core.errors import ConfigError
 
 STUDIES = {
@@ -93,7 +94,7 @@ def _bench_rewards(options: argparse.Namespace) -> None:
     from rlr_core.rewards import PUBLISHED
 
     chosen = _chosen(options.only, PUBLISHED)
-    print(study_rewards(chosen, options.out, options.device, options.precision))
+    say(study_rewards(chosen, options.out, options.device, options.precision))
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -108,7 +109,7 @@ def bench(options: argparse.Namespace) -> None:
 
     if options.study == "plan":
         desk = study.Desk(options.out, 0, options.device)
-        print(f"\n{study.study_plan(desk, quick=options.quick)}\nResults are in {options.out}.")
+        say(f"\n{study.study_plan(desk, quick=options.quick)}\nResults are in {options.out}.")
         return
     methods = _methods(options)
     from rlr_core.bench.learn import Budget
@@ -138,7 +139,7 @@ def bench(options: argparse.Namespace) -> None:
             table = study.study_memory(methods, steps, lengths, desk)
         case _:
             table = study.study_breakdown(methods, 1 if quick else 10, desk)
-    print(f"\n{table}\nResults and plots are in {options.out}.")
+    say(f"\n{table}\nResults and plots are in {options.out}.")
 
 
 def _methods(options: argparse.Namespace) -> dict[str, Any]:

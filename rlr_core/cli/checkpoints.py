@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.saying import say
 from rlr_core.safetensors_header import shown
+from rlr_core.storage import user_path
 
 
 def add_checkpoint(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None:
@@ -32,27 +34,25 @@ def checkpoint(options: argparse.Namespace) -> None:
     """Describe one."""
     from rlr_core.models.describing import describe_checkpoint
 
-    described = describe_checkpoint(options.path.expanduser(), allow_pickle=options.allow_pickle)
+    described = describe_checkpoint(user_path(options.path), allow_pickle=options.allow_pickle)
     for what, value in described.lines():
-        print(f"{what + ':':18}{shown(value, 200)}")
+        say(f"{what + ':':18}{shown(value, 200)}")
 
 
 def checkpoints(options: argparse.Namespace) -> None:
     """List those in folders."""
     from rlr_core.models.scan import scan
 
-    found = scan(folder.expanduser() for folder in options.folders)
+    found = scan(map(user_path, options.folders))
     usable = [each for each in found if each.description]
     for each in usable:
-        print(_line(each.path, each.description))
+        say(_line(each.path, each.description))
     others = [each for each in found if not each.description]
     if options.all:
         for each in others:
-            print(f"-  {each.problem.splitlines()[0]}")
+            say(f"-  {each.problem.splitlines()[0]}")
     elif others or not usable:
-        print(
-            f"{len(usable)} checkpoints; {len(others)} other files" + (" (--all says why)" if others else "")
-        )
+        say(f"{len(usable)} checkpoints; {len(others)} other files" + (" (--all says why)" if others else ""))
 
 
 def _line(path: Path, facts: Any) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.saying import say
 from rlr_core.errors import CheckpointError
 from rlr_core.families import FAMILIES
 from rlr_core.families.stable_diffusion.lora import FORMATS
+from rlr_core.storage import refuse_overwriting
 
 DTYPES = "float32", "float16", "bfloat16"
 
@@ -27,6 +30,7 @@ def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None
     convert.add_argument("--to", choices=FORMATS, default="kohya", help="(default: %(default)s)")
     convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
     convert.add_argument("--family", choices=tuple(FAMILIES), help="where the file does not tell")
+    _add_force(convert)
     convert.add_argument(
         "--fold",
         action="store_true",
@@ -38,6 +42,11 @@ def add_lora(command: argparse.ArgumentParser, late: Callable[..., Any]) -> None
     merge.add_argument("checkpoint", type=Path, help="a .safetensors file, or a folder in diffusers' layout")
     merge.add_argument("out", type=Path, metavar="OUT", help="a new file or folder of the same kind")
     merge.add_argument("--strength", type=float, default=1.0, help="(default: %(default)s)")
+    _add_force(merge)
+
+
+def _add_force(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--force", action="store_true", help="replace the file OUT where it is there already")
 
 
 def _action(actions: Any, name: str, summary: str, late: Callable[..., Any]) -> argparse.ArgumentParser:
@@ -56,7 +65,7 @@ def lora(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from rlr_core.lora.info import lora_report
 
-    print(lora_report(options.file))
+    say(lora_report(options.file))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -65,6 +74,7 @@ def _convert(options: argparse.Namespace) -> None:
     from rlr_core.lora import read_lora, write_lora
 
     _refuse_name(options.out)
+    refuse_overwriting([options.out], options.force)
     file = read_lora(options.file)
     family = FAMILIES[options.family].lora if options.family else file.family
     if family is None:
@@ -78,16 +88,16 @@ def _convert(options: argparse.Namespace) -> None:
     )
     dtype = getattr(torch, options.dtype) if options.dtype else None
     write_lora(options.out, weights, file.metadata, kind=options.to, family=family, dtype=dtype)
-    print(f"{len(weights)} layers: {file.kind} → {options.to}, in {options.out}")
+    say(f"{len(weights)} layers: {file.kind} → {options.to}, in {options.out}")
 
 
 def _merge(options: argparse.Namespace) -> None:
     from rlr_core.lora.merge import merge
 
-    if options.checkpoint.is_file():
+    if os.path.isfile(options.checkpoint):
         _refuse_name(options.out)
-    changed = merge(options.file, options.checkpoint, options.out, options.strength)
-    print(
+    changed = merge(options.file, options.checkpoint, options.out, options.strength, force=options.force)
+    say(
         f"{changed} tensors of {options.checkpoint} changed, at strength {options.strength:g}, in {options.out}"
     )
 

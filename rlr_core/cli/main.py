@@ -1,4 +1,4 @@
-"""Arguments in, exit code out: 0 done, 2 a problem that the user can put right, 130 interrupted."""
+"""Arguments in, exit code out: 0 done, 2 a problem that the user can put right, 130 interrupted, 141 nobody reads on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rlr_core import __version__
 from rlr_core.cli.bench import add_bench
@@ -20,7 +20,7 @@ from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
 from rlr_core.config import PRESETS
-from rlr_core.errors import RLRError
+from rlr_core.errors import RLRError, StorageError, visible
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -40,25 +40,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("always", module="rlr_core")
     warnings.showwarning = _show_warning
     try:
+        _check_here()
         options.command(options)
+        sys.stdout.flush()
     except RLRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read what we print has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python prints the rest when it ends
+        return 141
     return 0
 
 
+def _check_here() -> None:
+    """Every path that is not absolute begins here."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise StorageError(
+            "the folder that you are in is not there any more", "a folder that is there", "cd to another one"
+        ) from None
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {visible(str(message))}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its complaints repeat arguments, which a shell may have made of file names."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their arguments."""
-    top = argparse.ArgumentParser(
-        prog="rlr", description="Train a LoRA for Stable Diffusion towards a reward."
-    )
+    top = _Parser(prog="rlr", description="Train a LoRA for Stable Diffusion towards a reward.")
     top.add_argument("--version", action="version", version=f"rlr {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from typing import Any
 
+from rlr_core.cli.saying import say
 from rlr_core.families import FAMILIES
 from rlr_core.markdown import table
 
@@ -70,10 +71,10 @@ def plan(config: Any, cards: list[float], device: str) -> None:
     for row, plan in zip(rows, plans, strict=True):
         row.insert(-1, ", ".join(f"{card:g} GB" for card in wanted if chosen.get(card) is plan))
     weights = ", ".join(f"{name} {gigabytes(size)}" for name, size in plans[0].footprint.weights.items())
-    print(f"{machine.name}. Weights as configured: {weights}.\n")
-    print(table(TITLES, rows))
+    say(f"{machine.name}. Weights as configured: {weights}.\n")
+    say(table(TITLES, rows))
     for card in wanted:
-        print(_advice(card, chosen.get(card), plans[-1]))
+        say(_advice(card, chosen.get(card), plans[-1]))
 
 
 def _row(plan: Any, before: Any, first: Any, machine: Any) -> list[str]:

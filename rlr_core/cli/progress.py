@@ -14,10 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from rlr_core.config import RunConfig
-from rlr_core.runs.directory import RunDirectory, RunState
+from rlr_core.errors import visible
+from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.state import RunState
 from rlr_core.trainer.events import (
     AlarmRaised,
     CheckpointDue,
+    Edited,
     Evaluation,
     Event,
     Iteration,
@@ -25,6 +28,7 @@ from rlr_core.trainer.events import (
     Preview,
     Replanned,
     Skipped,
+    Warned,
 )
 
 RECENT = 5
@@ -76,6 +80,10 @@ class Narrator:
                 self._say(
                     f"The memory is not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."
                 )
+            case Edited():
+                self._say(f"Going on after iteration {event.iteration} with {'; '.join(event.settings)}.")
+            case Warned():
+                self._say(f"WARNING: {event.message}.")
             case Preview() if event.iteration:
                 self._say(
                     f"Preview after iteration {event.iteration}: held-out score {float(event.scores.mean()):.3f}"
@@ -123,7 +131,7 @@ class Narrator:
             bar.close()
 
     def _say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(visible(text), file=sys.stdout)
         sys.stdout.flush()
 
 

@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlr_core.cli.saying import say
 from rlr_core.config import RewardConfig
 from rlr_core.errors import ConfigError
 
@@ -39,9 +40,9 @@ def rewards(options: argparse.Namespace) -> None:
     if options.action == "download":
         _download([PUBLISHED[name] for name in options.names], options.folder)
         return
-    print(f"always there: {', '.join(REWARDS)}, and your own file.py:function\n")
+    say(f"always there: {', '.join(REWARDS)}, and your own file.py:function\n")
     for name in options.names or PUBLISHED:
-        print(listing(PUBLISHED[name], options.folder))
+        say(listing(PUBLISHED[name], options.folder))
 
 
 def listing(published: Published, folder: Path) -> str:
@@ -70,4 +71,4 @@ def _download(chosen: list[Published], folder: Path) -> None:
                 path = download(file, folder, published.name)
             else:
                 verify(path, file)
-            print(f"{published.name}: {path}")
+            say(f"{published.name}: {path}")

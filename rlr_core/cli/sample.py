@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.saying import say
 from rlr_core.config import RunConfig, load
 from rlr_core.errors import ConfigError
-from rlr_core.safetensors_header import read_header
+from rlr_core.safetensors_header import read_header, shown
+from rlr_core.storage import refuse_overwriting
 
 SHOWN = 8
 """Pictures side by side on the sheet."""
+MOST = 1000
+"""Pictures of one call: they are in memory until all are painted."""
+MOST_ROWS = 64
+"""Strengths of one call, each a row of the sheet."""
 
 
 def add_sample(command: argparse.ArgumentParser) -> None:
@@ -35,37 +41,54 @@ def add_sample(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, default=Path("sample"), help="folder for the pictures (default: %(default)s)"
     )
+    command.add_argument("--force", action="store_true", help="replace pictures that are there already")
 
 
 def sample(options: argparse.Namespace) -> None:
     """Paint pictures into files, and a sheet of them."""
     from rlr_core.trainer.devices import threads
 
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}", "1 or more", "correct it")
+    if not 0 <= options.seed < 2**62:
+        raise ConfigError(f"--seed {options.seed}", "a number from 0 to 2⁶²", "correct it")
     strengths = _strengths(options)
+    total = len(options.prompts) * max(options.count, 0) * len(strengths)
+    if not 1 <= total <= MOST:
+        raise ConfigError(f"{total} pictures by --count {options.count}", f"1 to {MOST}", "correct it")
     config = load(None, options.set)
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     seeds = [options.seed + j % options.count for j in range(len(prompts))]
+    refuse_overwriting(_files(options.out, strengths, len(prompts)).values(), options.force)
     with threads(config.model.threads):
         paint = _painter(config, options.lora)
-        rows = {strength: paint(strength, prompts, seeds) for strength in strengths}
-    total = _save(rows, prompts, options.out)
-    print(f"{total} pictures in {options.out}{', side by side in sheet.png' if total > 1 else ''}")
+        rows = {name: paint(strength, prompts, seeds) for name, strength in strengths.items()}
+    _save(rows, prompts, options.out)
+    say(f"{total} pictures in {options.out}{', side by side in sheet.png' if total > 1 else ''}")
 
 
-def _strengths(options: argparse.Namespace) -> list[float]:
-    if options.strengths is None:
-        return [options.strength]
-    if options.lora is None:
+def _strengths(options: argparse.Namespace) -> dict[str, float]:
+    """By their names in files. Raises `ConfigError`."""
+    if options.strengths is not None and options.lora is None:
         raise ConfigError("--strengths without --lora", "a LoRA file", "add --lora FILE")
+    given = str(options.strength) if options.strengths is None else options.strengths
+    words = given.split(",")
     try:
-        strengths = [float(word) for word in options.strengths.split(",")]
+        strengths = [float(word) for word in words[: MOST_ROWS + 1]]
     except ValueError:
         strengths = []
-    if not strengths or not all(abs(strength) < 100 for strength in strengths):
-        raise ConfigError(f"--strengths {options.strengths}", "numbers such as 0,0.5,1", "correct it")
-    return list(dict.fromkeys(strengths))
+    if not 0 < len(strengths) <= MOST_ROWS or not all(abs(strength) < 100 for strength in strengths):
+        raise ConfigError(
+            f"strengths {shown(given)}",
+            f"up to {MOST_ROWS} numbers between -100 and 100, as 0,0.5,1",
+            "correct it",
+        )
+    return {f"{strength:g}": strength for strength in strengths}
+
+
+def _files(folder: Path, strengths: Collection[str], count: int) -> dict[tuple[str, int], Path]:
+    """Where `count` pictures at each strength are put, by strength and number, and the sheet, ("", 0)."""
+    marks = {name: f"-strength-{name}" if len(strengths) > 1 else "" for name in strengths}
+    files = {(name, k): folder / f"{k:03d}{mark}.png" for name, mark in marks.items() for k in range(count)}
+    return files | {("", 0): folder / "sheet.png"}
 
 
 def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str], list[int]], Any]:
@@ -91,15 +114,13 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     return painted
 
 
-def _save(rows: dict[float, Any], prompts: list[str], folder: Path) -> int:
-    """The number of pictures."""
+def _save(rows: dict[str, Any], prompts: list[str], folder: Path) -> None:
     from rlr_core.runs.pictures import grid, save_png, strip, to_picture
 
-    for strength, images in rows.items():
-        mark = f"-strength-{strength:g}" if len(rows) > 1 else ""
+    files = _files(folder, rows, len(prompts))
+    for name, images in rows.items():
         for number, image in enumerate(images):
-            save_png(to_picture(image, 0), folder / f"{number:03d}{mark}.png")
-    strips = {f"{strength:g}": strip(images[:SHOWN], 256) for strength, images in rows.items()}
+            save_png(to_picture(image, 0), files[name, number])
+    strips = {name: strip(images[:SHOWN], 256) for name, images in rows.items()}
     sheet = grid(strips, prompts[:SHOWN]) if len(rows) > 1 else next(iter(strips.values()))
-    save_png(sheet, folder / "sheet.png")
-    return sum(map(len, rows.values()))
+    save_png(sheet, files["", 0])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlr_core.cli.saying import say
 from rlr_core.errors import PromptError, RLRError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -45,18 +47,16 @@ def score(options: argparse.Namespace) -> None:
     rows = [{name: values[k] for name, values in columns.items()} for k in range(len(paths))]
     if options.json:
         told = [{"picture": str(path), **row} for path, row in zip(paths, rows, strict=True)]
-        print(json.dumps(told, ensure_ascii=False, indent=2))
+        say(json.dumps(told, ensure_ascii=False, indent=2))
     else:
-        print(_table(paths, columns))
+        say(_table(paths, columns))
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:
     """Files as they come; a folder's pictures by name. Raises `RLRError` for a folder without any."""
     found = []
     for path in given:
-        inside = (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
-        )
+        inside = _inside(path) if os.path.isdir(path) else [path]
         if not inside:
             raise RLRError(
                 f"no pictures in the folder {path}",
@@ -65,6 +65,15 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
             )
         found += inside
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    except OSError as error:
+        raise RLRError(
+            f"the folder {folder} cannot be read: {error.strerror}", "a folder of pictures", "check it"
+        ) from None
 
 
 def _prompts(options: argparse.Namespace, count: int) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from rlr_core.config.names import lora_name_problem
 
 MOST = sys.float_info.max
 """More than any setting can be."""
@@ -14,6 +17,11 @@ Size = tuple[int, int]
 Sizes = int | list[int] | list[list[int]]
 """As a config gives sizes: the side of a square (0: the model's own), [width, height], or a list of several [width, height]."""
 
+T = TypeVar("T")
+Free = Annotated[T, "free"]
+"""A setting that may be changed where a run is resumed; all others stay as the run was made."""
+Movable = Annotated[T, "movable"]
+"""A setting that names files, which a resumed run may find in another folder under the same name."""
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 """What a device's name looks like."""
@@ -25,11 +33,18 @@ def setting(
     *,
     choices: tuple[str, ...] = (),
     form: str = "",
+    problem: Callable[[str], str] = lambda value: "",
     low: float | None = None,
     high: float = MOST,
 ) -> Any:
-    """A config field with its comment; what is allowed are certain values, a form (regular expression), or a range."""
-    metadata = {"comment": comment, "choices": choices, "form": form, "low": low, "high": high}
+    """A config field with its comment; what is allowed are certain values, a form (regular expression), or a range.
+
+    `problem` says why a value is none, "" where it is one. Where memory or threads grow with a number, its range ends where a
+    mistake begins.
+    """
+    metadata = {
+        "comment": comment, "choices": choices, "form": form, "problem": problem, "low": low, "high": high,
+    }  # fmt: skip
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -39,31 +54,35 @@ def setting(
 class ModelConfig:
     """The model that the LoRA is for."""
 
-    checkpoint: str = setting(
+    checkpoint: Movable[str] = setting(
         "embedded",
         '"embedded", a Stable Diffusion file (.safetensors), or the folder of a diffusers checkpoint',
     )
-    vae: str = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
+    vae: Movable[str] = setting("", "a file or folder with another VAE; with none, the checkpoint's own")
     prediction: str = setting(
         "auto",
         "what the network predicts; auto: what the checkpoint says",
         choices=("auto", "epsilon", "v_prediction"),
     )
     clip_skip: int = setting(
-        0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0
+        0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0, high=100
     )
     allow_pickle: bool = setting(False, "read a pickled checkpoint (.ckpt), weights only")
-    precision: str = setting("float32", "of the frozen weights", choices=("float32", "bfloat16", "float16"))
-    device: str = setting("auto", "auto, cpu, mps, cuda, or a card by its number, as cuda:1", form=DEVICE)
-    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", low=0)
+    precision: Free[str] = setting(
+        "float32", "of the frozen weights", choices=("float32", "bfloat16", "float16")
+    )
+    device: Free[str] = setting(
+        "auto", "auto, cpu, mps, cuda, or a card by its number, as cuda:1", form=DEVICE
+    )
+    threads: Free[int] = setting(0, "CPU threads; 0 leaves the choice to torch", low=0, high=512)
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """The LoRA that is trained."""
 
-    rank: int = setting(8, "", low=1)
-    alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6)
+    rank: int = setting(8, "", low=1, high=4096)
+    alpha: float = setting(8.0, "the LoRA's effect is scaled by alpha / rank", low=1e-6, high=1e6)
     targets: str = setting(
         "attention", "UNet layers that get a LoRA", choices=("attention", "attention+feedforward", "all")
     )
@@ -76,7 +95,9 @@ class LoraConfig:
     dora: bool = setting(
         False, "learn each output's norm, too (DoRA); A1111 and Forge compute it another way"
     )
-    start: str = setting("", "a LoRA file to go on from; its layers, ranks and alphas replace those above")
+    start: Movable[str] = setting(
+        "", "a LoRA file to go on from; its layers, ranks and alphas replace those above"
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ class PromptConfig:
 class SamplingConfig:
     """The chain that generates pictures, in training and in previews."""
 
-    steps: int = setting(20, "T, denoising steps", low=1)
+    steps: int = setting(20, "T, denoising steps", low=1, high=10_000)
     eta: float = setting(
         1.0, "noise that each step adds: 1 ancestral, 0 none (then no half-order part)", low=0, high=1
     )
@@ -143,7 +164,7 @@ class InferenceConfig:
         "chain: as in training; the others are those of diffusers and of hosts",
         choices=("chain", "ddim", "euler", "euler_a", "dpmpp_2m"),
     )
-    steps: int = setting(0, "0: as in training", low=0)
+    steps: int = setting(0, "0: as in training", low=0, high=10_000)
     guidance_scale: float = setting(0.0, "0: as in training; 1 turns it off", low=0)
 
 
@@ -151,7 +172,7 @@ class InferenceConfig:
 class RewardConfig:
     """What the LoRA is trained towards, and what only watches."""
 
-    name: str = setting(
+    name: Movable[str] = setting(
         "embedded",
         '"embedded", "mix", a published reward (see `rlr rewards`), or "file.py:function", called with (images, prompts)',
     )
@@ -163,17 +184,17 @@ class RewardConfig:
     )
     mix_mean: dict[str, float] = setting({}, "of parts whose mean is not to be measured")
     mix_spread: dict[str, float] = setting({}, "of the same parts: their standard deviation")
-    held_out: str = setting("embedded-held-out", "scores previews and the report; never trained on")
+    held_out: Movable[str] = setting("embedded-held-out", "scores previews and the report; never trained on")
     watch: list[str] = setting([], "more rewards that score them, and are never trained on")
-    folder: str = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
-    download: bool = setting(True, "a published reward's missing weights are fetched when a run starts")
-    precision: str = setting(
+    folder: Free[str] = setting("models/rewards", "where weights of published rewards lie; see `rlr rewards`")
+    download: Free[bool] = setting(True, "a published reward's missing weights are fetched when a run starts")
+    precision: Free[str] = setting(
         "auto",
         "of a published reward's network; auto is bfloat16 on a GPU that has it, float32 on a CPU",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    chunk: int = setting(8, "pictures that a published reward scores together", low=1)
-    rerun: bool = setting(False, "less memory for a published reward's gradient, one more forward pass")
+    chunk: Free[int] = setting(8, "pictures that a published reward scores together", low=1, high=10_000)
+    rerun: Free[bool] = setting(False, "less memory for a published reward's gradient, one more forward pass")
 
 
 @dataclass(frozen=True)
@@ -190,7 +211,7 @@ class EstimatorConfig:
         "what is made of the reward at a sub-chain's end",
         choices=("plain", "antithetic", "lookahead_baseline", "control_variate", "lookahead"),
     )
-    branches: int = setting(1, "antithetic pairs at a sub-chain's end", low=1)
+    branches: int = setting(1, "antithetic pairs at a sub-chain's end", low=1, high=1000)
     antithetic: bool = setting(True, "zeroth: a second rollout with the opposite perturbation")
     sub_chains: str = setting(
         "uniform",
@@ -203,9 +224,9 @@ class EstimatorConfig:
         choices=("leave_one_out", "running_mean", "none"),
     )
     sigma: float = setting(0.01, "standard deviation of the zeroth order's parameter perturbation", low=1e-12)
-    draws: int = setting(2, "draft_lv: noisings of the last step", low=1)
+    draws: int = setting(2, "draft_lv: noisings of the last step", low=1, high=1000)
     clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
-    batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1)
+    batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1, high=1000)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
     starts_from: float = setting(
         0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
@@ -213,12 +234,12 @@ class EstimatorConfig:
     starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
     stages: list[str] = setting(
         [],
-        'sub-chains from these stages of the prompts alone, as ["coarse"] or ["1", "2"]; the gradient of other steps is left out',
+        'sub-chains from these stages of the prompts alone, as ["coarse"] or ["1", "2"]; the gradient of others is left out',
     )
     unit: bool = setting(True, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
-    rerun: bool = setting(False, "first order: less memory, K more forward passes")
-    chunk: int = setting(
-        1, "pictures that go through the network together; divides training.batch_size", low=1
+    rerun: Free[bool] = setting(False, "first order: less memory, K more forward passes")
+    chunk: Free[int] = setting(
+        1, "pictures that go through the network together; divides training.batch_size", low=1, high=10_000
     )
 
 
@@ -226,13 +247,15 @@ class EstimatorConfig:
 class TrainingConfig:
     """The optimisation."""
 
-    iterations: int = setting(40, "", low=1)
-    batch_size: int = setting(4, "pictures per iteration", low=1)
-    learning_rate: float = setting(2e-3, "of Adam", low=0, high=1)
-    schedule: str = setting(
+    iterations: Free[int] = setting(40, "", low=1)
+    batch_size: int = setting(4, "pictures per iteration", low=1, high=10_000)
+    learning_rate: Free[float] = setting(2e-3, "of Adam", low=0, high=1)
+    schedule: Free[str] = setting(
         "constant", "of the learning rate; cosine falls to 0", choices=("constant", "cosine")
     )
-    prompts_per_batch: int = setting(4, "different prompts in a batch; divides batch_size", low=1)
+    prompts_per_batch: int = setting(
+        4, "different prompts in a batch; divides batch_size", low=1, high=10_000
+    )
     weighing: str = setting(
         "signal",
         "of the gradient's parts: by measured signal against noise, or all alike (unbiased)",
@@ -255,47 +278,55 @@ class TrainingConfig:
 class MemoryConfig:
     """What is done to fit the card; `rlr plan` tells what each saves and costs."""
 
-    plan: str = setting(
+    plan: Free[str] = setting(
         "check",
         "before training: nothing, refuse what cannot fit, or choose settings that fit",
         choices=("off", "check", "auto"),
     )
-    budget: float = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
-    autocast: str = setting(
+    budget: Free[float] = setting(0.0, "GB that the run may use; 0 is what the card has free", low=0)
+    autocast: Free[str] = setting(
         "off", "precision that a UNet of float32 computes in", choices=("off", "bfloat16", "float16")
     )
-    checkpoint_denoiser: bool = setting(False, "gradient checkpointing: a third more time for less memory")
-    decoder: str = setting(
+    checkpoint_denoiser: Free[bool] = setting(
+        False, "gradient checkpointing: a third more time for less memory"
+    )
+    decoder: Free[str] = setting(
         "keep",
         "for the way back: keep all, run blocks again, or one picture at a time, too",
         choices=("keep", "rerun", "slices"),
     )
-    offload: str = setting(
+    offload: Free[str] = setting(
         "none",
         "kept in main memory while unused: nothing, the text encoder, or also VAE and reward",
         choices=("none", "text", "all"),
     )
     optimizer: str = setting("adam", "adam8bit needs bitsandbytes", choices=("adam", "adam8bit"))
-    painted: int = setting(8, "pictures of a preview or evaluation that are painted together", low=1)
+    painted: Free[int] = setting(
+        8, "pictures of a preview or evaluation that are painted together", low=1, high=10_000
+    )
 
 
 @dataclass(frozen=True)
 class OutputConfig:
     """What a run leaves behind, and how often."""
 
-    name: str = setting("rlr-lora", "name of the LoRA file")
-    format: str = setting(
+    name: str = setting("rlr-lora", "name of the LoRA file, without its ending", problem=lora_name_problem)
+    format: Free[str] = setting(
         "kohya",
         "of its keys: A1111, Forge, ComfyUI and diffusers read kohya's",
         choices=("kohya", "diffusers", "comfyui"),
     )
-    precision: str = setting("float32", "of its weights", choices=("float32", "float16", "bfloat16"))
-    preview_every: int = setting(10, "iterations between previews; 0 for only the first and the last", low=0)
-    previews: int = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1)
-    evaluation: int = setting(64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0)
-    checkpoint_every: int = setting(10, "iterations between checkpoints", low=1)
-    keep_checkpoints: int = setting(2, "newest checkpoints that stay on disk", low=1)
-    lora: str = setting(
+    precision: Free[str] = setting("float32", "of its weights", choices=("float32", "float16", "bfloat16"))
+    preview_every: Free[int] = setting(
+        10, "iterations between previews; 0 for only the first and the last", low=0
+    )
+    previews: Free[int] = setting(4, "pictures of a preview, at fixed prompts and seeds", low=1, high=1000)
+    evaluation: int = setting(
+        64, "held-out (prompt, seed) pairs scored before and after; 0 for none", low=0, high=100_000
+    )
+    checkpoint_every: Free[int] = setting(10, "iterations between checkpoints", low=1)
+    keep_checkpoints: Free[int] = setting(2, "newest checkpoints that stay on disk", low=1)
+    lora: Free[str] = setting(
         "last",
         "which is evaluated and written at the end: the last one, or the best by held-out score",
         choices=("last", "best"),
@@ -306,7 +337,7 @@ class OutputConfig:
 class AlarmConfig:
     """The alarm: the trained reward rises while held-out ones or the diversity fall, or falls below that of the start."""
 
-    action: str = setting(
+    action: Free[str] = setting(
         "warn",
         "go on; save and stop; or end with the best LoRA so far",
         choices=("warn", "stop", "rollback"),

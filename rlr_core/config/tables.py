@@ -47,7 +47,7 @@ def merged(*layers: Tables) -> Tables:
 def _refuse_unknown(values: Any, known: dict[str, Any], where: str) -> None:
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{where} is {values!r}", "a table of settings", f"write it as a section: [{where}]"
+            f"{where} is {_told(values)}", "a table of settings", f"write it as a section: [{where}]"
         )
     for key in values:
         if key not in known:
@@ -68,20 +68,26 @@ def _section(kind: Any, name: str, table: Any, source: str) -> Any:
     )
 
 
+LARGEST = 2**63 - 1
+"""Whole number; no setting is near it, and torch takes no larger one."""
+WIDEST = 16_384
+"""Pixels of a picture's side."""
 KINDS: dict[Any, str] = {
     str: "a text",
-    int: "a whole number",
+    int: "a whole number, of at most 64 bits",
     float: "a number",
     bool: "true or false",
     list[str]: "a list of texts",
     list[float]: "a list of numbers",
     dict[str, float]: "a table of names and finite numbers, as { embedded = 0.5 }",
-    Sizes: "a number of pixels (0 for the checkpoint's own), [width, height], or a list of these pairs",
+    Sizes: f"a number of pixels to {WIDEST} (0 for the checkpoint's own), [width, height], or a list of these pairs",
 }
 
 
 def _as_kind(value: Any, kind: Any) -> Any:
     """`value`, with whole numbers as fractions where those are wanted; None where it is of another kind."""
+    if type(value) is int and abs(value) > LARGEST:
+        return None
     if kind is float and type(value) is int:
         return float(value)
     if kind == list[str]:
@@ -99,10 +105,12 @@ def _as_kind(value: Any, kind: Any) -> Any:
 def _is_sizes(value: Any) -> bool:
     """A number from 0 on, a pair of numbers from 1 on, or a list of such pairs."""
     if type(value) is int:
-        return value >= 0
+        return 0 <= value <= WIDEST
     pairs = value if isinstance(value, list) and all(isinstance(item, list) for item in value) else [value]
     return bool(pairs) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(type(side) is int and 0 < side <= WIDEST for side in pair)
         for pair in pairs
     )
 
@@ -116,14 +124,25 @@ def _as_numbers(table: dict[str, Any]) -> dict[str, float] | None:
 def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any:
     value = _as_kind(given, kind)
     if value is None:
-        raise ConfigError(f"{name} = {given!r}", KINDS[kind], f"see `rlr config` for {name}")
-    choices, form, low, high = (f.metadata[key] for key in ("choices", "form", "low", "high"))
+        raise ConfigError(f"{name} = {_told(given)}", KINDS[kind], f"see `rlr config` for {name}")
+    choices, form, problem = (f.metadata[key] for key in ("choices", "form", "problem"))
+    low, high = (f.metadata[key] for key in ("low", "high"))
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
     if form and not re.fullmatch(form, value):
         raise ConfigError(f"{name} = {value!r}", f.metadata["comment"], "correct it")
+    if why := problem(value):
+        raise ConfigError(f"{name} = {value!r}: {why}", "a plain file name", "choose another one")
     if low is not None and not low <= value <= high:
         wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
         raise ConfigError(f"{name} = {value!r}", wanted, "correct it")
     return value
+
+
+def _told(value: Any) -> str:
+    """What is in a file may be too long, or too deep, to be written out."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return "something too large to be written out"

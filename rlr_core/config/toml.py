@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,21 @@ from rlr_core.config import presets
 from rlr_core.config.sections import RunConfig
 from rlr_core.config.tables import Tables, from_dict, merged
 from rlr_core.errors import ConfigError
+from rlr_core.storage import read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+LONGEST = 8 * 2**20
+"""Bytes of a config file; a run's has all of its prompts in it."""
+TEXTS = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL
+)
+"""What a file has of texts and comments."""
+DEEP = re.compile(r"(?<![\w-])[\w-]+(?:[ \t]*\.[ \t]*[\w-]+){8}")
+"""A key of more parts than any setting's name; the parser would take quadratic time for a very long one."""
 
 
 def load(
@@ -38,7 +49,7 @@ def layered(
     that is no config by itself, and for a text of another form; whoever makes a config of the result checks the overrides.
     """
     tables = [_parse_override(each) if isinstance(each, str) else each for each in overrides]
-    return merged(base or {}, presets.preset(preset).settings, _read_settings(file) if file else {}, *tables)
+    return merged(base or {}, presets.preset(preset).settings, read_settings(file) if file else {}, *tables)
 
 
 def to_toml(config: RunConfig, *, comments: bool = True) -> str:
@@ -82,16 +93,22 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _read_settings(path: Path) -> Tables:
-    """What a file says. It is checked alone, so that an error names the file, whatever lies on top of it."""
-    settings = _read_toml(path)
+def read_settings(path: Path, *, torn: bool = False) -> Tables:
+    """What a file says. It is checked alone, so that an error names the file, whatever lies on top of it.
+
+    Args:
+        torn: the file was cut off; a last line that does not end is left out.
+    """
+    settings = read_toml(path, torn=torn)
     from_dict(settings, str(path))
     return settings
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, *, torn: bool = False) -> Tables:
+    """The tables in a file; for `torn` see `read_settings`. Raises `ConfigError` naming it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data = read_bytes(path, LONGEST)
+        return _parse((data[: data.rfind(b"\n") + 1] if torn else data).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"no config file at {path}", "a TOML file", "`rlr config > run.toml` writes one"
@@ -99,10 +116,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         got = f"{path} cannot be read: {error.strerror}"
         raise ConfigError(got, "a TOML file", "`rlr config > run.toml` writes one") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # of the text's coding, of TOML, or of a number of thousands of digits
         raise ConfigError(
             f"{path} is not TOML: {error}", "a UTF-8 TOML file", "compare it with `rlr config`"
         ) from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """TOML in bounded time. Raises `ValueError`."""
+    if DEEP.search(TEXTS.sub("_", text)):
+        raise ValueError("it has a key of too many parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _parse_override(text: str) -> Tables:
@@ -114,6 +141,6 @@ def _parse_override(text: str) -> Tables:
             f"--set {text}", "--set section.key=value", "for example --set training.iterations=100"
         )
     try:
-        return {section: {key: tomllib.loads(f"value = {value}")["value"]}}
-    except tomllib.TOMLDecodeError:
+        return {section: {key: _parse(f"value = {value}")["value"]}}
+    except ValueError:
         return {section: {key: value.strip()}}

@@ -18,12 +18,15 @@ from typing import Any
 from rlr_core.dcot.lines import format_line, parse_line
 from rlr_core.dcot.stages import Boundaries, StagePrompts
 from rlr_core.errors import PromptError
+from rlr_core.storage import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+MOST_BYTES = 4 * 2**20
+"""Of a prompts file."""
 KEYS = ("prompt", "stages", "negative", "at", "noise", "times")
 ADVICE = "write one prompt per line and save the file as UTF-8"
 
@@ -50,7 +53,7 @@ class _BadLine(Exception):
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_text(path, MOST_BYTES)
     except OSError as error:
         raise PromptError(
             f"the prompts file {path} cannot be read ({error.strerror})", "a text file", ADVICE
@@ -64,11 +67,11 @@ def _read(path: Path) -> str:
 def _numbered(text: str) -> Iterator[tuple[int, str]]:
     """Lines end where people's editors end them; other characters that break lines are part of a prompt."""
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
-        if visible(line):
-            yield number, visible(line)
+        if stripped(line):
+            yield number, stripped(line)
 
 
-def visible(text: str) -> str:
+def stripped(text: str) -> str:
     """Without white space and invisible characters at both ends."""
     places = [place for place, letter in enumerate(text) if unicodedata.category(letter) not in INVISIBLE]
     return text[places[0] : places[-1] + 1] if places else ""
@@ -130,9 +133,8 @@ def from_table(table: dict[str, Any]) -> StagePrompts:
 
 def to_table(prompts: StagePrompts) -> dict[str, Any]:
     """The inverse of `from_table`."""
-    table: dict[str, Any] = (
-        {"stages": list(prompts.prompts)} if len(prompts.prompts) > 1 else {"prompt": prompts.prompts[0]}
-    )
+    first, *more = prompts.prompts
+    table: dict[str, Any] = {"stages": list(prompts.prompts)} if more else {"prompt": first}
     if prompts.intent:
         table |= {"stages": list(prompts.prompts), "prompt": prompts.intent}
     if prompts.negatives:

@@ -19,6 +19,8 @@ from rlr_core.errors import PromptError
 
 NAMES = ("coarse", "mid", "fine")
 """Of three stages; more or fewer are called by their numbers."""
+LONGEST = 10_000
+"""Letters of a prompt; text encoders read the first 77 tokens."""
 CLOSE = 1e-9
 """By which a step may miss a boundary that it lies on, in float64."""
 
@@ -95,6 +97,13 @@ class StagePrompts:
     def __post_init__(self) -> None:
         if not self.prompts or any(not prompt.strip() for prompt in self.prompts):
             raise PromptError("a stage without words", "a prompt for every stage", "say what it should draw")
+        longest = max((*self.prompts, *self.negatives, self.intent), key=len)
+        if len(longest) > LONGEST:
+            raise PromptError(
+                f"a prompt of {len(longest)} letters: {longest[:60]} …",
+                f"at most {LONGEST}",
+                "write one per line",
+            )
         if self.negatives and len(self.negatives) != len(self.prompts):
             raise PromptError(
                 f"{len(self.negatives)} negative prompts for {len(self.prompts)} stages",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlr_core.chain import Cost
 from rlr_core.estimators.collective import Collective
+from rlr_core.estimators.length import length
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Part:
     @property
     def norm(self) -> float:
         """Euclidean norm of the gradient. Noise included: its square is |mean|² + standard_error² in expectation."""
-        return float(self.gradient.norm())
+        return length(self.gradient)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Estimate:
     @property
     def norm(self) -> float:
         """Euclidean norm of the gradient."""
-        return float(self.gradient.norm())
+        return length(self.gradient)
 
     @property
     def standard_error(self) -> float:

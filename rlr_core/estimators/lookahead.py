@@ -23,6 +23,7 @@ from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, my_chunks
 from rlr_core.estimators.estimate import Estimate, GradientMean
+from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem
 from rlr_core.estimators.sub_chains import stratified
 
@@ -106,8 +107,3 @@ class Lookahead(Estimator):
         if high == problem.steps - self.length + 1:
             covered[-self.length :] = 1 / (high - low)
         return covered
-
-
-def scaled_to_unit(gradient: Tensor) -> Tensor:
-    """g/|g| (P,); 0 stays 0, and NaN or infinity stays visible."""
-    return gradient / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,8 +1,8 @@
 """Which sub-chains [a..b] the half-order part differentiates, and with which weight.
 
-They are drawn from a range of steps: those before the first-order tail, or of them the ones that a problem is limited to. A policy
-draws sub-chains for every sample of a batch; the expected weight of a step is its coverage. Draws are stratified over the batch: each sample's own distribution is unchanged, while together
-the samples cover the chain evenly.
+They are drawn from a range of steps: those before the first-order tail, or of them the ones that a problem is limited to. A
+policy draws sub-chains for every sample of a batch; the expected weight of a step is its coverage. Draws are stratified over
+the batch: each sample's own distribution is unchanged, while together the samples cover the chain evenly.
 """
 
 from __future__ import annotations

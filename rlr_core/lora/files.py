@@ -11,11 +11,12 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily
-from rlr_core.lora.formats import DOWN, decode, encode, refuse_strange, role_of
+from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, refuse_strange, role_of
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
 from rlr_core.lora.recognition import family_of
+from rlr_core.lora.tensor_file import digest, write_tensors
 from rlr_core.lora.weights import LoraWeights, finite, useless
-from rlr_core.safetensors_header import Header, read_header
+from rlr_core.safetensors_header import TYPES, Header, read_header, shown
 from rlr_core.storage import write_atomically
 
 LARGEST_RANK = 4096
@@ -46,6 +47,7 @@ def read_lora(path: Path) -> LoraFile:
     header = read_header(path)
     refuse_strange(header.tensors, str(path))
     _refuse_oversized(header, path)
+    _refuse_types(header, path)
     kind, weights = decode(_tensors(path), header.metadata, str(path))
     return LoraFile(kind, family_of(weights, header.metadata), weights, header.metadata)
 
@@ -57,6 +59,19 @@ def _refuse_oversized(header: Header, path: Path) -> None:
             raise CheckpointError(
                 f"{path} has a rank of {tensor.shape[0]}",
                 f"a rank of at most {LARGEST_RANK}",
+                "choose another file",
+            )
+
+
+def _refuse_types(header: Header, path: Path) -> None:
+    """What torch cannot read, or nobody can multiply with. An alpha may be a whole number."""
+    for key, tensor in header.tensors.items():
+        role = role_of(key)
+        whole = role is not None and role[1] == ALPHA and tensor.dtype[0] in "IU"
+        if tensor.dtype not in TYPES.values() and not whole:
+            raise CheckpointError(
+                f"{path}: {shown(key, 200)} has numbers of the type {tensor.dtype}",
+                f"one of {', '.join(TYPES.values())}",
                 "choose another file",
             )
 
@@ -98,16 +113,30 @@ def write_lora(
         CheckpointError: the LoRA is not finite, or has no effect.
         StorageError: the disk is full or the folder cannot be written.
     """
-    from safetensors.torch import save
-
-    if dtype:
-        weights = {place: layer.to(dtype) for place, layer in weights.items()}
     refuse_useless(weights, path)
+    if dtype:
+        weights = _rounded(weights, dtype, path)
     state, facts = encode(weights, kind, family)
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
-    facts = {**standard_metadata(weights, path.stem, family), **about_training(metadata), **facts}
-    data = save(state, metadata={**facts, **hashes(save(state))})
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    told = {**standard_metadata(weights, path.stem, family), **about_training(metadata), **facts}
+    write_atomically(path, lambda temporary: _write(temporary, state, {**told, **hashes(digest(state))}))
+
+
+def _write(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    with path.open("wb") as file:
+        write_tensors(file, state, metadata)
+
+
+def _rounded(weights: LoraWeights, dtype: torch.dtype, path: Path) -> LoraWeights:
+    """In another dtype. Raises `CheckpointError` where that cannot hold them."""
+    rounded = {place: layer.to(dtype) for place, layer in weights.items()}
+    name = str(dtype).removeprefix("torch.")
+    if useless(rounded) or not all(map(finite, rounded.values())):
+        raise CheckpointError(
+            f"the LoRA for {path} has weights too {'small' if useless(rounded) else 'large'} for {name}",
+            "a precision that can hold them",
+            "write float32",
+        )
+    return rounded
 
 
 def refuse_useless(weights: LoraWeights, path: Path) -> None:
@@ -117,11 +146,11 @@ def refuse_useless(weights: LoraWeights, path: Path) -> None:
         raise CheckpointError(
             f"the LoRA for {path} holds NaN or infinity in {len(broken)} layers, such as {'.'.join(broken[0])}",
             "finite numbers",
-            "go back to an earlier checkpoint, lower training.learning_rate, or write float32 instead of float16",
+            "go back to an earlier checkpoint, or lower training.learning_rate",
         )
     if useless(weights):
         raise CheckpointError(
             f"the LoRA for {path} is 0 everywhere: it would have no effect",
-            "a trained LoRA",
-            "train for an iteration or more",
+            "a LoRA that was trained",
+            "choose another file",
         )

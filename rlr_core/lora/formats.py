@@ -44,6 +44,10 @@ ROLES = {
 }
 """Role → how a key may end, the usual one first."""
 ADAPTER_METADATA = "lora_adapter_metadata"
+LARGEST_ALPHA = 1e9
+"""A file's alpha is float32, and what it multiplies is, too."""
+MOST_PATTERNS = 5000
+"""Layers that a file's metadata name; no network has as many."""
 OTHER_KINDS = {
     ".hada_w1_a": "a LoHa", ".lokr_w1": "a LoKr", ".lokr_w1_a": "a LoKr", ".oft_blocks": "an OFT", ".on_input": "an IA3",
     ".lora_mid.weight": "a LoRA with a Tucker core", ".diff": "a set of whole weights", ".a1.weight": "a GLoRA",
@@ -171,8 +175,10 @@ def _alpha(part: dict[str, Tensor], place: Place, rank: int, alphas: dict[str, A
         alpha = float(value.reshape(-1)[0]) if value.numel() == 1 else math.nan
     else:
         alpha = _told_alpha(alphas, place, rank)
-    if not math.isfinite(alpha):
-        raise CheckpointError(f"{where} has no usable alpha", "one finite number", "choose another file")
+    if not abs(alpha) <= LARGEST_ALPHA:
+        raise CheckpointError(
+            f"{where} has no usable alpha", f"one number of at most {LARGEST_ALPHA:g}", "choose another file"
+        )
     return alpha
 
 
@@ -183,20 +189,31 @@ def _alphas(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(text)
-        return values if isinstance(values, dict) else {}
     except (ValueError, RecursionError):
         raise CheckpointError(
             f"{source} has damaged metadata: {ADAPTER_METADATA} is no JSON", "JSON", "choose another file"
         ) from None
+    facts = values if isinstance(values, dict) else {}
+    if any(isinstance(value, dict) and len(value) > MOST_PATTERNS for value in facts.values()):
+        raise CheckpointError(
+            f"{source} has damaged metadata: {ADAPTER_METADATA} names too many layers",
+            f"at most {MOST_PATTERNS}",
+            "choose another file",
+        )
+    return facts
 
 
 def _told_alpha(alphas: dict[str, Any], place: Place, rank: int) -> float:
     """peft: `alpha_pattern` names layers by their path or its end; rsLoRA divides by the root of the rank."""
     patterns = alphas.get(f"{place.network}.alpha_pattern")
     patterns = patterns if isinstance(patterns, dict) else {}
-    named = {name: value for name, value in patterns.items() if f".{place.path}".endswith(f".{name}")}
-    value = next(iter(named.values()), alphas.get(f"{place.network}.lora_alpha", rank))
-    alpha = float(value) if isinstance(value, int | float) else math.nan
+    words = place.path.split(".")
+    ends = {".".join(words[k:]) for k in range(len(words))}
+    usual = alphas.get(f"{place.network}.lora_alpha", rank)
+    value = next((value for name, value in patterns.items() if name in ends), usual)
+    alpha = (
+        float(value) if isinstance(value, float) or (type(value) is int and abs(value) < 2**63) else math.nan
+    )
     return alpha * math.sqrt(rank) if alphas.get(f"{place.network}.use_rslora") is True else alpha
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,7 +37,7 @@ def lora_report(path: Path) -> str:
         "norm": _norms(file.weights),
     }
     lines = [f"{name + ':':11}{value}" for name, value in facts.items()]
-    return "\n".join([str(path), *lines, *_metadata(file)])
+    return "\n".join([shown(path, 1000), *lines, *_metadata(file)])
 
 
 def _networks(weights: LoraWeights) -> str:
@@ -71,7 +72,7 @@ def _state(weights: LoraWeights) -> str:
 def _norms(weights: LoraWeights) -> str:
     """Frobenius norms of alpha/rank · up·down, of all layers together and of the largest."""
     norms = {place: _norm(layer) for place, layer in weights.items()}
-    total = sum(norm**2 for norm in norms.values()) ** 0.5
+    total = math.hypot(*norms.values())
     place = max(norms, key=lambda place: norms[place])
     where = place.path if place.network == UNET else ".".join(place)
     return f"{total:.4g} in all; the largest is {norms[place]:.4g}, of {where}"

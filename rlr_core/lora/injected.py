@@ -138,7 +138,7 @@ DO = "use the file with the config that it was made with"
 
 def _check_values(place: Place, values: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
     """A 1 × 1 convolution and a linear layer have the same numbers; else shapes are equal."""
-    if not all(bool(value.isfinite().all()) for value in values):
+    if not all(bool(value.float().isfinite().all()) for value in values):
         raise CheckpointError(
             f"{'.'.join(place)} holds NaN or infinity", "finite numbers", "use an earlier checkpoint"
         )

@@ -5,25 +5,25 @@ Each tensor is computed in float32 and stored as it was before; one at a time is
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import FAMILIES, Place, StableDiffusionFamily
 from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import read_lora, refuse_useless
+from rlr_core.lora.tensor_file import write_stream
 from rlr_core.lora.weights import LayerWeights, LoraWeights
-from rlr_core.safetensors_header import BITS, Header, read_header
-from rlr_core.storage import storing, write_atomically
+from rlr_core.safetensors_header import TYPES, Header, file_order, read_header, shown
+from rlr_core.storage import refuse_overwriting, storing, temporary_beside, write_atomically
 
 OPEN_CLIP_LAYERS = {
     "self_attn.q_proj": ("attn.in_proj_weight", 0),
@@ -47,23 +47,30 @@ Changes = Mapping[str, list[tuple[int | None, LayerWeights]]]
 """Tensor → what is added to it, and to which third of its rows."""
 
 
-def merge(lora: Path, checkpoint: Path, out: Path, strength: float) -> int:
+def merge(lora: Path, checkpoint: Path, out: Path, strength: float, *, force: bool = False) -> int:
     """Write `checkpoint` with `lora` at `strength` to `out`; returns the number of tensors that changed.
 
+    Args:
+        lora: file.
+        checkpoint: file or folder.
+        out: of the same kind.
+        strength: a finite number other than 0.
+        force: whether a file at `out` is replaced, which may be one of the others; a folder never is.
+
     Raises:
-        CheckpointError: something is missing, damaged or does not fit, or `out` exists; nothing is written.
-        StorageError: the disk is full or the folder cannot be written.
+        CheckpointError: something is missing, damaged or does not fit; nothing is written.
+        StorageError: `out` exists, the disk is full, or the folder cannot be written.
     """
     if not math.isfinite(strength) or strength == 0:
         raise CheckpointError(
             f"a strength of {strength:g}", "a number other than 0, such as 0.8", "change it"
         )
-    if out.exists():
-        raise CheckpointError(f"{out} is there already", "a new name", "choose another, or remove it")
+    refuse_overwriting([out], force)
     file = read_lora(lora)
     refuse_useless(file.weights, lora)
     note = f"{lora.stem} at {strength:g}"
-    if checkpoint.is_dir():
+    if os.path.isdir(checkpoint):
+        refuse_overwriting([out], force=False)
         return _merge_folder(file.weights, checkpoint, out, strength, note)
     header = read_header(checkpoint)
     changes = _changes(file.weights, header, _family_of_single_file(header, str(checkpoint)), str(checkpoint))
@@ -75,14 +82,15 @@ def _merge_folder(weights: LoraWeights, folder: Path, out: Path, strength: float
     plans: dict[Path, tuple[Header, Changes]] = {}
     for network in dict.fromkeys(place.network for place in weights):
         plans |= _plan(folder, network, {p: layer for p, layer in weights.items() if p.network == network})
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    _refuse_within(out, folder)
+    temporary = temporary_beside(out)
     changed = {str(file.resolve()) for file in plans}
 
     def skip(where: str, names: list[str]) -> list[str]:
         return [name for name in names if str((Path(where) / name).resolve()) in changed]
 
     try:
-        with storing(out):
+        with storing(out), _whole(folder):
             shutil.copytree(folder, temporary, ignore=skip)
             for file, (header, changes) in plans.items():
                 _copy(file, header, temporary / file.relative_to(folder), changes, strength, note)
@@ -90,6 +98,24 @@ def _merge_folder(weights: LoraWeights, folder: Path, out: Path, strength: float
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return sum(len(changes) for _, changes in plans.values())
+
+
+def _refuse_within(out: Path, folder: Path) -> None:
+    """A folder that is copied into itself has no end."""
+    if folder.resolve() in out.resolve().parents:
+        raise CheckpointError(f"{out} is inside {folder}", "a place outside of it", "choose another")
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Say what of a folder cannot be copied, such as a link to nothing."""
+    try:
+        yield
+    except shutil.Error as error:
+        source, _, reason = error.args[0][0]
+        raise CheckpointError(
+            f"{source} cannot be copied: {reason}", f"files in {folder} that can be read", "remove it"
+        ) from None
 
 
 def _plan(folder: Path, network: str, weights: LoraWeights) -> dict[Path, tuple[Header, Changes]]:
@@ -170,6 +196,12 @@ def _by_tensor(targets: Mapping[Place, Target], weights: LoraWeights, header: He
         layer, shape = weights[place], header.tensors[key].shape
         rows = shape[0] if third is None else shape[0] // 3
         columns, wanted = math.prod(shape[1:]), (layer.up.shape[0], math.prod(layer.down.shape[1:]))
+        if header.tensors[key].dtype not in TYPES.values():
+            raise CheckpointError(
+                f"{key} of {source} has numbers of the type {header.tensors[key].dtype}",
+                f"one of {', '.join(TYPES.values())}",
+                "choose a checkpoint that is not quantised",
+            )
         if (rows, columns) != wanted:
             raise CheckpointError(
                 f"{key} of {source} has the shape {tuple(shape)}",
@@ -181,33 +213,25 @@ def _by_tensor(targets: Mapping[Place, Target], weights: LoraWeights, header: He
 
 
 def _copy(source: Path, header: Header, target: Path, changes: Changes, strength: float, note: str) -> None:
-    """The file, changed; tensors ordered as safetensors does, the widest type first."""
+    """The file, changed. Hashes of the old contents are left out of its metadata."""
+    old = {key: text for key, text in header.metadata.items() if "hash" not in key}
+    metadata = {**old, "rlr.merged": "; ".join(filter(None, (old.get("rlr.merged"), note)))}
+    with target.open("wb") as out:
+        write_stream(out, header.tensors, metadata, _values(source, header, changes, strength))
+
+
+def _values(source: Path, header: Header, changes: Changes, strength: float) -> Iterator[Tensor]:
+    """One after the other, in the order of a file."""
     from safetensors import safe_open
 
-    order = sorted(header.tensors, key=lambda name: (-BITS[header.tensors[name].dtype], name))
-    with safe_open(source, framework="pt") as tensors, target.open("wb") as out:
-        out.write(_header_bytes(header, order, note))
-        for name in order:
+    with safe_open(source, framework="pt") as tensors:
+        for name in file_order(header.tensors):
             value = tensors.get_tensor(name)
-            if name in changes:
-                value = _changed(value, changes[name], strength, f"{source}: {name}")
-            out.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _header_bytes(header: Header, order: list[str], note: str) -> bytes:
-    """Length and JSON. Hashes of the old contents are left out."""
-    old = {key: text for key, text in header.metadata.items() if "hash" not in key}
-    entries: dict[str, Any] = {
-        "__metadata__": {**old, "rlr.merged": "; ".join(filter(None, (old.get("rlr.merged"), note)))}
-    }
-    end = 0
-    for name in order:
-        tensor = header.tensors[name]
-        start, end = end, end + math.prod(tensor.shape) * BITS[tensor.dtype] // 8
-        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+            yield (
+                _changed(value, changes[name], strength, f"{source}: {shown(name)}")
+                if name in changes
+                else value
+            )
 
 
 def _changed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -51,10 +50,8 @@ def _is_spatial(layer: LayerWeights) -> bool:
     return layer.down.dim() == 4 and layer.down.shape[-1] > 1
 
 
-def hashes(data: bytes) -> dict[str, str]:
-    """SHA-256 of what follows the header of a safetensors file, as A1111 and ModelSpec write it."""
-    header = int.from_bytes(data[:8], "little")
-    digest = hashlib.sha256(memoryview(data)[8 + header :]).hexdigest()
+def hashes(digest: str) -> dict[str, str]:
+    """The SHA-256 of what follows the header of a safetensors file, as A1111 and ModelSpec write it."""
     return {"sshs_model_hash": digest, "modelspec.hash_sha256": "0x" + digest}
 
 

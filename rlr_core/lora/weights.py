@@ -72,10 +72,10 @@ LoraWeights = dict[Place, LayerWeights]
 
 def useless(weights: LoraWeights) -> bool:
     """Whether it would have no effect: every `up` is 0."""
-    return not any(layer.up.any() for layer in weights.values())
+    return not any(layer.up.float().any() for layer in weights.values())
 
 
 def finite(layer: LayerWeights) -> bool:
     """Whether all numbers of a layer are."""
     tensors = [tensor for tensor in (layer.down, layer.up, layer.magnitude) if tensor is not None]
-    return math.isfinite(layer.alpha) and all(bool(tensor.isfinite().all()) for tensor in tensors)
+    return math.isfinite(layer.alpha) and all(bool(tensor.float().isfinite().all()) for tensor in tensors)

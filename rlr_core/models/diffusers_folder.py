@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class WeightsFile:
 
 def kind_of(checkpoint: Path) -> str:
     """What `model_index.json` calls the folder, as "StableDiffusionPipeline". Raises `CheckpointError`."""
-    if not (checkpoint / "model_index.json").is_file():
+    if not os.path.isfile(checkpoint / "model_index.json"):
         raise CheckpointError(
             f"{checkpoint} has no model_index.json", EXPECTED, "give the folder that holds that file"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import torch
 
@@ -13,6 +13,7 @@ from rlr_core.models.architecture import Request
 from rlr_core.models.architectures import architecture_of_file, architecture_of_folder
 from rlr_core.models.model import Model
 from rlr_core.models.tensor_files import open_tensors
+from rlr_core.storage import user_path
 
 
 def load_configured(settings: ModelConfig, device: str | torch.device) -> Model:
@@ -53,22 +54,22 @@ def load_model(
         CheckpointError: whatever is missing, damaged or of another kind, naming the file.
         ConfigError: a layer that the text encoder does not have.
     """
-    path = CHECKPOINT if checkpoint == "embedded" else Path(checkpoint).expanduser()
+    path = CHECKPOINT if checkpoint == "embedded" else user_path(checkpoint)
     _require_libraries()
     request = Request(
         name=checkpoint if checkpoint == "embedded" else path.resolve().name,
         device=torch.device(device),
         dtype=dtype,
         prediction=prediction,
-        vae=Path(vae).expanduser() if vae else None,
+        vae=user_path(vae) if vae else None,
         clip_skip=clip_skip,
         allow_pickle=allow_pickle,
     )
     blank = request.device.type == "meta"
-    if path.is_dir():
+    if os.path.isdir(path):
         architecture = architecture_of_folder(path)
         return (architecture.load_blank if blank else architecture.load_folder)(path, request)
-    if path.is_file():
+    if os.path.isfile(path):
         tensors = open_tensors(path, allow_pickle=allow_pickle)
         architecture = architecture_of_file(path, tensors.header)
         return (

@@ -50,7 +50,7 @@ def candidates(folders: Iterable[Path]) -> Iterator[Path]:
     seen: set[str] = set()
     waiting = list(folders)
     for folder in waiting:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise CheckpointError(f"there is no folder at {folder}", "a folder", "check the path")
     while waiting:
         path = waiting.pop()
@@ -58,7 +58,7 @@ def candidates(folders: Iterable[Path]) -> Iterator[Path]:
         if place in seen:
             continue
         seen.add(place)
-        if not path.is_dir() or (path / "model_index.json").is_file():
+        if not os.path.isdir(path) or (path / "model_index.json").is_file():
             yield path
         else:
             waiting += _inside(path)
@@ -68,7 +68,7 @@ def _inside(folder: Path) -> list[Path]:
     """Subfolders, and files with a known ending; nothing of a folder that may not be read."""
     with suppress(PermissionError), os.scandir(folder) as entries:
         paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
-        return [path for path in paths if path.suffix.lower() in ENDINGS or path.is_dir()]
+        return [path for path in paths if path.suffix.lower() in ENDINGS or os.path.isdir(path)]
     return []
 
 
@@ -92,7 +92,7 @@ class _Cache:
 
     def found(self, path: Path) -> Found:
         """What is at `path`, remembered if it has not changed."""
-        if path.is_dir():
+        if os.path.isdir(path):
             return _look(path)
         key, stamp = os.path.abspath(path), _stamp(path)
         with suppress(KeyError, TypeError):

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.safetensors_header import LONGEST, Header, TensorInfo, read_header
+from rlr_core.safetensors_header import LONGEST, TYPES, Header, TensorInfo, read_header
 
 PICKLED = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF")
 """First bytes of what `torch.save` writes, today and long ago; as lengths of a header they would be enormous."""
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-}
 
 
 class TensorFile(Protocol):
@@ -88,7 +80,7 @@ class _PickledFile:
 
 
 def _info(tensor: Tensor) -> TensorInfo:
-    return TensorInfo(DTYPES.get(tensor.dtype, "I64"), tuple(tensor.shape))
+    return TensorInfo(TYPES.get(str(tensor.dtype).removeprefix("torch."), "I64"), tuple(tensor.shape))
 
 
 def _unpickled(path: Path) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -13,6 +13,7 @@ from rlr_core.config import RunConfig
 from rlr_core.errors import PlanError, RLRError
 from rlr_core.planner.ladder import Plan, first_that_fits, gigabytes, next_smaller, planned
 from rlr_core.planner.machine import free_bytes, this_machine
+from rlr_core.storage import user_path
 from rlr_core.trainer.devices import choose_device
 
 SMALL = 20
@@ -59,11 +60,11 @@ def _refuse(plan: Plan, budget: float, kind: str, settings: list[str]) -> None:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """Of the checkpoint's weights on the disk; the embedded one counts as none."""
-    path = Path(config.model.checkpoint).expanduser()
+    path = user_path(config.model.checkpoint)
     if config.model.checkpoint == "embedded":
         return 0
-    files = path.rglob("*.safetensors") if path.is_dir() else [path] if path.is_file() else []
-    return sum(file.stat().st_size for file in files)
+    files = path.glob("*/*.safetensors") if os.path.isdir(path) else [path]
+    return sum(os.path.getsize(file) for file in files if os.path.isfile(file))
 
 
 def smaller(config: RunConfig) -> Plan:

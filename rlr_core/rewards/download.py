@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from rlr_core.errors import RewardError
+from rlr_core.errors import RewardError, visible
 from rlr_core.rewards.published_files import WeightsFile, absent, verify
 from rlr_core.storage import ADVICE, storing
 
@@ -20,7 +20,8 @@ def download(file: WeightsFile, folder: Path, reward: str) -> Path:
         StorageError: the folder cannot be written, or the disk is full.
     """
     target = folder / file.place
-    print(f"Downloading {file.name} ({file.gigabytes}) of '{reward}' to {target.parent} …", file=sys.stderr)
+    told = f"Downloading {file.name} ({file.gigabytes}) of '{reward}' to {target.parent} …"
+    print(visible(told), file=sys.stderr)
     with storing(target):
         try:
             part, digest = _fetch(file, target)

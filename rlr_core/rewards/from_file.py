@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,13 @@ from typing import Any
 
 from rlr_core.errors import RewardError
 from rlr_core.rewards.reward import FunctionReward, place
+from rlr_core.storage import user_path
 
 FORM = '"path/to/file.py:function"'
+PREFIX = "rlr_reward_"
+"""Of the names under which files are run."""
+_FOLDERS: list[str] = []
+"""Those of the files that were run, the latest last."""
 
 
 def from_file(name: str) -> FunctionReward:
@@ -26,8 +32,8 @@ def from_file(name: str) -> FunctionReward:
     file, colon, function = name.rpartition(":")
     if not colon or not file.endswith(".py") or not function:
         raise RewardError(f"the reward '{name}'", FORM, "name the function after a colon")
-    path = Path(file).expanduser()
-    if not path.is_file():
+    path = user_path(file)
+    if not os.path.isfile(path):
         raise RewardError(
             f"there is no file {path} for the reward '{name}'", FORM, "check the path for a typing error"
         )
@@ -37,13 +43,15 @@ def from_file(name: str) -> FunctionReward:
 
 def _run(path: Path) -> ModuleType:
     """The file as a module under a name of its own; it can import its neighbours."""
-    name = f"rlr_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up here
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _forget_neighbours()
+    _FOLDERS[:] = [folder for folder in _FOLDERS if folder != str(path.parent)] + [str(path.parent)]
+    # After all else, and this file's own first among them: functions may import as late as when they are called.
+    sys.path[:] = [entry for entry in sys.path if entry not in _FOLDERS] + _FOLDERS[::-1]
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -54,6 +62,14 @@ def _run(path: Path) -> ModuleType:
             "run it with Python to see the whole error",
         ) from error
     return module
+
+
+def _forget_neighbours() -> None:
+    """What files of rewards imported from their folders: it may be edited since, or another folder's of that name."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and "." not in name and str(Path(file).parent) in _FOLDERS and not name.startswith(PREFIX):
+            del sys.modules[name]
 
 
 def _find(module: ModuleType, name: str, path: Path) -> Any:

@@ -30,4 +30,6 @@ def alike(pictures: Pictures, most: int) -> Iterator[tuple[list[int], Tensor]]:
 
 def stills(pictures: Pictures) -> Pictures:
     """For looking at: pictures as they are; of videos the middle frame, (3, H, W)."""
+    if all(picture.dim() == 3 for picture in pictures):
+        return pictures
     return assembled([p[:, p.shape[1] // 2] if p.dim() == 4 else p for p in pictures])

@@ -17,6 +17,7 @@ from rlr_core.rewards.download import download
 from rlr_core.rewards.networks import Placement
 from rlr_core.rewards.published_files import NO_WEIGHTS, NOWHERE, WeightsFile, absent, find, verify
 from rlr_core.rewards.reward import FunctionReward
+from rlr_core.storage import user_path
 
 Scorer = Callable[[Tensor, list[str]], Tensor]
 """Images (B, 3, H, W) in [0, 1] on the network's device, and B prompts → (B,)."""
@@ -70,7 +71,7 @@ def _found(file: WeightsFile, reward: str, device: torch.device, settings: Rewar
 
 
 def _require(file: WeightsFile, reward: str, settings: RewardConfig) -> Path:
-    folder = Path(settings.folder).expanduser()
+    folder = user_path(settings.folder)
     path = find(file, folder)
     if path is None and settings.download:
         path = download(file, folder, reward)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.errors import RewardError
+from rlr_core.storage import user_path
 
 FOLDERS = "RLR_REWARDS"
 """Environment variable: more folders with weights, separated as in PATH."""
@@ -68,10 +69,10 @@ class WeightsFile:
 def find(file: WeightsFile, folder: Path) -> Path | None:
     """The file in `folder`, in a folder that the environment names, or in the Hugging Face cache."""
     more = [Path(name) for name in os.environ.get(FOLDERS, "").split(os.pathsep) if name]
-    places = [each.expanduser() / file.place for each in (folder, *more)]
+    places = [user_path(each) / file.place for each in (folder, *more)]
     if file.name not in GENERIC:
-        places += [each.expanduser() / file.name for each in (folder, *more)]
-    return next((path for path in places if path.is_file()), None) or _cached(file)
+        places += [user_path(each) / file.name for each in (folder, *more)]
+    return next((path for path in places if os.path.isfile(path)), None) or _cached(file)
 
 
 def _cached(file: WeightsFile) -> Path | None:

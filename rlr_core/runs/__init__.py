@@ -12,10 +12,12 @@
 
 from pathlib import Path
 
-from rlr_core.runs.directory import RunDirectory, RunState, list_runs
+from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.launching import launch, launch_resume
+from rlr_core.runs.listing import list_runs
 from rlr_core.runs.log import Follower, counting
 from rlr_core.runs.runner import request_stop, resume, start
+from rlr_core.runs.state import RunState
 
 
 def follow(folder: Path, after: int = 0, offset: int = 0) -> Follower:

@@ -25,8 +25,8 @@ def main(folder: Path) -> int:
         if not directory.is_launched:
             print(f"{folder} is in other hands", file=sys.stderr)
             return 0
-        follower = log.Follower(directory.events_file)
-        follower.new()
+        end = log.ending(directory.events_file)
+        follower = log.Follower(directory.events_file, end.offset, end.sequence)
         try:
             go_on(directory, lambda event: None, should_stop=told_to_stop.is_set)
         except Exception as error:

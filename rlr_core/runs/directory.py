@@ -4,7 +4,9 @@ config.toml              everything that defines the run
 events.jsonl             what happened, append-only
 start/                   the LoRA file that the run goes on from, if it does
 worker.json, worker.log  who works on it, or was the last to; what a process that was started for it printed
-checkpoints/000010.pt    LoRA, optimizer, estimator, iteration
+run.id                   tells its checkpoints from those of another run
+overview.json            what the log tells, in short, for lists of runs; made again where it is not there
+checkpoints/000010.pt    config, LoRA, optimizer, estimator, iteration
 previews/000010.png      pictures at fixed prompts and seeds
 <name>.safetensors       the LoRA
 before_after.png, reward.png, report.html
@@ -13,52 +15,34 @@ before_after.png, reward.png, report.html
 from __future__ import annotations
 
 import dataclasses
-import io
+import itertools
 import os
-import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.errors import RLRError, RunError
+from rlr_core.file_names import name_problem
 from rlr_core.runs import log
+from rlr_core.runs.checkpoints import Checkpoints
+from rlr_core.runs.overview import Overview
+from rlr_core.runs.state import AT_WORK, RunState, look, word_for
 from rlr_core.runs.worker import Worker
-from rlr_core.storage import storing, write_atomically, write_text
+from rlr_core.storage import TEMPORARY, leftovers, storing, write_atomically, write_text
 
 RUNS = Path("runs")
 """Where runs are that are given no folder."""
-PATIENCE, GLANCE = 1.0, 0.05
-"""Seconds for which a run waits for its folder, and a view before it believes it held: views look by taking the lock."""
-
-
-@dataclass(frozen=True)
-class RunState:
-    """A run as its folder tells it.
-
-    Attributes:
-        state: "starting" (a process is about to take it up), "running", "finished", "stopped", "failed", "interrupted"
-            (killed, power lost), or "damaged".
-        iteration: of `iterations`.
-        first, latest: mean reward of the first and the latest iteration, None before there are any.
-        message: why it failed, what raised the alarm, or what is damaged.
-        worker: who works on it, or was the last to.
-    """
-
-    folder: Path
-    state: str
-    iteration: int
-    iterations: int
-    first: float | None
-    latest: float | None
-    message: str
-    worker: Worker | None = None
+BEGUN = {"run.lock", "worker.json", "worker.log", "stop", "start"}
+"""What a folder has already when a run in it is about to begin, or was killed before its config was written."""
+FOLDERS = ("", "checkpoints", "previews", "start")
+"""Where a run writes."""
+PATIENCE = 1.0
+"""Seconds for which a run waits for its folder: one that was killed a moment ago holds it until its memory is freed."""
 
 
 class RunDirectory:
@@ -68,21 +52,41 @@ class RunDirectory:
         self.folder = Path(folder)
         self.config_file = self.folder / "config.toml"
         self.events_file = self.folder / "events.jsonl"
-        self.checkpoints = self.folder / "checkpoints"
+        self.identity_file = self.folder / "run.id"
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.previews = self.folder / "previews"
         self.stop_file = self.folder / "stop"
         self.worker_file = self.folder / "worker.json"
         self.worker_log = self.folder / "worker.log"
-        self._lock = FileLock(self.folder / "run.lock")
+        self.overview_file = self.folder / "overview.json"
 
     def refuse_if_taken(self) -> None:
-        """A new run wants a folder of its own."""
-        if self.config_file.exists() or self.events_file.exists():
+        """A new run wants a folder of its own: it would overwrite what is called like its files."""
+        names = self._names()
+        if {self.config_file.name, self.events_file.name} & set(names):
             raise RunError(
                 f"the run folder {self.folder} is already in use",
                 "a new or empty folder",
                 f"choose another with --run, or go on with it: rlr resume {self.folder}",
             )
+
+        strange = [name for name in names if name not in BEGUN and not TEMPORARY.fullmatch(name)]
+        if strange:
+            raise RunError(
+                f"the folder {self.folder} has something else in it, such as {strange[0]}",
+                "a new or empty folder",
+                "choose another with --run",
+            )
+
+    def _names(self) -> list[str]:
+        """Of what is in the folder; none where it is not there yet."""
+        if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
+            raise RunError(
+                f"{self.folder} is no folder", "a new or empty folder", "choose another with --run"
+            )
+        with storing(self.folder), suppress(FileNotFoundError):
+            return sorted(os.listdir(self.folder))
+        return []
 
     def refuse_if_finished(self) -> None:
         """Nothing is left to do."""
@@ -110,7 +114,9 @@ class RunDirectory:
     def open(cls, folder: Path) -> RunDirectory:
         """An existing run. Raises `RunError` if the folder holds none."""
         directory = cls(folder)
-        if not directory.config_file.exists():
+        began = any(map(os.path.exists, (directory.events_file, directory.worker_file)))
+        known = os.path.exists(directory.config_file) or directory.checkpoints.exist
+        if not began or not known:  # a config alone may be anybody's
             raise RunError(
                 f"no run in {folder}",
                 "a folder with a config.toml that rlr train made",
@@ -123,7 +129,20 @@ class RunDirectory:
         """The run's config; it goes on from the LoRA file in this folder, which may be a copy of the run's, or moved."""
         config = load(self.config_file)
         kept = self._kept(config.lora.start)
-        return _starting_from(config, kept) if config.lora.start and kept.is_file() else config
+        return _starting_from(config, kept) if config.lora.start and os.path.isfile(kept) else config
+
+    @property
+    def identity(self) -> str:
+        """By which its checkpoints know the run; "" before `identify` made one, and where it was lost."""
+        return (
+            self.identity_file.read_text("utf-8", "replace").strip() if self.identity_file.is_file() else ""
+        )
+
+    def identify(self, identity: str = "") -> str:
+        """Give a run that has no identity `identity`, of one of its checkpoints, or a new one; returns what it has then."""
+        if not self.identity:
+            write_text(self.identity_file, (identity or uuid.uuid4().hex) + "\n")
+        return self.identity
 
     def _kept(self, start: str) -> Path:
         """Where the folder has its copy of `lora.start`."""
@@ -133,39 +152,51 @@ class RunDirectory:
     def held(self, patience: float = PATIENCE) -> Iterator[None]:
         """Hold the folder, so that no two processes write it; the operating system lets go of it when we die.
 
-        Leaves a note of who holds it. Raises `RunError` where another process does for `patience` seconds.
+        Leaves a note of who holds it, by which views tell. Raises `RunError` where another process does for `patience`
+        seconds, `StorageError` where it cannot be written.
         """
-        with storing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "run.lock")
         try:
-            self._lock.acquire(timeout=patience)
+            with storing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=patience)
         except Timeout:
             raise RunError(
                 f"the run folder {self.folder} is already in use by another process",
                 "a run that nobody is working on",
                 f"wait for it, or stop it: rlr stop {self.folder}",
             ) from None
+        me = Worker.of(works=True)
         try:
-            Worker.of().write(self.worker_file)
+            me.write(self.worker_file)
             yield
         finally:
-            self._lock.release()
+            try:
+                self._let_go(me)
+            finally:
+                lock.release()
 
-    @property
-    def is_held(self) -> bool:
-        """Whether a process is working on the run."""
-        if not self.folder.exists():
-            return False
-        try:
-            with FileLock(self.folder / "run.lock", timeout=GLANCE, poll_interval=GLANCE / 5):
-                return False
-        except Timeout:
-            return True
+    def _let_go(self, me: Worker) -> None:
+        """Leave word that nobody works on the run, unless it was handed on, and what its log tells."""
+        with suppress(
+            OSError, RLRError
+        ):  # a full disk: the log says that the run is over, or else our death does
+            if self.worker == me:
+                dataclasses.replace(me, works=False).write(self.worker_file)
+            self.keep_overview()
+
+    def keep_overview(self) -> Overview:
+        """What the log tells, kept for whoever looks next. Raises `RunError` where the log cannot be read."""
+        overview = Overview.read(self.overview_file).follow(self.events_file).of_config(self.config_file)
+        if overview.stamp:  # there is a log
+            overview.save(self.overview_file)
+        return overview
 
     @property
     def is_active(self) -> bool:
         """Whether a process works on the run, or is about to."""
-        return self.is_held or self._word(False, self._last) in ("starting", "running")
+        worker = self.worker  # before the log, as `word_for` wants it
+        return word_for(self, worker, self._last) in AT_WORK
 
     @property
     def is_launched(self) -> bool:
@@ -179,113 +210,36 @@ class RunDirectory:
 
     @property
     def _last(self) -> str:
-        """The type of the last event; "" before there is any."""
-        return _last_type(log.read(self.events_file))
-
-    def save_checkpoint(self, iteration: int, state: dict[str, Any], keep: int) -> None:
-        """Write a checkpoint, whole or not at all, then remove the oldest beyond `keep`."""
-        buffer = io.BytesIO()  # torch.save would tell a full disk by a RuntimeError
-        torch.save(state, buffer)
-        write_atomically(
-            self.checkpoints / f"{iteration:06d}.pt", lambda path: path.write_bytes(buffer.getbuffer())
-        )
-        for old in self._checkpoint_files()[:-keep]:
-            old.unlink()
-
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read; None where there is none."""
-        for path in reversed(self._checkpoint_files()):
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, ValueError) as error:  # damaged by the disk: an older one will do
-                log.EventLog(self.events_file).append("damaged", file=path.name, message=str(error))
-        return None
-
-    def _checkpoint_files(self) -> list[Path]:
-        return sorted(path for path in self.checkpoints.glob("*.pt") if re.fullmatch(r"\d+", path.stem))
+        """The type of the log's last event; "" before there is any."""
+        return log.ending(self.events_file).type
 
     def remove_leftovers(self) -> None:
         """Delete what a killed process left half written, and an old request to stop."""
-        for path in self.folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-        self.stop_file.unlink(missing_ok=True)
+        with storing(self.folder):
+            for name in FOLDERS:
+                for path in leftovers(self.folder / name):
+                    path.unlink(missing_ok=True)
+            self.stop_file.unlink(missing_ok=True)
 
     def state(self) -> RunState:
         """What the folder tells of the run."""
-        held = self.is_held  # first: a run that is over by now has written its last event
-        events = log.read(self.events_file)
-        iterations = [event for event in events if event["type"] == "iteration"]
-        done = max(
-            (event["iteration"] for event in events if event["type"] in ("iteration", "skipped")), default=0
-        )
-        word = self._word(held, _last_type(events))
-        return RunState(
-            folder=self.folder,
-            state=word,
-            iteration=done,
-            iterations=self.config.training.iterations,
-            first=iterations[0]["reward"] if iterations else None,
-            latest=iterations[-1]["reward"] if iterations else None,
-            message=_message(events) or (self._vanished(events) if word == "interrupted" else ""),
-            worker=self.worker,
-        )
+        return look(self)
 
     @property
     def worker(self) -> Worker | None:
         """Who works on the run, or was the last to."""
         return Worker.read(self.worker_file)
 
-    def _word(self, held: bool, last: str) -> str:
-        """The state, where `last` is the type of the last event, read after the lock was looked at."""
-        if held:
-            return "running"
-        if last in ("finished", "stopped", "failed"):
-            return last
-        worker = self.worker
-        if last == "launched" and worker and worker.lives:
-            return "starting"
-        return "running" if self.is_held else "interrupted"  # it may have been taken up in between
-
-    def _vanished(self, events: list[dict[str, Any]]) -> str:
-        """What can be told of a run whose worker left without a word. The lock says that it did: of this computer's alone."""
-        worker = self.worker
-        if worker and not worker.is_here:
-            return f"process {worker.pid} of the computer {worker.host} took it up; only there can be told whether it lives"
-        if _last_type(events) == "launched":
-            return f"the process that was started for it is gone; {self.worker_log} has its output"
-        return ""
-
-
-def _last_type(events: list[dict[str, Any]]) -> str:
-    return events[-1]["type"] if events else ""
-
-
-def _message(events: list[dict[str, Any]]) -> str:
-    """Why the run failed, or else what raised the alarm."""
-    told = [event for event in events if event["type"] == "alarm"] + events[-1:]
-    return next((event["message"] for event in reversed(told) if event["type"] in ("alarm", "failed")), "")
-
 
 def _starting_from(config: RunConfig, start: Path) -> RunConfig:
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, start=str(start)))
 
 
-def list_runs(root: Path) -> list[RunState]:
-    """All runs in the folder `root`, the oldest first."""
-    folders = [path.parent for path in root.glob("*/config.toml")]
-    return [_state_of(folder) for folder in sorted(folders, key=os.path.getmtime)]
-
-
-def _state_of(folder: Path) -> RunState:
-    try:
-        return RunDirectory(folder).state()
-    except RLRError as error:
-        return RunState(folder, "damaged", 0, 0, None, None, str(error))
-
-
 def free_folder(root: Path, name: str) -> Path:
-    """`root/name-001`, or the next number that is free."""
-    number = next(n for n in range(1, 100_000) if not (root / f"{name}-{n:03d}").exists())
+    """`root/name-001`, or the next number that is free. Raises `RunError` for a name that no folder can have."""
+    if problem := name_problem(name):
+        raise RunError(f"a run called '{name}': {problem}", "a plain name", "choose a folder with --run")
+    number = next(n for n in itertools.count(1) if not os.path.lexists(root / f"{name}-{n:03d}"))
     return root / f"{name}-{number:03d}"
 
 
@@ -296,3 +250,15 @@ def reserved_folder(root: Path, name: str) -> Path:
         with storing(folder), suppress(FileExistsError):  # another process was faster: the next one
             folder.mkdir(parents=True)
             return folder
+
+
+@contextmanager
+def reserved(root: Path, name: str) -> Iterator[Path]:
+    """A `reserved_folder` for a run that is about to start; where it does not, nothing is left."""
+    folder = reserved_folder(root, name)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # the run has left something to look at
+            folder.rmdir()
+        raise

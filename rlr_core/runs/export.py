@@ -1,4 +1,4 @@
-"""The finished LoRA: the file, what it says of its training, and the card that A1111 and Forge show."""
+"""The trained LoRA: the file, what it says of its training, and the card that A1111 and Forge show."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from rlr_core import __version__
 from rlr_core.config import RunConfig, to_toml
 from rlr_core.dcot import format_line
 from rlr_core.lora import LoraWeights, write_lora
-from rlr_core.runs.summary import Comparison, Summary
+from rlr_core.runs.overview import Facts
+from rlr_core.runs.summary import Comparison
 from rlr_core.storage import write_text
 from rlr_core.trainer import Setup
 
 MOST_PROMPTS = 200
 
 
-def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summary: Summary) -> None:
-    """Write a LoRA of the run that `setup` is of, as it was after `iteration`, and its card `<stem>.json`.
+def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, achieved: Facts) -> None:
+    """Write a LoRA of the run that `setup` is of, as it was after `iteration`.
 
     Raises `CheckpointError` for a LoRA that is not finite or has no effect; the run's checkpoints stay.
     """
@@ -30,13 +31,17 @@ def export(file: Path, setup: Setup, weights: LoraWeights, iteration: int, summa
         "ss_output_name": file.stem,
         "rlr.iterations": str(iteration),
         **_facts(setup.config, setup.reward.name, setup.held_out.name, list(map(format_line, setup.prompts))),
-        **_achieved(summary),
+        **_achieved(achieved),
     }
     dtype = getattr(torch, output.precision)
     write_lora(file, weights, facts, kind=output.format, family=family, dtype=dtype)
+
+
+def write_card(file: Path, setup: Setup, achieved: Facts) -> None:
+    """Write `<stem>.json` beside the LoRA `file`: what hosts show of it."""
     card = {
-        "description": card_text(setup.reward.name, summary),
-        "sd version": family.card,
+        "description": card_text(setup.reward.name, achieved),
+        "sd version": setup.lora.family.card,
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",
@@ -57,10 +62,10 @@ def _facts(config: RunConfig, reward: str, held_out: str, prompts: list[str]) ->
     }
 
 
-def _achieved(summary: Summary) -> dict[str, str]:
+def _achieved(achieved: Facts) -> dict[str, str]:
     """Mean scores before and after, and half the width of the 95% confidence interval of their difference."""
     facts = {}
-    for name, comparison in (("reward", summary.trained), ("held_out", summary.held_out)):
+    for name, comparison in (("reward", achieved.trained), ("held_out", achieved.held_out)):
         if comparison:
             facts[f"rlr.{name}_before"] = f"{comparison.before:.5g}"
             facts[f"rlr.{name}_after"] = f"{comparison.after:.5g}"
@@ -68,9 +73,9 @@ def _achieved(summary: Summary) -> dict[str, str]:
     return facts
 
 
-def card_text(reward: str, summary: Summary) -> str:
+def card_text(reward: str, achieved: Facts) -> str:
     """For people who see the file in a host."""
-    gained = _told("held-out score", summary.held_out) + _told("reward", summary.trained)
+    gained = _told("held-out score", achieved.held_out) + _told("reward", achieved.trained)
     return f"Trained towards the reward '{reward}'{gained}."
 
 

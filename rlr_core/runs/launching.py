@@ -14,6 +14,7 @@ from rlr_core.errors import RunError
 from rlr_core.runs import log
 from rlr_core.runs.detached import spawn
 from rlr_core.runs.directory import RUNS, RunDirectory, reserved_folder
+from rlr_core.runs.resuming import restore_config, resumption
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.worker import Worker
 from rlr_core.safetensors_header import read_header
@@ -42,10 +43,15 @@ def launch(config: RunConfig, folder: Path | None = None, name: str = "") -> Pat
 
 
 def launch_resume(folder: Path) -> None:
-    """Go on with a run, as `resume` would, and return at once. Raises `RunError` for one that is finished or in use."""
+    """Go on with a run, as `resume` would, and return at once. Raises `RunError` for one that is finished or in use.
+
+    So it does for settings that a run cannot go on with, and where no checkpoint is whole.
+    """
     directory = RunDirectory.open(folder)
     with directory.held():
         directory.refuse_if_finished()
+        restore_config(directory)
+        resumption(directory)
         directory.remove_leftovers()
         _launch(directory)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from rlr_core.errors import RLRError
 from rlr_core.rewards import Pictures
 from rlr_core.storage import write_atomically
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are read, as Pillow calls them; for some others it would run programs."""
+MOST_PIXELS, MOST_BYTES = 2**25, 2**28
+"""Of a picture that is read: 7680 × 4320 is within them. A few bytes may claim to be any number of pixels."""
 MARGIN, LINES, PAPER, INK = 8, 4, "#ffffff", "#333333"
 
 
@@ -27,14 +33,30 @@ def to_picture(image: Tensor, side: int) -> Image.Image:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture file as (3, H, W), range [0, 1]. Raises `RLRError` naming the file."""
+    """A picture file as (3, H, W), range [0, 1]. Raises `RLRError` naming the file, before much memory is used."""
+    if not os.path.isfile(path):
+        raise RLRError(f"{path} cannot be read (it is no file)", "a picture file", "check the path")
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except OSError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read(path)
+    except Exception as error:  # broken files make the decoders stumble in any way
+        reason = str(error) or type(error).__name__
         raise RLRError(
-            f"{path} cannot be read ({error})", "a picture file", "check the path for a typing error"
+            f"{path} cannot be read ({reason})",
+            f"a picture file: {', '.join(FORMATS)}",
+            "choose another file",
         ) from None
+
+
+def _read(path: Path) -> Tensor:
+    if os.path.getsize(path) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    with Image.open(path, formats=FORMATS) as picture:
+        width, height = picture.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"it has {width} × {height} pixels, and more than {MOST_PIXELS} are not read")
+        pixels = np.asarray(picture.convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 

@@ -12,20 +12,22 @@ from typing import Any
 from rlr_core.config import RewardConfig, to_toml
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.scoreboard import alarm_banner, scoreboard
-from rlr_core.runs.summary import Comparison, Summary, short
+from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import write_atomically, write_text
 
 PAGE = Path(__file__).with_name("report.template.html")
 
 
-def write_report(directory: RunDirectory) -> Path:
-    """Write `reward.png` and `report.html` from what is in the folder; returns the latter."""
-    summary = Summary.read(directory.events_file)
-    curve = reward_curve(summary)
+def write_curve(directory: RunDirectory) -> None:
+    """Write `reward.png` from the log."""
+    curve = reward_curve(Summary.read(directory.events_file))
     write_atomically(directory.folder / "reward.png", lambda path: path.write_bytes(curve))
-    report = directory.folder / "report.html"
-    write_text(report, _page(directory, summary, curve))
-    return report
+
+
+def write_report(directory: RunDirectory) -> None:
+    """Write `report.html` from what is in the folder; a picture that is not there is left out."""
+    page = _page(directory, Summary.read(directory.events_file))
+    write_text(directory.folder / "report.html", page)
 
 
 def reward_curve(summary: Summary) -> bytes:
@@ -34,7 +36,7 @@ def reward_curve(summary: Summary) -> bytes:
 
     figure = Figure(figsize=(8, 3.4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
-    iterations = summary.of("iteration")
+    iterations = [event for event in summary.of("iteration") if event["reward"] is not None]
     x = [event["iteration"] for event in iterations]
     smooth = _smoothed([event["reward"] for event in iterations])
     band = [
@@ -74,16 +76,17 @@ def _smoothed_errors(errors: list[float], decay: float = 0.8) -> list[float]:
     return out
 
 
-def _page(directory: RunDirectory, summary: Summary, curve: bytes) -> str:
+def _page(directory: RunDirectory, summary: Summary) -> str:
     config = directory.config
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.output.name),
-        headline=_headline(summary.held_out),
+        headline=_headline(summary),
         facts=_facts(directory, summary),
         grid=_figure(directory.folder / "before_after.png", "The same prompts and seeds, before and after."),
         alarm=alarm_banner(summary.of("alarm"), config),
+        warnings=_warnings(summary.of("warning")),
         scoreboard=_scoreboard(directory, summary),
-        curve=_image(curve, "reward curve"),
+        curve=_image(directory.folder / "reward.png", "reward curve"),
         curve_note=_curve_note(summary.of("iteration")),
         previews=_previews(directory, summary),
         parts=_parts(summary.of("iteration")),
@@ -91,14 +94,24 @@ def _page(directory: RunDirectory, summary: Summary, curve: bytes) -> str:
     )
 
 
-def _headline(held_out: Comparison | None) -> str:
+def _headline(summary: Summary) -> str:
+    held_out = summary.held_out
+    if held_out is None and summary.of("evaluation"):
+        return "<p>No pair of pictures has a finite held-out score before and after.</p>"
     if held_out is None:
         return "<p>This run has no evaluation before and after.</p>"
     return (
         f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> <span>{held_out.verdict}</span></p>'
         f"<p>Held-out score, never trained on: {held_out.difference:+.3f} ± {held_out.half_width:.3f} "
-        f"(95% confidence, {held_out.pairs} pairs of prompt and seed never trained on).</p>"
+        f"(95% confidence, {held_out.counted}, of prompts and seeds never trained on).</p>"
     )
+
+
+def _warnings(events: list[dict[str, Any]]) -> str:
+    if not events:
+        return ""
+    told = "".join(f"<li>{html.escape(event['message'])}</li>" for event in events)
+    return f'<section class="warnings"><h2>Warnings</h2><ul>{told}</ul></section>'
 
 
 def _facts(directory: RunDirectory, summary: Summary) -> str:
@@ -161,8 +174,8 @@ def _curve_note(iterations: list[dict[str, Any]]) -> str:
 def _previews(directory: RunDirectory, summary: Summary) -> str:
     rows = []
     for event in summary.of("preview"):
-        scores = event["scores"]
-        caption = f"Iteration {event['iteration']}: held-out score {sum(scores) / len(scores):.3f}"
+        score = _mean_or_dash(event["scores"], ".3f")
+        caption = f"Iteration {event['iteration']}: held-out score {score}"
         rows.append(_figure(directory.folder / event["file"], caption))
     return "".join(rows)
 
@@ -181,19 +194,20 @@ def _parts(iterations: list[dict[str, Any]]) -> str:
     return "".join(rows)
 
 
-def _mean_or_dash(values: list[float | None]) -> str:
-    """A single chunk tells no standard error."""
+def _mean_or_dash(values: list[float | None], form: str = ".3g") -> str:
+    """Of the known ones: a single chunk tells no standard error, and NaN is no score."""
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3g}" if known else "–"
+    return format(sum(known) / len(known), form) if known else "–"
 
 
 def _figure(path: Path, caption: str) -> str:
-    if not path.exists():
+    picture, text = _image(path, caption), html.escape(caption)
+    return f'<figure class="pictures">{picture}<figcaption>{text}</figcaption></figure>' if picture else ""
+
+
+def _image(png: Path, alternative: str) -> str:
+    """ "" where the file is not there."""
+    if not png.is_file():
         return ""
-    picture, text = _image(path.read_bytes(), caption), html.escape(caption)
-    return f'<figure class="pictures">{picture}<figcaption>{text}</figcaption></figure>'
-
-
-def _image(png: bytes, alternative: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
+    data = base64.b64encode(png.read_bytes()).decode("ascii")
     return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{data}">'

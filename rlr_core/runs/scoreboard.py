@@ -21,7 +21,7 @@ TITLES = {
 WHAT_IT_DID = {
     "warn": "Training went on.",
     "stop": "The run was stopped there; rlr resume goes on with it.",
-    "rollback": "Training ended there, and the LoRA is the best one, of iteration {best}.",
+    "rollback": "Training ended there, and the LoRA is {lora}.",
 }
 
 
@@ -67,10 +67,15 @@ def alarm_banner(alarms: Sequence[dict[str, Any]], config: RunConfig) -> str:
     if not alarms:
         return ""
     alarm = alarms[0]
-    did = WHAT_IT_DID[config.alarm.action].format(best=alarm["best"])
+    best = (
+        f"that of iteration {alarm['best']}" if alarm["best"] >= 0 else "unknown: no check had finite scores"
+    )
+    did = WHAT_IT_DID[config.alarm.action].format(
+        lora="the best one" if alarm["best"] >= 0 else "the last one"
+    )
     return (
         '<section class="alarm"><h2>Alarm</h2>'
         f"<p>At iteration {alarm['iteration']} {html.escape(alarm['message'])}.</p>"
-        f"<p>{did} The best LoRA by held-out score is that of iteration {alarm['best']}. What helps: fewer iterations, "
+        f"<p>{did} The best LoRA by held-out score is {best}. What helps: fewer iterations, "
         "a lower training.learning_rate, or a mix with a reward that the fallen one agrees with.</p></section>"
     )

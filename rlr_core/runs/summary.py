@@ -20,17 +20,24 @@ class Comparison:
         before, after: means.
         half_width: half of the 95% confidence interval of the mean difference, pair by pair (normal approximation).
         pairs: how many.
+        unscored: pairs that are left out, since one of their scores was NaN or infinite.
     """
 
     before: float
     after: float
     half_width: float
     pairs: int
+    unscored: int = 0
 
     @property
     def difference(self) -> float:
         """after − before."""
         return self.after - self.before
+
+    @property
+    def band(self) -> float:
+        """`half_width`, or 0 where a single pair tells none."""
+        return 0.0 if math.isnan(self.half_width) else self.half_width
 
     @property
     def verdict(self) -> str:
@@ -40,16 +47,29 @@ class Comparison:
         return "did not clearly change"
 
     @classmethod
-    def of(cls, before: Sequence[float], after: Sequence[float]) -> Comparison:
-        """Compare equally long lists of scores."""
-        differences = [b - a for a, b in zip(before, after, strict=True)]
-        error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
-        return cls(fmean(before), fmean(after), 1.96 * error, len(differences))
+    def of(cls, before: Sequence[float | None], after: Sequence[float | None]) -> Comparison | None:
+        """Compare equally long lists of scores, in which None is one that was not finite; None where no pair is left."""
+        pairs = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+        if not pairs:
+            return None
+        differences = [b - a for a, b in pairs]
+        error = stdev(differences) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+        mean_before, mean_after = (fmean(scores) for scores in zip(*pairs, strict=True))
+        return cls(mean_before, mean_after, 1.96 * error, len(pairs), len(before) - len(pairs))
+
+    @property
+    def counted(self) -> str:
+        """How many pairs, in words."""
+        return f"{self.pairs} pairs" + (f", {self.unscored} more without a score" if self.unscored else "")
+
+    @property
+    def change(self) -> str:
+        """The difference with its uncertainty, as "+0.597 ± 0.109"."""
+        sign = "+" if self.difference >= 0 else "−"
+        return f"{sign}{abs(self.difference):.3f} ± {self.half_width:.3f}"
 
     def __str__(self) -> str:
-        sign = "+" if self.difference >= 0 else "−"
-        change = f"{sign}{abs(self.difference):.3f} ± {self.half_width:.3f}"
-        return f"{self.before:.3f} → {self.after:.3f}  ({change}, 95% confidence, {self.pairs} pairs)"
+        return f"{self.before:.3f} → {self.after:.3f}  ({self.change}, 95% confidence, {self.counted})"
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,8 @@ class Series:
     Attributes:
         group: "trained", "part", "held-out", "watched" or "statistic".
         comparison: of all evaluated pairs.
-        points: (iteration, mean, half of the 95% interval of its difference to the start) of the pairs that every check has.
+        points: (iteration, mean, half of the 95% interval of its difference to the start) of the pairs that every check has;
+            none of a check at which no pair has a score.
     """
 
     group: str
@@ -99,6 +120,12 @@ class Summary:
         return [event for event in self.events if event["type"] == kind]
 
 
+def compared(before: Sequence[Any], after: Sequence[Any]) -> Comparison | None:
+    """Scores as the log has them; None where they are not of the same pairs, or where one is missing."""
+    known = all(isinstance(score, (int, float)) for score in (*before, *after))
+    return Comparison.of(before, after) if before and len(before) == len(after) and known else None
+
+
 GROUPS = {"parts": "part", "watched": "watched", "statistics": "statistic"}
 
 
@@ -108,25 +135,25 @@ def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
     found = []
     for group, name in tables[0]:
         scores = [table[group, name] for table in tables]
-        if all(value is not None for values in scores for value in values):
+        compared = Comparison.of(scores[0], scores[-1])
+        if compared:
             points = _points([event["iteration"] for event in evaluations[:-1]], scores[:-1])
-            found.append(Series(group, name, Comparison.of(scores[0], scores[-1]), points))
+            found.append(Series(group, name, compared, points))
     return found
 
 
-def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float]]:
+def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float | None]]:
     scores = {("trained", ""): event["rewards"], ("held-out", ""): event["scores"]}
     for table, group in GROUPS.items():
         scores |= {(group, name): values for name, values in event[table].items()}
     return scores
 
 
-def _points(iterations: list[int], scores: list[list[float]]) -> list[tuple[float, float, float]]:
+def _points(iterations: list[int], scores: list[list[float | None]]) -> list[tuple[float, float, float]]:
     count = min(map(len, scores))
     start = scores[0][:count]
     compared = [Comparison.of(start, values[:count]) for values in scores]
-    widths = [0.0 if math.isnan(each.half_width) else each.half_width for each in compared]
-    return [(x, each.after, width) for x, each, width in zip(iterations, compared, widths, strict=True)]
+    return [(x, each.after, each.band) for x, each in zip(iterations, compared, strict=True) if each]
 
 
 def short(reward: str) -> str:

@@ -3,6 +3,7 @@
 from rlr_core.trainer.events import (
     AlarmRaised,
     CheckpointDue,
+    Edited,
     Evaluation,
     Event,
     Iteration,
@@ -11,6 +12,7 @@ from rlr_core.trainer.events import (
     Preview,
     Replanned,
     Skipped,
+    Warned,
 )
 from rlr_core.trainer.materials import Materials, Rewards
 from rlr_core.trainer.sampling import Painter, painter, score
@@ -18,6 +20,6 @@ from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
 
 __all__ = [
-    "AlarmRaised", "CheckpointDue", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Painting",
-    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "painter", "prepare", "score",
+    "AlarmRaised", "CheckpointDue", "Edited", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter", "Painting",
+    "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Warned", "painter", "prepare", "score",
 ]  # fmt: skip

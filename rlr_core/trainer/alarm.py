@@ -3,7 +3,8 @@
 At every check the same (prompt, seed) pairs are painted and scored. A series (the held-out score, every watched reward, the
 diversity) has fallen where its mean difference to any earlier check, pair by pair, is below 0 in a one-sided Student's t-test
 at level false_alarms / number of tests of the whole run. By the union bound a run in which nothing falls raises the alarm with
-at most the probability false_alarms, whichever check it is compared with: the start, the best so far or any other.
+at most the probability false_alarms, whichever check it is compared with: the start, the best so far or any other. A pair that
+has no finite score at either check is left out of their comparison.
 
 A reward is hacked where, besides, the trained reward is above that of the start (at 5%) and has not fallen since that check.
 Training has collapsed where the trained reward has fallen below that of the start; the two exclude each other.
@@ -96,8 +97,9 @@ class Alarm:
             for chance, suspect in zip(probabilities(past - now), suspects, strict=True)
         ]
         check = chances.index(min(chances))
-        before = past[check]
-        half_width = 1.96 * float((now - before).std()) / math.sqrt(len(now))
+        both = (now - past[check]).isfinite()
+        before, now = past[check][both], now[both]
+        half_width = 1.96 * float((now - before).std()) / math.sqrt(len(now)) if len(now) > 1 else math.nan
         return Fall(series, check, float(before.mean()), float(now.mean()), half_width, chances[check])
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,9 +114,17 @@ class Alarm:
 def probabilities(differences: Tensor) -> list[float]:
     """One-sided p-value of the mean of each row of `differences` (k, n) being above 0; 1 where that cannot be told.
 
-    Student's t-test, but never below 2^-n, the probability that n differences of random sign are all positive: so few pairs
-    show nothing, however alike they are.
+    Student's t-test of the finite ones, but never below 2^-n, the probability that n differences of random sign are all
+    positive: so few pairs show nothing, however alike they are.
     """
+    finite = differences.isfinite()
+    if finite.all():
+        return _probabilities(differences)
+    rows = (row[mine][None] for row, mine in zip(differences, finite, strict=True))
+    return [chance for row in rows for chance in _probabilities(row)]
+
+
+def _probabilities(differences: Tensor) -> list[float]:
     n = differences.shape[1]
     if n < 2:
         return [1.0] * len(differences)

@@ -181,6 +181,35 @@ class Replanned:
     settings: list[str]
 
 
+@dataclass(frozen=True)
+class Edited:
+    """A run that was resumed goes on with settings that were changed in its config.
+
+    Attributes:
+        settings: each with both values.
+    """
+
+    iteration: int
+    settings: list[str]
+
+
+@dataclass(frozen=True)
+class Warned:
+    """What the user should know, and what to do about it; the run goes on."""
+
+    message: str
+
+
 Event = (
-    Iteration | Skipped | Painting | Preview | Evaluation | NewBest | AlarmRaised | CheckpointDue | Replanned
+    Iteration
+    | Skipped
+    | Painting
+    | Preview
+    | Evaluation
+    | NewBest
+    | AlarmRaised
+    | CheckpointDue
+    | Replanned
+    | Edited
+    | Warned
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -17,11 +16,12 @@ from rlr_core.dcot.host_syntax import without_weights
 from rlr_core.dcot.wildcards import expanded
 from rlr_core.embedded import world
 from rlr_core.errors import PromptError
+from rlr_core.storage import user_path
 
 
 def read_prompts(path: str) -> list[str]:
     """The prompts of a file, as lines; see `rlr_core.dcot.files`. Raises `PromptError` naming the file and the line."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     lines = read_lines(file)
     parsed(lines, str(file))
     return [line for _, line in lines]
@@ -39,7 +39,7 @@ def self_contained_prompts(config: PromptConfig) -> PromptConfig:
 
 
 def _expanded(lines: Sequence[str], config: PromptConfig, count: int) -> list[str]:
-    folder = Path(config.wildcards).expanduser() if config.wildcards else None
+    folder = user_path(config.wildcards) if config.wildcards else None
     return [
         text
         for number, line in enumerate(lines)

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from rlr_core.models import (
     saving_memory,
 )
 from rlr_core.rewards import Reward
+from rlr_core.storage import user_path
 from rlr_core.trainer.checks import check_format, check_settings
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
@@ -128,6 +128,8 @@ def prepare(
     estimator = build(config.estimator, config.sampling.steps)
     for name in ignored_settings(config.estimator):
         warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
+    if config.training.learning_rate == 0:
+        warnings.warn("training.learning_rate is 0: nothing will be learned", stacklevel=2)
     with ExitStack() as stack:
         objects = _objects(config, materials or Materials(), device, stack)
         model, lora = objects.model, objects.lora
@@ -193,7 +195,7 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
         lora = inject(model, settings, config.training.seed)
         stack.callback(lora.eject)
         return lora
-    lora = load_lora(Path(settings.start).expanduser(), model)
+    lora = load_lora(user_path(settings.start), model)
     stack.callback(lora.eject)
     networks = " and ".join(lora.networks)
     warnings.warn(
@@ -216,8 +218,8 @@ def _tell_limits(config: RunConfig, problem: Problem) -> None:
     if problem.window:
         first, last = problem.window.start + 1, problem.window.stop
         warnings.warn(
-            f"sub-chains come from steps {first} to {last} of {problem.steps} ({', '.join(config.estimator.stages)}): this is no"
-            " longer the gradient of the whole chain, and what other steps could learn is left out on purpose",
+            f"sub-chains come from steps {first} to {last} of {problem.steps} ({', '.join(config.estimator.stages)}): this is"
+            " no longer the gradient of the whole chain, and what other steps could learn is left out on purpose",
             stacklevel=3,
         )
 

@@ -19,15 +19,20 @@ from torch import Tensor
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import RunError
 from rlr_core.estimators import Batch, Estimate, Problem
+from rlr_core.estimators.length import length, scaled_to_unit
 from rlr_core.trainer.averaging import Average
-from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped
+from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped, Warned
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
+from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
 from rlr_core.trainer.prompts import deal
 from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.watch import Watch
 from rlr_core.trainer.weighing import Weighing
+
+LONGEST = 1e18
+"""Of a gradient whose components float32 can square."""
 
 
 class Trainer:
@@ -56,7 +61,12 @@ class Trainer:
         self.weighing = Weighing(by_signal=training.weighing == "signal")
 
     def run(self) -> Iterator[Event]:
-        """Train to the end, from the start or from a loaded state; what is due follows from the state alone."""
+        """Train to the end, then measure what came out."""
+        yield from self.train()
+        yield from self.evaluate()
+
+    def train(self) -> Iterator[Event]:
+        """To the end, from the start or from a loaded state; what is due follows from the state alone."""
         output = self.setup.config.output
         yield from calibrate(self.setup, self.iteration)
         if self.checked < 0:
@@ -73,9 +83,12 @@ class Trainer:
                 yield CheckpointDue(self.iteration)
             if self.finished:
                 break
-            yield self.iterate()
-        if output.evaluation:
-            iteration, count = self.exported_iteration, output.evaluation
+            yield from self._iterated()
+
+    def evaluate(self) -> Iterator[Event]:
+        """Paint and score the held-out pairs with what comes out of the training that is over."""
+        iteration, count = self.exported_iteration, self.setup.config.output.evaluation
+        if count:
             evaluated = yield from evaluation(self.setup, "after", iteration, count, self.exported)
             self.whole = False
             yield evaluated
@@ -83,7 +96,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether training is over."""
-        return self.iteration == self.setup.config.training.iterations or self.rolled_back
+        return self.iteration >= self.setup.config.training.iterations or self.rolled_back
 
     @property
     def rolled_back(self) -> bool:
@@ -128,6 +141,15 @@ class Trainer:
         """At the first and the last iteration, and at every `every`-th one."""
         return self.iteration == 0 or self.finished or (every > 0 and self.iteration % every == 0)
 
+    def _iterated(self) -> Iterator[Event]:
+        """An iteration, and before it what has to be known of it."""
+        taken = self.iterate()
+        if warning := misgiving(self.setup.config, taken):
+            self.whole = False
+            yield Warned(warning)
+            self.whole = True
+        yield taken
+
     def iterate(self) -> Iteration | Skipped:
         """One iteration: an optimizer step, or a skip that leaves everything as it was."""
         for _ in calibrate(self.setup, self.iteration):
@@ -166,6 +188,9 @@ class Trainer:
         weights = self.weighing(estimate.parts)
         weighed = [weights[name] * part.gradient for name, part in estimate.parts.items()]
         gradient = torch.stack(weighed).sum(0)
+        if self._is_beyond_adam(gradient):
+            reason = f"Adam cannot square a gradient of {length(gradient):.1g}: set training.max_grad_norm"
+            return self._skip(reason, evaluations, began)
         if not self._step(gradient):
             reason = "the step would have made a weight of the LoRA NaN or infinite"
             return self._skip(reason, evaluations, began)
@@ -176,7 +201,7 @@ class Trainer:
             reward=float(rewards.mean()),
             reward_error=float(rewards.std() / math.sqrt(n)) if n > 1 else math.nan,
             parts={k: PartReport(p.norm, p.standard_error, weights[k]) for k, p in estimate.parts.items()},
-            gradient_norm=float(gradient.norm()),
+            gradient_norm=length(gradient),
             evaluations=evaluations,
             seconds=time.perf_counter() - began,
             measured_on=f"{'predicted' if self.setup.estimator.scores_predictions else 'finished'} pictures",
@@ -219,9 +244,15 @@ class Trainer:
         done = (self.iteration - 1) / training.iterations
         return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
+    def _is_beyond_adam(self, gradient: Tensor) -> bool:
+        """Whether float32 cannot hold its squares, which would make the step 0."""
+        return not self.setup.config.training.max_grad_norm and length(gradient) > LONGEST
+
     def _step(self, gradient: Tensor) -> bool:
         """Ascend. False if a weight would not be finite: the LoRA is as before, and Adam starts anew."""
         parameters, limit = self.setup.lora.parameters, self.setup.config.training.max_grad_norm
+        if limit and length(gradient) > LONGEST:
+            gradient = scaled_to_unit(gradient) * limit  # whose norm float32 does not hold is clipped to 0
         before = [p.detach().clone() for p in parameters]
         for p, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
             p.grad = -part.view_as(p)

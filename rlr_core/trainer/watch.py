@@ -55,7 +55,7 @@ class Watch:
         self, iteration: int, scores: dict[str, Tensor], lora: Callable[[], LoraWeights]
     ) -> NewBest | None:
         score = float(scores[HELD_OUT].mean())
-        if self._is_as_at_the_start(scores) or not score > self.best_score:
+        if self._is_as_at_the_start(scores) or not self.best_score < score < math.inf:  # NaN is no score
             return None
         self.best, self.best_score, self.best_lora = iteration, score, lora()
         return NewBest(iteration, score, self.best_lora)
@@ -71,7 +71,7 @@ class Watch:
         if self.raised or not falls:
             return None
         self.raised = True
-        start, now = (float(check[TRAINED].mean()) for check in self._alarm.history[:: len(self.checks) - 1])
+        start, now = (_mean(check[TRAINED]) for check in self._alarm.history[:: len(self.checks) - 1])
         return AlarmRaised(iteration, self.checks[falls[0].check], falls, (start, now), self.best)
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,3 +92,8 @@ class Watch:
             setattr(self, name, state[name])
         self.best_lora = {Place(*place): LayerWeights(**layer) for place, layer in state["best_lora"].items()}
         self._alarm.load_state_dict(state["alarm"])
+
+
+def _mean(scores: Tensor) -> float:
+    """Of those that are finite."""
+    return float(scores[scores.isfinite()].mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _family(path: Path, request: Request) -> tuple[StableDiffusionFamily, Path, 
     for family in FAMILIES.values():
         if path == family.configs:
             return family, path, False
-    if path.is_file():
+    if os.path.isfile(path):
         family = family_of_file(path, open_tensors(path, allow_pickle=request.allow_pickle).header)
         return family, family.configs, False
     return family_of_folder(path), path, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ def load_vae(
     path: Path, family: StableDiffusionFamily, dtype: torch.dtype, *, allow_pickle: bool = False
 ) -> Any:
     """A frozen `AutoencoderKL` for a family's latents. Raises `CheckpointError`."""
-    if path.is_dir():
+    if os.path.isdir(path):
         folder = path / "vae" if (path / "vae").is_dir() else path
         return _of_folder(folder, family, dtype, allow_pickle)
-    if path.is_file():
+    if os.path.isfile(path):
         return _of_file(path, family, dtype, allow_pickle)
     raise CheckpointError(f"there is no VAE at {path}", EXPECTED, "check model.vae for a typing error")
 

@@ -1,0 +1,69 @@
+"""What of a run is only looked at: strips of pictures, the grid, the curve and the report. The result never waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from rlr_core.rewards import Pictures
+from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.pictures import before_after, save_png, strip, to_picture
+from rlr_core.runs.report import write_curve, write_report
+from rlr_core.trainer import Evaluation, Preview
+
+SHOWN = 8
+"""Pictures of the evaluation that the before/after grid shows."""
+
+Softly = Callable[[str, Callable[[], object]], None]
+"""Carries out what may fail, and tells of it by the name that it gets."""
+
+
+class Gallery:
+    """Draws for one run.
+
+    Args:
+        directory: of the run.
+        lora: its file, beside which hosts look for a picture.
+    """
+
+    def __init__(self, directory: RunDirectory, lora: Path, softly: Softly):
+        self._directory, self._lora, self._softly = directory, lora, softly
+
+    def preview(self, event: Preview) -> str:
+        """Draw a preview; returns its file, as seen from the run's folder."""
+        file = self._directory.previews / f"{event.iteration:06d}.png"
+        self._softly(f"previews/{file.name}", lambda: save_png(strip(event.images), file))
+        self._show_beside_the_lora(event.images)
+        return f"previews/{file.name}"
+
+    def evaluation(self, event: Evaluation) -> None:
+        """Draw the pictures before and after training, and then both."""
+        if event.when == "during":
+            return
+        name, shown = f"{event.when}.png", event.images[:SHOWN]
+        self._softly(name, lambda: save_png(strip(shown), self._directory.folder / name))
+        if event.when == "after":
+            self._show_beside_the_lora(
+                event.images
+            )  # of the LoRA that is exported, which may be an earlier one
+            self._softly("before_after.png", lambda: self._compare(event.prompts[:SHOWN]))
+
+    def finish(self) -> None:
+        """Draw what is drawn at the end, from what is in the folder."""
+        self._softly("reward.png", lambda: write_curve(self._directory))
+        self._softly("report.html", lambda: write_report(self._directory))
+
+    def _show_beside_the_lora(self, images: Pictures) -> None:
+        """Write the picture that hosts show for the LoRA: the first one."""
+        file = self._lora.with_suffix(".preview.png")
+        self._softly(file.name, lambda: save_png(to_picture(images[0], 512), file))
+
+    def _compare(self, prompts: Sequence[str]) -> None:
+        before, after = (self._strip(name) for name in ("before", "after"))
+        save_png(before_after(before, after, prompts), self._directory.folder / "before_after.png")
+
+    def _strip(self, name: str) -> Image.Image:
+        with Image.open(self._directory.folder / f"{name}.png") as picture:
+            return picture.convert("RGB")

@@ -1,0 +1,63 @@
+"""Training that cannot lead anywhere: better told after its first iterations than at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlr_core.config import RunConfig
+from rlr_core.trainer.events import Iteration, Skipped
+
+EARLY = 3
+"""The iteration that is looked at."""
+FAINT = 1e-12
+"""Of a gradient's norm: Adam's ε is 1e-8, and what is far below it moves nothing."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an iteration teaches nothing.
+
+    Attributes:
+        what: happened.
+        do: about it.
+    """
+
+    what: str
+    do: str
+
+
+def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> Fault | None:
+    """What is wrong with an iteration; None where nothing is.
+
+    Args:
+        config: of its run.
+        reward: mean of its pictures.
+        spread: its standard error; NaN where there is one picture.
+        gradient: norm of the gradient.
+    """
+    rate = config.training.learning_rate
+    if rate == 0:
+        return Fault("training.learning_rate is 0: nothing is learned", "raise training.learning_rate")
+    if spread == 0:
+        told = f"all pictures got the reward {reward:g}: there is nothing to learn from"
+        return Fault(told, "check the reward: it has to tell pictures apart")
+    if gradient == 0:
+        told = "the gradient is 0, whatever the rewards are"
+        return Fault(
+            told, "check the reward's gradient, or use an estimator that needs none: --preset black-box"
+        )
+    if gradient < FAINT:
+        return Fault(
+            f"the gradient's norm is {gradient:.1g}: Adam hardly moves",
+            "multiply the reward by a larger number",
+        )
+    return None
+
+
+def misgiving(config: RunConfig, taken: Iteration | Skipped) -> str:
+    """What is to be told with an iteration; "" for nothing. In the first one pictures may be alike by chance."""
+    looked_at = 1 if config.training.learning_rate == 0 else EARLY
+    if not isinstance(taken, Iteration) or taken.iteration != looked_at:
+        return ""
+    found = fault(config, taken.reward, taken.reward_error, taken.gradient_norm)
+    return f"iteration {taken.iteration}: {found.what}; {found.do}" if found else ""
