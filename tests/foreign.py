@@ -108,10 +108,10 @@ class ForeignModel:
     def denoiser(self, guidance_scale: float) -> Denoiser:
         return Guided(FlowDenoiser(self.network), guidance_scale)
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
         return {
             "words": torch.stack([_words(prompt) for prompt in prompts]),
-            "negative_words": torch.stack([_words(negative)] * len(prompts)),
+            "negative_words": torch.stack([_words(negative) for negative in negatives]),
         }
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +123,11 @@ class StagePrompts:
     def scored(self) -> str:
         """What the reward is told: the whole of the intent, never one stage alone."""
         return self.intent or together(self.prompts)
+
+
+def plain(texts: Iterable[str]) -> list[StagePrompts]:
+    """Prompts of one stage."""
+    return [StagePrompts((text,)) for text in texts]
 
 
 @dataclass(frozen=True)
