@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -442,13 +442,35 @@ BIASED = {
 }
 
 
-@pytest.mark.parametrize("name", BIASED)
+WINDOW = range(1, 3)
+"""The steps of the stages that are chosen."""
+
+
+def limited_target(*, tail: int = 0) -> Tensor:
+    """Σ over the steps of the window, and of the last `tail` ones, of the full gradient's part of the step."""
+    parts = step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1][:, 0]
+    return sum(parts[step] for step in {*WINDOW, *range(T - tail, T)})
+
+
+LIMITED = {
+    "half": (SHORT, limited_target),
+    "rlr": ({**SINGLE, "first_order_steps": 1}, lambda: limited_target(tail=1)),
+    "lookahead": ({**SINGLE, "unit": False}, lambda: lookahead_target(1, WINDOW.start, WINDOW.stop)),
+    "reinforce": ({}, limited_target),
+}
+BIASED_PROBLEMS = {name: (*case, None) for name, case in BIASED.items()} | {
+    f"{name} of chosen stages": (*case, WINDOW) for name, case in LIMITED.items()
+}
+
+
+@pytest.mark.parametrize("name", BIASED_PROBLEMS)
 def test_a_biased_estimate_has_its_own_exact_expectation_and_not_the_full_gradient(name: str) -> None:
-    settings, exact = BIASED[name]
-    estimator, size = build(EstimatorConfig(name=name.strip(), chunk=1024, **settings), T), 2048
-    estimator.check(toy_problem(), size)
-    drawn = torch.stack([estimator(toy_problem(), toy_batch(size, seed)).gradient for seed in range(256)])
-    target, rate = exact(), FALSE_FAILURE / (7 * len(BIASED))
+    settings, exact, window = BIASED_PROBLEMS[name]
+    estimator, size = build(EstimatorConfig(name=name.split()[0], chunk=1024, **settings), T), 2048
+    problem = replace(toy_problem(), window=window)
+    estimator.check(problem, size)
+    drawn = torch.stack([estimator(problem, toy_batch(size, seed)).gradient for seed in range(256)])
+    target, rate = exact(), FALSE_FAILURE / (7 * len(BIASED_PROBLEMS))
     right, wrong = (compare(scale * drawn, target, rate) for scale in (1.0, 1.05))
     assert not right.differs, right
     assert wrong.margin > wrong.limit + 3.1, f"too few samples to see 5%: {wrong}"

@@ -60,7 +60,7 @@ def _field(text: str, column: int, *, named: bool) -> _Field:
     assert match or not named, "a separator comes before a name"
     name = re.sub(r"\s+", " ", match[1][:-1].strip()).lower() if match else ""
     body = _unescaped(text[match.end() :] if match else text)
-    return _Field(name, body, column + 1)
+    return _Field(name, body, column + len(text) - len(text.lstrip()) + 1)
 
 
 def _unescaped(text: str) -> str:

@@ -75,7 +75,8 @@ def _without_weights(prompts: Sequence[StagePrompts]) -> list[StagePrompts]:
 
     def told(text: str) -> str:
         words, without = without_weights(text)
-        left_out.update(dict.fromkeys(without, text))
+        for what in without:
+            left_out.setdefault(what, text)
         return words
 
     for each in prompts:
