@@ -75,6 +75,13 @@ class Boundaries:
         """(T,) the stage that each step belongs to, from 0."""
         return (self.progress(schedule)[:, None] >= self.places - CLOSE).sum(1)
 
+    def starts(self, schedule: Schedule) -> list[float]:
+        """Where each stage after the first begins, as fractions of the chain; by noise, those of this one's steps."""
+        if not self.by_noise:
+            return list(self.values)
+        stages = self.stage_of_step(schedule)
+        return [int((stages <= stage).sum()) / schedule.steps for stage in range(len(self.values))]
+
 
 @dataclass(frozen=True)
 class StagePrompts:
