@@ -150,15 +150,18 @@ def test_a_run_with_stages_is_resumed_to_the_bit(workshop, tmp_path):
         "prompts__train": [STAGED, "g h | times: 2"],
         "prompts__held_out": [STAGED],
         "prompts__boundaries": [0.25, 0.75],
+        "training__iterations": 3,
     }
     straight = runner.start(runs.config(workshop, **given), tmp_path / "straight").folder
     seen: list[int] = []
 
     def stop() -> bool:
         seen.append(1)
-        return len(seen) == 60
+        return len(seen) == 50
 
     stopped = runner.start(runs.config(workshop, **given), tmp_path / "stopped", should_stop=stop)
     assert stopped.state().state == "stopped"
     runs.assert_same_run(runner.resume(stopped.folder).folder, straight)
+    for host in ("prompts.txt", "comfyui.json", "diffusers.py"):
+        assert "c d" in (straight / f"rlr-lora.{host}").read_text(encoding="utf-8")
     assert "c d" in runs.lora(straight)[1]["rlr.prompts"]

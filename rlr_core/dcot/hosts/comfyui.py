@@ -116,13 +116,19 @@ def _staged(
     if len({texts[stage] for stage, _, _ in held}) == 1:
         nodes[name] = _node("CLIPTextEncode", clip=["lora", 1], text=texts[held[0][0]])
         return [name, 0]
-    together: list[Any] = []
-    for stage, start, end in held:
-        text, part = f"{name} {stage + 1}", f"{name} {stage + 1} in its range"
-        nodes[text] = _node("CLIPTextEncode", clip=["lora", 1], text=texts[stage])
-        nodes[part] = _node("ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
-        if together:
-            both = f"{name} to {stage + 1}"
-            nodes[both] = _node("ConditioningCombine", conditioning_1=together, conditioning_2=[part, 0])
-        together = [both, 0] if together else [part, 0]
-    return together
+    parts = [_in_range(nodes, name, texts, *each) for each in held]
+    for number, part in enumerate(parts[1:], 2):
+        both = f"{name} 1 to {number}"
+        nodes[both] = _node("ConditioningCombine", conditioning_1=[parts[0], 0], conditioning_2=[part, 0])
+        parts[0] = both
+    return [parts[0], 0]
+
+
+def _in_range(
+    nodes: dict[str, Node], name: str, texts: Sequence[str], stage: int, start: float, end: float
+) -> str:
+    """Add what encodes a stage's text and holds it in its range; returns the node's name."""
+    text, part = f"{name} {stage + 1}", f"{name} {stage + 1} in its range"
+    nodes[text] = _node("CLIPTextEncode", clip=["lora", 1], text=texts[stage])
+    nodes[part] = _node("ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
+    return part
