@@ -109,8 +109,8 @@ class ForeignModel:
     def denoiser(self, guidance_scale: float) -> Denoiser:
         return Guided(FlowDenoiser(self.network), guidance_scale)
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        return encoded(prompts, negative)
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        return encoded(prompts, negatives)
 
     def decode(self, latents: Tensor) -> Tensor:
         if self.frames and not self.video:
@@ -137,11 +137,11 @@ class ForeignModel:
         return {"ss_sd_model_name": self.name}
 
 
-def encoded(prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+def encoded(prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
     """Each text as `WORDS` numbers that depend on its letters."""
     return {
         "words": torch.stack([_words(prompt) for prompt in prompts]),
-        "negative_words": torch.stack([_words(negative)] * len(prompts)),
+        "negative_words": torch.stack([_words(negative) for negative in negatives]),
     }
 
 

@@ -154,8 +154,8 @@ class PixFlow:
     def denoiser(self, guidance_scale: float) -> Denoiser:
         return Guided(FlowDenoiser(self.network), guidance_scale)
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        return foreign.encoded(prompts, negative)
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        return foreign.encoded(prompts, negatives)
 
     def decode(self, latents: Tensor) -> Tensor:
         return (latents.float() * 0.5 + 0.5).clamp(0, 1)

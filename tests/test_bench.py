@@ -377,7 +377,7 @@ def test_terms_are_those_of_the_estimator(settings: dict[str, Any]) -> None:
     config = EstimatorConfig(name="rlr", first_order_steps=1, chunk=1, **length, **settings)
     mine, its = (build(config, problem.steps) for _ in range(2))
     assert isinstance(mine, RecursiveLikelihoodRatio) and mine.half
-    parts = mine.half.sub_chains.draw(n, problem.steps - 1, torch.Generator())
+    parts = mine.half.sub_chains.draw(n, range(problem.steps - 1), torch.Generator())
     for seed in range(3):
         batch = toy_batch(n, seed)
         found = squares(problem, batch, mine.half, mine.baseline, parts)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -409,7 +409,7 @@ def draft_lv_target() -> Tensor:
 def critic_target() -> Tensor:
     """Σ over sub-chains of ∂θ E[V(x_stop)] through the steps of the sub-chain alone, and first order on the last step."""
     total = step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1][T - 1, 0]
-    for start, stop in partition(T - 1, 2):
+    for start, stop in partition(range(T - 1), 2):
         theta = theta_of_steps(stop)
         value = both_sides(lambda s, n=theta: walk(s, n, steps=T).predicted(THETA[None]).reward(), 1)
         total = total + torch.autograd.grad(value.sum(), theta)[0][start:stop].sum((0, 1))
@@ -442,13 +442,35 @@ BIASED = {
 }
 
 
-@pytest.mark.parametrize("name", BIASED)
+WINDOW = range(1, 3)
+"""The steps of the stages that are chosen."""
+
+
+def limited_target(*, tail: int = 0) -> Tensor:
+    """Σ over the steps of the window, and of the last `tail` ones, of the full gradient's part of the step."""
+    parts = step_gradients(torch.zeros(1, 6, dtype=torch.float64), torch.zeros(T), 0.0)[1][:, 0]
+    return sum(parts[step] for step in {*WINDOW, *range(T - tail, T)})
+
+
+LIMITED = {
+    "half": (SHORT, limited_target),
+    "rlr": ({**SINGLE, "first_order_steps": 1}, lambda: limited_target(tail=1)),
+    "lookahead": ({**SINGLE, "unit": False}, lambda: lookahead_target(1, WINDOW.start, WINDOW.stop)),
+    "reinforce": ({}, limited_target),
+}
+BIASED_PROBLEMS = {name: (*case, None) for name, case in BIASED.items()} | {
+    f"{name} of chosen stages": (*case, WINDOW) for name, case in LIMITED.items()
+}
+
+
+@pytest.mark.parametrize("name", BIASED_PROBLEMS)
 def test_a_biased_estimate_has_its_own_exact_expectation_and_not_the_full_gradient(name: str) -> None:
-    settings, exact = BIASED[name]
-    estimator, size = build(EstimatorConfig(name=name.strip(), chunk=1024, **settings), T), 2048
-    estimator.check(toy_problem(), size)
-    drawn = torch.stack([estimator(toy_problem(), toy_batch(size, seed)).gradient for seed in range(256)])
-    target, rate = exact(), FALSE_FAILURE / (7 * len(BIASED))
+    settings, exact, window = BIASED_PROBLEMS[name]
+    estimator, size = build(EstimatorConfig(name=name.split()[0], chunk=1024, **settings), T), 2048
+    problem = replace(toy_problem(), window=window)
+    estimator.check(problem, size)
+    drawn = torch.stack([estimator(problem, toy_batch(size, seed)).gradient for seed in range(256)])
+    target, rate = exact(), FALSE_FAILURE / (7 * len(BIASED_PROBLEMS))
     right, wrong = (compare(scale * drawn, target, rate) for scale in (1.0, 1.05))
     assert not right.differs, right
     assert wrong.margin > wrong.limit + 3.1, f"too few samples to see 5%: {wrong}"
@@ -480,7 +502,7 @@ def test_learned_probabilities_approach_the_best_ones() -> None:
     policy, second_moments = OneSubChain(1, learned=True, decay=0.9), torch.tensor([16.0, 4.0, 1.0, 1.0])
     generator = torch.Generator().manual_seed(0)
     for _ in range(250):
-        (drawn,) = policy.draw(8, 4, generator)
+        (drawn,) = policy.draw(8, range(4), generator)
         for samples in torch.arange(8).split(2):
             mine = drawn.of(samples)
             scale = (second_moments[mine.start] / 50).sqrt()
@@ -495,7 +517,7 @@ def test_importance_weights_cover_every_step_once_in_expectation() -> None:
     """Σ_j p_j·w_j·[step in sub-chain j] = 1, for learned probabilities and a partition with a remainder."""
     policy = OneSubChain(2, learned=True)
     policy.load_state_dict({"0": 9.0, "1": 0.01, "3": 1.0})
-    (drawn,) = policy.draw(100_000, 5, torch.Generator().manual_seed(0))
+    (drawn,) = policy.draw(100_000, range(5), torch.Generator().manual_seed(0))
     steps = torch.arange(5)
     inside = (drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None])
     mean = (inside * drawn.weight[:, None]).mean(0)
@@ -507,7 +529,7 @@ def test_importance_weights_cover_every_step_once_in_expectation() -> None:
 def test_stratified_draws_are_even_over_the_batch_and_uniform_for_a_sample(policy: SubChainPolicy) -> None:
     """Every batch of 8 draws each of 4 starts twice; every sample draws all starts alike (χ², P = 1e-7)."""
     generator, count = torch.Generator().manual_seed(0), 4000
-    starts = torch.stack([policy.draw(8, 4, generator)[0].start for _ in range(count)])
+    starts = torch.stack([policy.draw(8, range(4), generator)[0].start for _ in range(count)])
     assert all(((starts == start).sum(1) == 2).all() for start in range(4))
     seen = torch.stack([(starts == start).sum(0) for start in range(4)]).double()
     chi_square = ((seen - count / 4) ** 2 / (count / 4)).sum(0)

@@ -594,7 +594,7 @@ def test_a_baseline_of_a_shared_perturbation_leaves_out_all_that_share_it() -> N
 
 @pytest.mark.parametrize(("steps", "length"), [(16, 4), (5, 2), (7, 3), (3, 3), (4, 1), (9, 8)])
 def test_a_partition_covers_every_step_once(steps: int, length: int) -> None:
-    parts = partition(steps, length)
+    parts = partition(range(steps), length)
     assert [step for start, stop in parts for step in range(start, stop)] == list(range(steps))
     assert all(stop - start == length for start, stop in parts[1:])
     assert 1 <= parts[0][1] - parts[0][0] <= length

@@ -143,12 +143,14 @@ def test_a_lora_that_is_brought_stays_the_callers(tmp_path):
     start(config(), tmp_path / "run", quiet, materials=materials_with(given, lora))
     x = torch.randn(2, 3, 3, 5)
     level = given.model.schedule(4, None).level(torch.tensor([1, 2]))
-    trained = given.model.denoiser(1.0)(x, level, given.model.encode(["a", "b"], "")).noise
+    trained = given.model.denoiser(1.0)(x, level, given.model.encode(["a", "b"], [""] * 2)).noise
     with lora.disabled():
-        base = given.model.denoiser(1.0)(x, level, given.model.encode(["a", "b"], "")).noise
+        base = given.model.denoiser(1.0)(x, level, given.model.encode(["a", "b"], [""] * 2)).noise
     assert not torch.equal(trained, base), "it is still in the model"
     lora.eject()
-    assert torch.equal(given.model.denoiser(1.0)(x, level, given.model.encode(["a", "b"], "")).noise, base)
+    assert torch.equal(
+        given.model.denoiser(1.0)(x, level, given.model.encode(["a", "b"], [""] * 2)).noise, base
+    )
 
 
 def materials_with(given: Materials, lora: Any) -> Materials:

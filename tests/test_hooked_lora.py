@@ -47,7 +47,10 @@ def trained(lora: InjectedLora) -> InjectedLora:
 
 def output(model: StableDiffusion) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    x, tokens = torch.randn(2, 4, 8, 8, generator=generator), model.tokens.tokenize(["red cat", "dog"], "bad")
+    x, tokens = (
+        torch.randn(2, 4, 8, 8, generator=generator),
+        model.tokens.tokenize(["red cat", "dog"], ["bad"] * 2),
+    )
     level = model.schedule(10).level(torch.tensor([2, 7]))
     return model.denoiser(2.0)(x, level, model.tokens.embed(tokens)).noise
 

@@ -59,7 +59,7 @@ def predict(unet) -> torch.Tensor:
 
 @torch.no_grad()
 def paint(model: StableDiffusion, start: torch.Tensor) -> torch.Tensor:
-    conditioning = Conditioning.constant(model.encode(["red cat", "dog"], "bad"), 4)
+    conditioning = Conditioning.constant(model.encode(["red cat", "dog"], ["bad"] * 2), 4)
     noise = SampleNoise([0, 1], model.latent_shape(None), torch.float32, "cpu")
     chain = Chain(model.denoiser(3.0), model.schedule(4), conditioning, noise, 0.0)
     return model.decode(rollout(chain, start, torch.arange(2), range(4))[0])
@@ -180,7 +180,7 @@ def test_a_float32_lora_in_a_half_precision_base(folder, dtype):
     assert torch.equal(predict(model.unet), before)
     assert all(p.dtype == torch.float32 for p in lora.parameters)
     level = model.schedule(10).level(torch.tensor([2]))
-    prediction = model.denoiser(2.0)(torch.randn(1, 4, 8, 8), level, model.encode(["cat"], ""))
+    prediction = model.denoiser(2.0)(torch.randn(1, 4, 8, 8), level, model.encode(["cat"], [""]))
     gradients = torch.autograd.grad(prediction.noise.square().sum(), lora.parameters)
     assert all(gradient.isfinite().all() and gradient.dtype == torch.float32 for gradient in gradients)
     assert any(gradient.any() for gradient in gradients[1::2])

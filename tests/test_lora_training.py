@@ -40,8 +40,8 @@ def test_encoding_anew_predicts_the_same(workshop):
     once, anew = (prompted(model, 3.0, encode_anew=flag) for flag in (False, True))
     x, level = torch.randn(3, 4, 8, 8), model.schedule(10).level(torch.tensor([1, 4, 7]))
     prompts = ["red cat", "dog", "red cat"]
-    theirs = anew.denoiser(x, level, anew.encode(prompts, "bad"))
-    torch.testing.assert_close(theirs, once.denoiser(x, level, once.encode(prompts, "bad")))
+    theirs = anew.denoiser(x, level, anew.encode(prompts, ["bad"] * len(prompts)))
+    torch.testing.assert_close(theirs, once.denoiser(x, level, once.encode(prompts, ["bad"] * len(prompts))))
 
 
 def test_the_gradient_reaches_the_text_encoder_and_is_right(workshop):
@@ -53,7 +53,7 @@ def test_the_gradient_reaches_the_text_encoder_and_is_right(workshop):
             p.add_(torch.randn_like(p) * 0.3)
     view = prompted(model, 3.0, encode_anew=True)
     x, level = torch.randn(2, 4, 8, 8), model.schedule(10).level(torch.tensor([1, 4]))
-    tokens = view.encode(["red cat", "dog"], "bad")
+    tokens = view.encode(["red cat", "dog"], ["bad"] * 2)
 
     def objective() -> torch.Tensor:
         return view.denoiser(x, level, tokens).noise.double().square().sum()

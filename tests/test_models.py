@@ -51,7 +51,7 @@ def paint(
     guidance: float = 3.0,
     negative: str = "bad",
 ):
-    conditioning = Conditioning.constant(model.encode(PROMPTS, negative), steps)
+    conditioning = Conditioning.constant(model.encode(PROMPTS, [negative] * len(PROMPTS)), steps)
     noise = SampleNoise([0, 1], model.latent_shape(None), torch.float32, "cpu")
     chain = Chain(model.denoiser(guidance), model.schedule(steps), conditioning, noise, 0.0)
     latents, _ = rollout(chain, start, torch.arange(2), range(steps))
@@ -96,7 +96,7 @@ def test_other_predictions_equal_diffusers_too(tmp_path, prediction):
 
 def test_every_sample_is_denoised_at_its_own_timestep(model):
     denoiser, x = model.denoiser(2.0), torch.randn(2, *model.latent_shape(None))
-    schedule, conditioning = model.schedule(10), model.encode(PROMPTS, "")
+    schedule, conditioning = model.schedule(10), model.encode(PROMPTS, [""] * len(PROMPTS))
     both = denoiser(x, schedule.level(torch.tensor([2, 7])), conditioning)
     for row, step in enumerate([2, 7]):
         rows = {name: value[row : row + 1] for name, value in conditioning.items()}
@@ -167,11 +167,11 @@ def test_texts_are_encoded_once_and_without_their_neighbours(folder):
     model = load(folder)
     calls = []
     model.tokens.networks["text_encoder"].register_forward_hook(lambda *_: calls.append(1))
-    first = model.encode(["cat", "dog", "cat"], "bad")
+    first = model.encode(["cat", "dog", "cat"], ["bad"] * 3)
     assert first["text"].shape == first["negative_text"].shape == (3, CONTEXT, 16)
     assert not first["text"].requires_grad
     assert len(calls) == 3
-    second = model.encode(["dog"], "bad")
+    second = model.encode(["dog"], ["bad"])
     assert len(calls) == 3
     assert torch.equal(second["text"][0], first["text"][1])
     assert torch.equal(first["text"][0], first["text"][2])
@@ -180,12 +180,12 @@ def test_texts_are_encoded_once_and_without_their_neighbours(folder):
 def test_a_long_prompt_warns_naming_the_lost_words(folder):
     model = load(folder)
     with pytest.warns(UserWarning, match="longer than 10 tokens: 'k l' is lost") as caught:
-        model.encode(["a b c d e f g h i j k l"], "")
+        model.encode(["a b c d e f g h i j k l"], [""])
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.encode(["a b c d e f g h i j k l"], "")
-        model.encode(["a b c d e f g h i j"], "")
+        model.encode(["a b c d e f g h i j k l"], [""])
+        model.encode(["a b c d e f g h i j"], [""])
 
 
 def test_the_model_is_frozen(model):
@@ -380,7 +380,7 @@ def test_nothing_heavy_is_imported_until_it_is_used():
 
 def test_denoiser_computes_in_the_dtype_of_the_latents(model):
     level = Level(*(torch.tensor([value]) for value in (0.8, 0.6, 500)))
-    conditioning = {"text": model.encode(["cat"], "")["text"]}
+    conditioning = {"text": model.encode(["cat"], [""])["text"]}
     prediction = model.denoiser(1.0)(torch.randn(1, 4, 8, 8, dtype=torch.float64), level, conditioning)
     assert prediction.sample.dtype == torch.float64
 

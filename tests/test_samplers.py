@@ -15,12 +15,14 @@ import tiny
 
 from rlr_core.chain import SampleNoise, variance_exploding
 from rlr_core.config import InferenceConfig, SamplingConfig
+from rlr_core.dcot import StageSettings, plain
 from rlr_core.errors import ConfigError
 from rlr_core.models import load_model
 from rlr_core.models.samplers import SAMPLERS
 from rlr_core.trainer import painter
 
 PROMPTS, SEEDS = ["red cat", "dog"], [3, 4]
+PLAIN = plain(PROMPTS)
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -36,8 +38,8 @@ def load(folder: Path):
 def test_ddim_is_our_chain_without_noise(folder):
     model = load(folder)
     sampling = SamplingConfig(steps=7, eta=0.0)
-    chain = painter(model, sampling)(PROMPTS, SEEDS)
-    ddim = painter(model, sampling, InferenceConfig(sampler="ddim"))(PROMPTS, SEEDS)
+    chain = painter(model, sampling)(PLAIN, SEEDS)
+    ddim = painter(model, sampling, InferenceConfig(sampler="ddim"))(PLAIN, SEEDS)
     torch.testing.assert_close(ddim, chain, atol=1e-5, rtol=0)
     assert not torch.equal(ddim[0], ddim[1])
 
@@ -47,9 +49,12 @@ def test_pictures_are_those_of_diffusers_pipeline(sampler, folder):
     """Same start, steps and guidance; theirs predicts as the checkpoint does, ours is told noise."""
     model = load(folder)
     paint = painter(
-        model, SamplingConfig(), InferenceConfig(sampler=sampler, steps=6, guidance_scale=2.5), negative="bad"
+        model,
+        SamplingConfig(),
+        InferenceConfig(sampler=sampler, steps=6, guidance_scale=2.5),
+        stages=StageSettings(negative="bad"),
     )
-    ours = paint(PROMPTS, SEEDS)
+    ours = paint(PLAIN, SEEDS)
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(pipe.scheduler.config)
@@ -68,16 +73,16 @@ def test_the_chain_of_a_path_that_explodes_starts_wide(folder, monkeypatch):
     schedule = variance_exploding(torch.tensor([14.6, 3.0, 0.0]))
     monkeypatch.setattr(type(model), "schedule", lambda self, steps, size: schedule)
     with model.unet.register_forward_pre_hook(lambda network, given: shown.append(given[0])):
-        painter(model, SamplingConfig(steps=2, guidance_scale=1.0))(PROMPTS, SEEDS)
+        painter(model, SamplingConfig(steps=2, guidance_scale=1.0))(PLAIN, SEEDS)
     torch.testing.assert_close(shown[0], math.sqrt(1 + 14.6**2) * _start(model))
 
 
 def test_ancestral_noise_belongs_to_the_picture(folder):
     """A picture depends on its own seed only, not on its neighbours."""
     paint = painter(load(folder), SamplingConfig(steps=5), InferenceConfig(sampler="euler_a"))
-    both = paint(PROMPTS, SEEDS)
-    torch.testing.assert_close(paint(PROMPTS[1:], SEEDS[1:])[0], both[1], atol=1e-5, rtol=0)
-    assert not torch.equal(paint(PROMPTS[1:], [99])[0], both[1])
+    both = paint(PLAIN, SEEDS)
+    torch.testing.assert_close(paint(PLAIN[1:], SEEDS[1:])[0], both[1], atol=1e-5, rtol=0)
+    assert not torch.equal(paint(PLAIN[1:], [99])[0], both[1])
 
 
 def test_steps_and_guidance_may_differ_from_training(folder):

@@ -82,7 +82,7 @@ def pipeline(networks: dict[str, Any], *, velocity: bool = False) -> Any:
 
 @torch.no_grad()
 def paint(model: StableDiffusion, start: torch.Tensor, negative: str = "", steps: int = 3) -> torch.Tensor:
-    conditioning = Conditioning.constant(model.encode(PROMPTS, negative), steps)
+    conditioning = Conditioning.constant(model.encode(PROMPTS, [negative] * len(PROMPTS)), steps)
     noise = SampleNoise([0, 1], tuple(start.shape[1:]), torch.float32, "cpu")
     chain = Chain(model.denoiser(3.0), model.schedule(steps), conditioning, noise, 0.0)
     latents, _ = rollout(chain, start, torch.arange(2), range(steps))
@@ -147,7 +147,7 @@ def test_clip_skip_is_that_of_hosts(tiny, files, name, own):
     default = paint(load(files[name], **options), start, "ugly")
     assert torch.equal(paint(load(files[name], clip_skip=own, **options), start, "ugly"), default)
     skipped = load(files[name], clip_skip=own + 1)
-    tokens = skipped.tokens.tokenize(PROMPTS, "ugly")
+    tokens = skipped.tokens.tokenize(PROMPTS, ["ugly"] * len(PROMPTS))
     with torch.no_grad():
         parts = []
         for k, component in enumerate(skipped.tokens.networks, 1):
@@ -155,7 +155,7 @@ def test_clip_skip_is_that_of_hosts(tiny, files, name, own):
             states = network(tokens[f"text_{k}"][:, 0], output_hidden_states=True).hidden_states
             parts.append(states[-3] if name == "sdxl" else network.final_layer_norm(states[-2]))
     torch.testing.assert_close(
-        skipped.encode(PROMPTS, "ugly")["text"], torch.cat(parts, -1), atol=1e-5, rtol=0
+        skipped.encode(PROMPTS, ["ugly"] * len(PROMPTS))["text"], torch.cat(parts, -1), atol=1e-5, rtol=0
     )
 
 
@@ -170,22 +170,22 @@ def test_tokens_embedded_anew_equal_what_is_encoded_once(files, name):
     model = load(files[name])
     for negative in ("", "ugly"):
         once, anew = (
-            model.encode(PROMPTS, negative),
-            model.tokens.embed(model.tokens.tokenize(PROMPTS, negative)),
+            model.encode(PROMPTS, [negative] * len(PROMPTS)),
+            model.tokens.embed(model.tokens.tokenize(PROMPTS, [negative] * len(PROMPTS))),
         )
         assert once.keys() == anew.keys()
         for key in once:
             torch.testing.assert_close(anew[key], once[key], atol=1e-5, rtol=0)
     if FAMILIES[name].is_xl:
         assert set(once) == {"text", "pooled", "negative_text", "negative_pooled"}
-        assert not model.encode(PROMPTS, "")["negative_pooled"].any()
+        assert not model.encode(PROMPTS, [""] * len(PROMPTS))["negative_pooled"].any()
 
 
 def test_tokens_have_known_numbers(files):
     words = [49406, 320, 1125, 539, 320, 2368, 49407]
     pads = {"sd1": {"text_1": 49407}, "sd2": {"text_1": 0}, "sdxl": {"text_1": 49407, "text_2": 0}}
     for name, expected in pads.items():
-        tokens = load(files[name]).tokens.tokenize(PROMPTS[:1], "")
+        tokens = load(files[name]).tokens.tokenize(PROMPTS[:1], [""])
         assert set(tokens) == {*expected, *("negative_" + key for key in expected)}
         for key, pad in expected.items():
             assert tokens[key][0, 0].tolist() == words + [pad] * 70
@@ -197,7 +197,7 @@ def test_tokens_have_known_numbers(files):
 def test_tokens_are_those_of_open_clip(files, text):
     import open_clip
 
-    tokens = load(files["sd2"]).tokens.tokenize([text], "")["text_1"][0, 0]
+    tokens = load(files["sd2"]).tokens.tokenize([text], [""])["text_1"][0, 0]
     assert tokens.tolist() == open_clip.get_tokenizer("ViT-L-14")([text])[0].tolist()
 
 
@@ -315,7 +315,10 @@ def test_old_names_of_the_text_encoder(files, tmp_path):
         return {key.replace("text_model.", ""): value for key, value in state.items()}
 
     model = load(changed(files["sd1"], tmp_path / "old.safetensors", shorten))
-    assert torch.equal(model.encode(PROMPTS, "")["text"], load(files["sd1"]).encode(PROMPTS, "")["text"])
+    assert torch.equal(
+        model.encode(PROMPTS, [""] * len(PROMPTS))["text"],
+        load(files["sd1"]).encode(PROMPTS, ["", ""])["text"],
+    )
 
 
 def test_incomplete_files_say_what_they_lack(files, tmp_path):

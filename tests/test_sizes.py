@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 import runs
 
 from rlr_core.config import from_dict, load, to_dict, to_toml
+from rlr_core.dcot import plain
 from rlr_core.errors import ConfigError
 from rlr_core.models import load_model
 from rlr_core.planner.footprint import rehearse
@@ -82,7 +83,7 @@ def test_sizes_come_in_turn(workshop):
         preview = next(event for event in told if isinstance(event, Preview))
         assert [tuple(image.shape[1:]) for image in preview.images] == [(24, 16), (16, 24)]
     with prepare(runs.config(workshop, sampling__size=SIZES[1], output__evaluation=5)) as alone:
-        whole = alone.painter([before.prompts[1]], [before.seeds[1]])
+        whole = alone.painter(plain([before.prompts[1]]), [before.seeds[1]])
     torch.testing.assert_close(before.images[1], whole[0], atol=1e-5, rtol=0)
 
 

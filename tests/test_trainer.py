@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 import runs
 
 from rlr_core.config import PromptConfig
+from rlr_core.dcot import plain
 from rlr_core.embedded import world
 from rlr_core.errors import ConfigError, EstimatorError, PromptError, RewardError, RunError
 from rlr_core.estimators import Part
@@ -36,9 +37,9 @@ def trainer(workshop: Path, **overrides) -> Trainer:
 
 
 def test_every_pass_through_the_prompts_deals_each_once():
-    prompts = [f"prompt {k}" for k in range(10)]
+    prompts = plain([f"prompt {k}" for k in range(10)])
     dealt = [prompt for turn in range(5) for prompt in deal(prompts, 4, turn, seed=3)]
-    assert sorted(dealt[:10]) == sorted(dealt[10:]) == sorted(prompts)
+    assert set(dealt[:10]) == set(dealt[10:]) == set(prompts)
     assert dealt[:10] != dealt[10:] != prompts
     assert dealt[:4] == deal(prompts, 4, 0, seed=3) != deal(prompts, 4, 0, seed=4)
 
@@ -67,8 +68,8 @@ def test_a_prompts_file_that_is_not_there(tmp_path):
 
 
 def test_the_embedded_worlds_prompts_are_for_the_embedded_checkpoint_alone():
-    assert training_prompts(PromptConfig(), embedded=True) == list(world.TRAIN_PROMPTS)
-    assert held_out_prompts(PromptConfig()) == list(world.HELD_OUT_PROMPTS)
+    assert training_prompts(PromptConfig(), embedded=True) == plain(world.TRAIN_PROMPTS)
+    assert held_out_prompts(PromptConfig()) == plain(world.HELD_OUT_PROMPTS)
     with pytest.raises(PromptError, match=r"prompts\.train or prompts\.file"):
         training_prompts(PromptConfig(), embedded=False)
     with pytest.raises(PromptError, match="an empty prompt"):
@@ -76,8 +77,8 @@ def test_the_embedded_worlds_prompts_are_for_the_embedded_checkpoint_alone():
 
 
 def test_without_held_out_prompts_the_training_prompts_are_used():
-    assert held_out_prompts(PromptConfig(train=["a"])) == ["a"]
-    assert held_out_prompts(PromptConfig(train=["a"], held_out=["b"])) == ["b"]
+    assert held_out_prompts(PromptConfig(train=["a"])) == plain(["a"])
+    assert held_out_prompts(PromptConfig(train=["a"], held_out=["b"])) == plain(["b"])
 
 
 # weights of the parts

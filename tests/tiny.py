@@ -52,8 +52,8 @@ def build_sdxl(folder: Path) -> Path:
     }
     StableDiffusionXLPipeline(
         vae=_vae(),
-        text_encoder=_text_encoder(),
-        text_encoder_2=_text_encoder(projection=width),
+        text_encoder=_text_encoder(layers=2),
+        text_encoder_2=_text_encoder(projection=width, layers=2),
         tokenizer=_tokenizer(folder.with_name(folder.name + "-tokenizer")),
         tokenizer_2=_tokenizer(folder.with_name(folder.name + "-tokenizer-2")),
         unet=_unet(conditions),
@@ -95,7 +95,7 @@ def _vae() -> Any:
     )
 
 
-def _text_encoder(projection: int = 0) -> Any:
+def _text_encoder(projection: int = 0, layers: int = 1) -> Any:
     """With `projection`, the kind that also gives one vector of that width for the whole prompt."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -106,7 +106,7 @@ def _text_encoder(projection: int = 0) -> Any:
             vocab_size=tokens,
             hidden_size=16,
             intermediate_size=32,
-            num_hidden_layers=1,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             max_position_embeddings=CONTEXT,
             bos_token_id=tokens - 2,

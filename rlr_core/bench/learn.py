@@ -81,7 +81,8 @@ def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds
     with trainer.averaged():
         images = setup.painter(prompts, seeds)
         assert isinstance(images, Tensor), "curves are of pictures of one size"
-    held_out, rewards = (score(reward, images, prompts).total for reward in (setup.held_out, setup.reward))
+    texts = [prompt.scored for prompt in prompts]
+    held_out, rewards = (score(reward, images, texts).total for reward in (setup.held_out, setup.reward))
     return {
         "evaluations": round(spent),
         "seconds": round(seconds, 3),

@@ -78,7 +78,7 @@ def terms(settings: dict[str, Any]) -> dict[str, Any]:
     check_differentiable(setup.problem, "the back-propagated terms")
     half = HalfOrder(AllSubChains(estimator.half.sub_chains.length), estimator.half.end)
     before = setup.problem.steps - (estimator.first.high if estimator.first else 0)
-    parts = half.sub_chains.draw(size, before, torch.Generator())
+    parts = half.sub_chains.draw(size, range(before), torch.Generator())
     for trainer.iteration in range(WARM_UP + batches):
         found += squares(setup.problem, trainer.batch(), half, estimator.baseline, parts)
     kept = found[WARM_UP * size :][: settings["pictures"]]

@@ -4,9 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Text(NamedTuple):
+    """What a denoiser is told at a step: the prompt, and the negative prompt that guidance leads away from."""
+
+    prompt: str
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class PromptSchedule:
+    """The texts of one picture, stage by stage, over the T steps of a chain.
+
+    Attributes:
+        texts: of the stages, from coarse to fine; one is the ordinary case.
+        stage_of_step: (T,) integers: the stage that each step belongs to.
+        next_share: (T,) in [0, 1): how much of the following stage's conditioning is mixed into a step's own; 0 mixes nothing.
+    """
+
+    texts: tuple[Text, ...]
+    stage_of_step: Tensor
+    next_share: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.stage_of_step.shape == self.next_share.shape and self.stage_of_step.dim() == 1
+        assert int(self.stage_of_step.min()) >= 0 and int(self.stage_of_step.max()) < len(self.texts)
+
+    @classmethod
+    def constant(cls, text: Text, steps: int) -> PromptSchedule:
+        """The same text at each of `steps` steps."""
+        return cls((text,), torch.zeros(steps, dtype=torch.long), torch.zeros(steps, dtype=torch.float64))
+
+    @property
+    def entries(self) -> tuple[list[tuple[int, float]], Tensor]:
+        """The distinct pairs of stage and share that occur, and (T,) which of them each step has."""
+        pairs = list(zip(self.stage_of_step.tolist(), self.next_share.tolist(), strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        return distinct, torch.tensor([distinct.index(pair) for pair in pairs])
 
 
 @dataclass(frozen=True)
@@ -15,7 +54,7 @@ class Conditioning:
 
     Attributes:
         stages: name → (S, B, …): what the model is given in stage s for sample b.
-        stage_of_step: (T,) integers: the stage that each step belongs to.
+        stage_of_step: (T,) integers: the stage that each step belongs to; or (T, B), where samples differ in that.
     """
 
     stages: Mapping[str, Tensor]
@@ -36,5 +75,6 @@ class Conditioning:
 
     def at(self, step: Tensor, samples: Tensor) -> dict[str, Tensor]:
         """Rows for the samples `samples` (n,), the j-th at its own step `step[j]`: name → (n, …)."""
-        stage = self.stage_of_step[step]
+        alike = self.stage_of_step.dim() == 1
+        stage = self.stage_of_step[step] if alike else self.stage_of_step[step, samples]
         return {name: value[stage, samples] for name, value in self.stages.items()}

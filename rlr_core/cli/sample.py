@@ -118,16 +118,17 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     from rlr_core.models import load_configured
     from rlr_core.trainer import painter
     from rlr_core.trainer.devices import choose_device
+    from rlr_core.trainer.prompts import stage_settings, understood
 
     model = load_configured(config.model, choose_device(config.model.device))
     lora = load_lora(file, model, HookedLora) if file else None  # peft takes a second to import
     encode_anew = lora is not None and lora.in_text_encoder
-    negative = config.prompts.negative
-    paint = painter(model, config.sampling, config.inference, negative=negative, encode_anew=encode_anew)
+    stages = stage_settings(config.prompts)
+    paint = painter(model, config.sampling, config.inference, stages=stages, encode_anew=encode_anew)
 
     def painted(strength: float, prompts: list[str], seeds: list[int]) -> Any:
         with lora.scaled(strength) if lora else nullcontext():
-            return paint(prompts, seeds)
+            return paint(understood(prompts, config.prompts), seeds)
 
     return painted
 

@@ -118,6 +118,26 @@ class PromptConfig:
     )
     held_out_file: str = setting("", "the same, one per line in a UTF-8 text file", path=True)
     negative: str = setting("", "negative prompt, for guidance")
+    boundaries: list[float] = setting(
+        [],
+        "where the stages of prompts meet: rising fractions of the chain, as [0.333, 0.667]; none: evenly apart",
+    )
+    by_noise: bool = setting(
+        False,
+        "boundaries are falling shares of noise instead, as [0.98, 0.8]: the same for any steps and sampler",
+    )
+    blend: float = setting(
+        0.0, "share of the chain over which a stage turns into the next; 0 is at once", low=0, high=1
+    )
+    wildcards: str = setting("", "folder with a file for each __wildcard__")
+    variants: int = setting(
+        16, "texts drawn of a line with {a|b} or __wildcards__, at most", low=1, high=10_000
+    )
+    syntax: str = setting(
+        "host",
+        "(emphasis:1.2) and <lora:…> are read without their weights, or letter by letter",
+        choices=("host", "literal"),
+    )
 
 
 @dataclass(frozen=True)
@@ -231,6 +251,10 @@ class EstimatorConfig:
         0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
     )
     starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
+    stages: list[str] = setting(
+        [],
+        'sub-chains from these stages of the prompts alone, as ["coarse"] or ["1", "2"]; the gradient of others is left out',
+    )
     unit: bool = setting(True, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
     rerun: Free[bool] = setting(False, "first order: less memory, K more forward passes")
     chunk: Free[int] = setting(

@@ -79,6 +79,7 @@ KINDS: dict[Any, str] = {
     float: "a number",
     bool: "true or false",
     list[str]: "a list of texts",
+    list[float]: "a list of numbers",
     dict[str, float]: "a table of names and finite numbers, as { embedded = 0.5 }",
     Sizes: f"a number of pixels to {WIDEST} (0 for the checkpoint's own), [width, height], or a list of these pairs",
 }
@@ -92,6 +93,9 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return float(value)
     if kind == list[str]:
         return value if isinstance(value, list) and all(type(item) is str for item in value) else None
+    if kind == list[float]:
+        numbers = [_as_kind(item, float) for item in value] if isinstance(value, list) else [None]
+        return numbers if all(number is not None and math.isfinite(number) for number in numbers) else None
     if kind == dict[str, float]:
         return _as_numbers(value) if isinstance(value, dict) else None
     if kind == Sizes:

@@ -143,23 +143,24 @@ ESTIMATORS: dict[str, NamedEstimator] = {
             "branches",
             "sub_chains",
             "baseline",
+            "stages",
             "rerun",
         ),
         _rlr,
     ),
     "published": NamedEstimator(
         "RLR as published, eq. 11: K = 1, one sub-chain, one-sided zeroth order on all other steps; unbiased",
-        ("sub_chain_length", "sigma", "baseline"),
+        ("sub_chain_length", "sigma", "baseline", "stages"),
         _published,
     ),
     "v1": NamedEstimator("the paper's ablation V1: first order K = 1 only; biased", (), _v1),
     "v2": NamedEstimator(
-        "the paper's ablation V2: no zeroth order; biased", ("sub_chain_length", "baseline"), _v2
+        "the paper's ablation V2: no zeroth order; biased", ("sub_chain_length", "baseline", "stages"), _v2
     ),
     "v3": NamedEstimator("the paper's ablation V3: no half order; unbiased", ("sigma", "baseline"), _v3),
     "half": NamedEstimator(
         "half order on every sub-chain; unbiased, needs no reward gradient",
-        ("sub_chain_length", "sub_chain_end", "branches", "baseline"),
+        ("sub_chain_length", "sub_chain_end", "branches", "baseline", "stages"),
         _half,
     ),
     "zeroth": NamedEstimator(
@@ -168,7 +169,9 @@ ESTIMATORS: dict[str, NamedEstimator] = {
         _zeroth,
     ),
     "reinforce": NamedEstimator(
-        "the likelihood ratio of every step; unbiased, needs no reward gradient", ("baseline",), _reinforce
+        "the likelihood ratio of every step; unbiased, needs no reward gradient",
+        ("baseline", "stages"),
+        _reinforce,
     ),
     "ddpo": NamedEstimator(
         "REINFORCE with PPO's clip and reused rollouts",
@@ -192,7 +195,7 @@ ESTIMATORS: dict[str, NamedEstimator] = {
     ),
     "lookahead": NamedEstimator(
         "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
-        ("sub_chain_length", "starts_from", "starts_until", "unit"),
+        ("sub_chain_length", "starts_from", "starts_until", "stages", "unit"),
         _lookahead,
     ),
     "alignprop": NamedEstimator(

@@ -68,11 +68,17 @@ class Lookahead(Estimator):
     def _starts(self, problem: Problem, batch: Batch) -> Tensor:
         """a of each sample (B,), uniform over the window and stratified over the batch."""
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
-        low, high = self._window(problem.steps)
+        low, high = self._window(problem)
         return low + (stratified(len(batch), generator) * (high - low)).long().clamp(max=high - low - 1)
 
-    def _window(self, steps: int) -> tuple[int, int]:
-        """a is one of low … high-1, at least one of them and none beyond T-h."""
+    def _window(self, problem: Problem) -> tuple[int, int]:
+        """a is one of low … high-1, at least one of them and none beyond T-h.
+
+        Where the problem is limited to a window of steps, that is the window, and all h steps are in it.
+        """
+        steps, limit = problem.steps, problem.window
+        if limit:
+            return limit.start, limit.stop - self.length + 1
         latest = steps - self.length
         low = min(round(self.window[0] * steps), latest)
         return low, max(min(round(self.window[1] * steps), latest + 1), low + 1)
@@ -80,10 +86,11 @@ class Lookahead(Estimator):
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(problem, batch_size, self.chunk)
         check_differentiable(problem)
-        if self.length > problem.steps:
+        steps = len(problem.limited(problem.steps))
+        if self.length > steps:
             raise EstimatorError(
-                f"a sub-chain of {self.length} steps in a chain of {problem.steps}",
-                f"estimator.sub_chain_length of at most {problem.steps}",
+                f"a sub-chain of {self.length} steps in {'stages' if problem.window else 'a chain'} of {steps}",
+                f"estimator.sub_chain_length of at most {steps}",
                 "shorten the sub-chain or raise sampling.steps",
             )
         if not self.window[0] < self.window[1]:
@@ -95,7 +102,7 @@ class Lookahead(Estimator):
 
     def coverage(self, problem: Problem) -> Tensor:
         """Only where the prediction is that of the last step is nothing skipped; with `unit`, not in its right length."""
-        low, high = self._window(problem.steps)
+        low, high = self._window(problem)
         covered = torch.zeros(problem.steps)
         if high == problem.steps - self.length + 1:
             covered[-self.length :] = 1 / (high - low)

@@ -63,6 +63,8 @@ class Problem:
         eta: η of the transition; 0 leaves no noise for a likelihood ratio.
         gain: scales gradients on their way through a network in float16; without one they go as they are.
         collective: the processes that share every batch. It is here, and not in the batch, because a run has one.
+        window: steps that sub-chains are limited to; other steps' gradients are then left out on purpose, but for those of
+            the first-order and zeroth-order parts. None is no limit.
     """
 
     denoiser: Denoiser
@@ -73,6 +75,12 @@ class Problem:
     eta: float = 1.0
     gain: Gain | None = None
     collective: Collective = field(default_factory=Alone)
+    window: range | None = None
+
+    def limited(self, before: int) -> range:
+        """Of the steps 0 … before-1, those that sub-chains may be of."""
+        window = self.window or range(self.steps)
+        return range(min(window.start, before), min(window.stop, before))
 
     @property
     def steps(self) -> int:

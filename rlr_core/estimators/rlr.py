@@ -130,7 +130,9 @@ class RecursiveLikelihoodRatio(Estimator):
         steps = torch.arange(problem.steps)
         tail = self.first.draw(generator) if self.first else 0
         before = problem.steps - tail
-        sub_chains = self.half.sub_chains.draw(len(batch), before, generator) if self.half else []
+        sub_chains = (
+            self.half.sub_chains.draw(len(batch), problem.limited(before), generator) if self.half else []
+        )
         rest = (steps < before).expand(len(batch), -1)
         for drawn in sub_chains:
             rest = rest & ~((drawn.start[:, None] <= steps) & (steps < drawn.stop[:, None]))
@@ -205,12 +207,10 @@ class RecursiveLikelihoodRatio(Estimator):
         T = problem.steps
         if self.zeroth:
             return torch.ones(T)
-        if self.first is None:
-            return self.half.sub_chains.coverage(T) if self.half else torch.zeros(T)
-        covered = self.first.coverage(T)
+        covered = self.first.coverage(T) if self.first else torch.zeros(T)
         if self.half and self.half.end.unbiased:
-            before = T - self.first.high
-            covered[:before] = self.half.sub_chains.coverage(before)
+            steps = problem.limited(T - (self.first.high if self.first else 0))
+            covered[steps.start : steps.stop] = self.half.sub_chains.coverage(steps)
         return covered
 
     def check(self, problem: Problem, batch_size: int) -> None:
@@ -253,10 +253,12 @@ class RecursiveLikelihoodRatio(Estimator):
                 "steps before the first-order part",
                 "use estimator.name = full_bp, or lower estimator.first_order_steps",
             )
-        if length > before:
+        steps = problem.limited(before)
+        if length > len(steps):
+            which = "come before the first-order part" + (" in the stages chosen" if problem.window else "")
             raise EstimatorError(
-                f"sub-chains of {length} steps where {before} steps come before the first-order part",
-                f"estimator.sub_chain_length of at most {before}",
+                f"sub-chains of {length} steps where {len(steps)} steps {which}",
+                f"estimator.sub_chain_length of at most {len(steps)}",
                 "shorten the sub-chain, lower estimator.first_order_steps or raise sampling.steps",
             )
         if not end.needs_noise:
@@ -267,7 +269,7 @@ class RecursiveLikelihoodRatio(Estimator):
                 "sampling.eta above 0 (1 is best)",
                 "set sampling.eta = 1, or choose an estimator without a half-order part",
             )
-        silent = [step for step in self.half.sub_chains.ends(before).tolist() if problem.scales[step] == 0]
+        silent = [step for step in self.half.sub_chains.ends(steps).tolist() if problem.scales[step] == 0]
         if silent:
             raise EstimatorError(
                 f"a half-order part whose sub-chain ends at step {silent[-1]}, which adds no noise",

@@ -1,8 +1,8 @@
 """Which sub-chains [a..b] the half-order part differentiates, and with which weight.
 
-Steps 0 … n-1 are those before the first-order tail. A policy draws sub-chains for every sample of a batch; the expected weight
-of a step is its coverage. Draws are stratified over the batch: each sample's own distribution is unchanged, while together
-the samples cover the chain evenly.
+They are drawn from a range of steps: those before the first-order tail, or of them the ones that a problem is limited to. A
+policy draws sub-chains for every sample of a batch; the expected weight of a step is its coverage. Draws are stratified over
+the batch: each sample's own distribution is unchanged, while together the samples cover the chain evenly.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class SubChainPolicy(ABC):
         self.length = length
 
     @abstractmethod
-    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+    def draw(self, batch_size: int, steps: range, generator: torch.Generator) -> list[SubChains]:
         """Sub-chains for each sample; the terms of the list add up."""
 
     @abstractmethod
-    def coverage(self, steps: int) -> Tensor:
-        """(steps,) expected weight of each step."""
+    def coverage(self, steps: range) -> Tensor:
+        """(n,) expected weight of each of the n steps."""
 
-    def ends(self, steps: int) -> Tensor:
+    def ends(self, steps: range) -> Tensor:
         """The last steps that sub-chains may have, where the likelihood ratio needs noise."""
         return torch.tensor([stop - 1 for _, stop in partition(steps, self.length)])
 
@@ -61,9 +61,9 @@ class SubChainPolicy(ABC):
         assert not state
 
 
-def partition(steps: int, length: int) -> list[tuple[int, int]]:
-    """Cut 0 … steps-1 into (start, stop) of `length` steps; the first, noisiest one takes what is left over."""
-    edges = [0, *range(steps - (steps - 1) // length * length, steps + 1, length)]
+def partition(steps: range, length: int) -> list[tuple[int, int]]:
+    """Cut `steps` into (start, stop) of `length` steps; the first, noisiest one takes what is left over."""
+    edges = [steps.start, *range(steps.stop - (len(steps) - 1) // length * length, steps.stop + 1, length)]
     return list(itertools.pairwise(edges))
 
 
@@ -76,34 +76,34 @@ def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
 class AllSubChains(SubChainPolicy):
     """Every sub-chain of the partition, for every sample. With length 1: every step (REINFORCE)."""
 
-    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+    def draw(self, batch_size: int, steps: range, generator: torch.Generator) -> list[SubChains]:
         drawn = []
         for edges in partition(steps, self.length):
             values = (torch.full((batch_size,), value) for value in (*edges, 1.0))
             drawn.append(SubChains(*values))
         return drawn
 
-    def coverage(self, steps: int) -> Tensor:
-        return torch.ones(steps)
+    def coverage(self, steps: range) -> Tensor:
+        return torch.ones(len(steps))
 
 
 class RandomStart(SubChainPolicy):
     """One sub-chain with a uniformly drawn start, weight 1 (eq. 11, which leaves the other steps to the zeroth order)."""
 
-    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
-        choices = steps - self.length + 1
-        start = (stratified(batch_size, generator) * choices).long().clamp(max=choices - 1)
+    def draw(self, batch_size: int, steps: range, generator: torch.Generator) -> list[SubChains]:
+        choices = len(steps) - self.length + 1
+        start = steps.start + (stratified(batch_size, generator) * choices).long().clamp(max=choices - 1)
         return [SubChains(start, start + self.length, torch.ones(batch_size))]
 
-    def coverage(self, steps: int) -> Tensor:
-        starts = range(steps - self.length + 1)
-        counts = torch.zeros(steps)
+    def coverage(self, steps: range) -> Tensor:
+        starts = range(len(steps) - self.length + 1)
+        counts = torch.zeros(len(steps))
         for start in starts:
             counts[start : start + self.length] += 1 / len(starts)
         return counts
 
-    def ends(self, steps: int) -> Tensor:
-        return torch.arange(self.length - 1, steps)
+    def ends(self, steps: range) -> Tensor:
+        return torch.arange(steps.start + self.length - 1, steps.stop)
 
 
 class OneSubChain(SubChainPolicy):
@@ -135,15 +135,15 @@ class OneSubChain(SubChainPolicy):
             return uniform
         return self.floor * uniform + (1 - self.floor) * weights / weights.sum()
 
-    def draw(self, batch_size: int, steps: int, generator: torch.Generator) -> list[SubChains]:
+    def draw(self, batch_size: int, steps: range, generator: torch.Generator) -> list[SubChains]:
         starts, stops = torch.tensor(partition(steps, self.length)).T
         p = self.probabilities(starts)
         drawn = torch.searchsorted(p.cumsum(0), stratified(batch_size, generator), right=True)
         drawn = drawn.clamp(max=len(p) - 1)
         return [SubChains(starts[drawn], stops[drawn], 1 / p[drawn])]
 
-    def coverage(self, steps: int) -> Tensor:
-        return torch.ones(steps)
+    def coverage(self, steps: range) -> Tensor:
+        return torch.ones(len(steps))
 
     def observe(self, drawn: SubChains, squared_norm: float) -> None:
         """Share the squared norm of a chunk's mean gradient among its samples, in the proportion expected so far.

@@ -18,8 +18,8 @@ from rlr_core.families import Component, LoraFamily, Role
 class TokenEncoder(Protocol):
     """Text encoders that can be trained: prompts become token numbers once, and those conditioning at every step."""
 
-    def tokenize(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        """Whole numbers, each tensor with B rows, for `embed`."""
+    def tokenize(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        """Of B prompts and B negative prompts whole numbers, each tensor with B rows, for `embed`."""
         ...
 
     def embed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,8 +76,8 @@ class Model(Protocol):
         """The denoiser, guided."""
         ...
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        """The denoiser's conditioning, without gradient, each tensor with B rows."""
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        """The denoiser's conditioning of B prompts and B negative prompts, without gradient, each tensor with B rows."""
         ...
 
     @property
@@ -144,8 +144,8 @@ class WrappedModel:
     def denoiser(self, guidance_scale: float) -> Denoiser:
         return self.model.denoiser(guidance_scale)
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        return self.model.encode(prompts, negative)
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        return self.model.encode(prompts, negatives)
 
     @property
     def tokens(self) -> TokenEncoder | None:

@@ -128,7 +128,7 @@ def _paint(setup: Setup, config: RunConfig) -> None:
     images = setup.painter(prompts, range(count))
     assert isinstance(images, torch.Tensor), "a rehearsal is of one size"
     for reward in (setup.held_out, setup.reward, *setup.watched.values()):
-        score(reward, images.to(META), prompts)
+        score(reward, images.to(META), [prompt.scored for prompt in prompts])
 
 
 def _together(setup: Setup) -> torch.nn.ModuleList:

@@ -12,6 +12,7 @@ import torch
 
 from rlr_core import __version__
 from rlr_core.config import Judged, RunConfig, to_toml
+from rlr_core.dcot import format_line
 from rlr_core.families import LoraFamily
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.overview import Facts
@@ -31,7 +32,7 @@ class Origin:
         family: of the model that it is for.
         model: the metadata that say which model that is.
         reward, held_out: names.
-        prompts: that were trained on.
+        prompts: that were trained on, as lines.
     """
 
     config: RunConfig
@@ -50,7 +51,7 @@ class Origin:
             model=setup.model.lora_metadata(),
             reward=setup.reward.name,
             held_out=setup.held_out.name,
-            prompts=setup.prompts,
+            prompts=list(map(format_line, setup.prompts)),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rlr_core.config import ModelConfig, RewardConfig, RunConfig
+from rlr_core.dcot import format_line
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError, RLRError, RunError
 from rlr_core.families import FAMILIES, LoraFamily
@@ -107,7 +108,7 @@ def _origin(config: RunConfig, guessed: LoraFamily | None) -> Origin:
         model=model,
         reward=_name(config.reward),
         held_out=config.reward.held_out,
-        prompts=training_prompts(config.prompts, embedded=embedded),
+        prompts=list(map(format_line, training_prompts(config.prompts, embedded=embedded))),
     )
 
 

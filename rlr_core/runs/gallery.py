@@ -11,7 +11,8 @@ from rlr_core.rewards import Pictures
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.pictures import before_after, save_png, strip, to_picture
 from rlr_core.runs.report import write_curve, write_report
-from rlr_core.trainer import Evaluation, Preview
+from rlr_core.runs.stage_files import write_stage_files
+from rlr_core.trainer import Evaluation, Preview, Setup
 
 SHOWN = 8
 """Pictures of the evaluation that the before/after grid shows."""
@@ -26,16 +27,21 @@ class Gallery:
     Args:
         directory: of the run.
         lora: its file, beside which hosts look for a picture.
+        setup: of the run.
     """
 
-    def __init__(self, directory: RunDirectory, lora: Path, softly: Softly):
-        self._directory, self._lora, self._softly = directory, lora, softly
+    def __init__(self, directory: RunDirectory, lora: Path, setup: Setup, softly: Softly):
+        self._directory, self._lora, self._setup, self._softly = directory, lora, setup, softly
 
     def preview(self, event: Preview) -> str:
         """Draw a preview; returns its file, as seen from the run's folder."""
         file = self._directory.previews / f"{event.iteration:06d}.png"
         self._softly(f"previews/{file.name}", lambda: save_png(strip(event.images), file))
         self._show_beside_the_lora(event.images)
+        if not event.iteration:
+            height, width = event.images[0].shape[-2:]
+            what = "the prompts for other hosts"
+            self._softly(what, lambda: write_stage_files(self._lora, self._setup, (width, height)))
         return f"previews/{file.name}"
 
     def evaluation(self, event: Evaluation) -> None:

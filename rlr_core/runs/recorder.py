@@ -78,7 +78,7 @@ class Recorder:
         self.setup = dataclasses.replace(self.setup, config=config)
         self.trainer = Trainer(self.setup)
         self.log = log.EventLog(self.directory.events_file)
-        self.gallery = Gallery(self.directory, self._lora_file, self._softly)
+        self.gallery = Gallery(self.directory, self._lora_file, self.setup, self._softly)
         self.identity = self.directory.identify(found.checkpoint.run if found and found.checkpoint else "")
 
     def close(self) -> None:

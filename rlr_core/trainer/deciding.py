@@ -11,7 +11,7 @@ from rlr_core.embedded import world
 from rlr_core.errors import PromptError
 from rlr_core.rewards import PUBLISHED
 from rlr_core.rewards.published_files import find
-from rlr_core.trainer.prompts import held_out_prompts, training_prompts
+from rlr_core.trainer.prompts import held_out_prompts, self_contained_prompts
 
 ENOUGH = 10
 """Different training prompts, of which some can be spared."""
@@ -31,13 +31,13 @@ def _set_aside(config: PromptConfig) -> PromptConfig:
     """Every fifth of the different training prompts becomes a held-out one, where none are given and there are enough."""
     if config.held_out or config.held_out_file or not (config.train or config.file):
         return config
-    prompts = training_prompts(config, embedded=False)
-    different = list(dict.fromkeys(prompts))
+    config = self_contained_prompts(config)
+    different = list(dict.fromkeys(config.train))
     if len(different) < ENOUGH:
-        return dataclasses.replace(config, train=prompts, file="")
+        return config
     held_out = different[EVERY - 1 :: EVERY]
-    train = [prompt for prompt in prompts if prompt not in held_out]
-    return dataclasses.replace(config, train=train, held_out=held_out, file="")
+    train = [prompt for prompt in config.train if prompt not in held_out]
+    return dataclasses.replace(config, train=train, held_out=held_out)
 
 
 def _judge(config: RunConfig) -> str:
@@ -59,7 +59,7 @@ def _is_of_the_world(prompts: PromptConfig) -> bool:
     """Whether the embedded scorer knows all words of the prompts that it would be asked about."""
     try:
         for prompt in held_out_prompts(prompts):
-            world.asked(prompt)
+            world.asked(prompt.scored)
     except PromptError:
         return False
     return True

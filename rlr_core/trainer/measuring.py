@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain.noise import derive_seed
+from rlr_core.dcot import StagePrompts
 from rlr_core.rewards import Pictures, Reward, Scores, statistics, stills
 from rlr_core.trainer.events import Evaluation, Painting, Preview
 from rlr_core.trainer.prompts import deal
@@ -34,7 +35,7 @@ def preview(setup: Setup, iteration: int, wear: Wear) -> Generator[Painting, Non
     shown = stills(images)
     return Preview(
         iteration=iteration,
-        prompts=prompts,
+        prompts=[prompt.scored for prompt in prompts],
         seeds=seeds,
         images=shown,
         scores=_scores(setup.held_out, images, prompts, "held out").total,
@@ -52,7 +53,7 @@ def evaluation(
     trained, shown = _scores(setup.reward, images, prompts, "trained"), stills(images)
     return Evaluation(
         when=when,
-        prompts=prompts,
+        prompts=[prompt.scored for prompt in prompts],
         seeds=seeds,
         images=shown,
         scores=_scores(setup.held_out, images, prompts, "held out").total,
@@ -77,7 +78,7 @@ def calibrate(setup: Setup, iteration: int = 0) -> Generator[Painting, None, Non
 
 
 def _painted(
-    setup: Setup, begun: Painting, prompts: Sequence[str], seeds: Sequence[int], wear: Wear
+    setup: Setup, begun: Painting, prompts: Sequence[StagePrompts], seeds: Sequence[int], wear: Wear
 ) -> Generator[Painting, None, Pictures]:
     """One picture for each (prompt, seed). The LoRA is worn while a group is painted, and not while that is told."""
     groups, pictures, now = setup.painter.groups(prompts, seeds), {}, begun
@@ -91,9 +92,9 @@ def _painted(
     return in_order(pictures)
 
 
-def _scores(reward: Reward, images: Pictures, prompts: Sequence[str], role: str) -> Scores:
+def _scores(reward: Reward, images: Pictures, prompts: Sequence[StagePrompts], role: str) -> Scores:
     with seeded(derive_seed("scores", role)):
-        return score(reward, images, prompts)
+        return score(reward, images, [prompt.scored for prompt in prompts])
 
 
 def _statistics(images: Pictures, first: int) -> dict[str, Tensor]:
@@ -102,13 +103,13 @@ def _statistics(images: Pictures, first: int) -> dict[str, Tensor]:
     return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
 
-def _watched(setup: Setup, images: Pictures, prompts: Sequence[str]) -> dict[str, Tensor]:
+def _watched(setup: Setup, images: Pictures, prompts: Sequence[StagePrompts]) -> dict[str, Tensor]:
     return {
         name: _scores(reward, images, prompts, f"watched: {name}").total
         for name, reward in setup.watched.items()
     }
 
 
-def _held_out(setup: Setup, count: int, purpose: str) -> tuple[list[str], list[int]]:
+def _held_out(setup: Setup, count: int, purpose: str) -> tuple[list[StagePrompts], list[int]]:
     prompts = deal(setup.held_out_prompts, count, 0, 0)
     return prompts, [derive_seed(purpose, j) >> 32 for j in range(count)]

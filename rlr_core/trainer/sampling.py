@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Chain, SampleNoise, Schedule, initial_latents, rollout
+from rlr_core.chain import Chain, Conditioning, SampleNoise, Schedule, initial_latents, rollout
 from rlr_core.config import InferenceConfig, SamplingConfig, Size
+from rlr_core.dcot import StagePrompts, StageSettings
 from rlr_core.errors import ConfigError
 from rlr_core.models import Model, Prompted, Sampler, prompted
 from rlr_core.rewards import Pictures, Reward, Scores, alike, assembled
@@ -61,6 +62,7 @@ class Painter:
         prompted: the guided denoiser and its conditioning.
         sampling: steps, η and sizes.
         canvases: of the sizes that pictures have in turn.
+        stages: what is said of the stages of all prompts.
         together: pictures that are painted at a time.
     """
 
@@ -68,16 +70,19 @@ class Painter:
     prompted: Prompted
     sampling: SamplingConfig
     canvases: Sequence[Canvas]
+    stages: StageSettings
     together: int = 8
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
+    def __call__(self, prompts: Sequence[StagePrompts], seeds: Sequence[int]) -> Pictures:
         """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU; the sizes come in turn."""
         pictures: dict[int, Tensor] = {}
         for numbers, painted in self.groups(prompts, seeds):
             pictures |= dict(zip(numbers, painted, strict=True))
         return in_order(pictures)
 
-    def groups(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[Sequence[int], Tensor]]:
+    def groups(
+        self, prompts: Sequence[StagePrompts], seeds: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
         """The same as they are painted, some of one size at a time, with their numbers; none before it is asked for."""
         for turn, mine in enumerate(self.canvases):
             numbers = range(turn, len(prompts), len(self.canvases))
@@ -86,22 +91,25 @@ class Painter:
                 yield chosen, self._group(mine, [prompts[j] for j in chosen], [seeds[j] for j in chosen])
 
     @torch.no_grad()
-    def _group(self, canvas: Canvas, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def _group(self, canvas: Canvas, prompts: Sequence[StagePrompts], seeds: Sequence[int]) -> Tensor:
         return self.model.decode(self._latents(canvas, prompts, seeds)).cpu()
 
-    def _latents(self, canvas: Canvas, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def _latents(self, canvas: Canvas, prompts: Sequence[StagePrompts], seeds: Sequence[int]) -> Tensor:
         noise, denoiser, sampler = (
             canvas.noise(seeds, self.model.device),
             self.prompted.denoiser,
             canvas.sampler,
         )
         if sampler is not None:
-            conditioning = self.prompted.conditioning(prompts, sampler.schedule)
+            conditioning = self._conditioning(prompts, sampler.schedule)
             return sampler(denoiser, conditioning, noise.initial(), seeds)
-        conditioning = self.prompted.conditioning(prompts, canvas.schedule)
+        conditioning = self._conditioning(prompts, canvas.schedule)
         chain = Chain(denoiser, canvas.schedule, conditioning, noise, self.sampling.eta)
         everyone = torch.arange(len(seeds))
         return rollout(chain, initial_latents(chain), everyone, range(canvas.schedule.steps))[0]
+
+    def _conditioning(self, prompts: Sequence[StagePrompts], schedule: Schedule) -> Conditioning:
+        return self.prompted.conditioning([self.stages.schedule(prompt, schedule) for prompt in prompts])
 
 
 def in_order(pictures: Mapping[int, Tensor]) -> Pictures:
@@ -114,19 +122,21 @@ def painter(
     sampling: SamplingConfig,
     inference: InferenceConfig | None = None,
     *,
-    negative: str = "",
+    stages: StageSettings | None = None,
     encode_anew: bool = False,
 ) -> Painter:
     """A `Painter` with the settings of `inference` on top of the training chain's. Raises `ConfigError`.
 
     Args:
+        stages: what is said of the stages of all prompts, and the negative prompt.
         encode_anew: the text encoder has a LoRA (see `prompted`).
     """
     inference = inference or InferenceConfig()
     steps, guidance = inference.steps or sampling.steps, inference.guidance_scale or sampling.guidance_scale
     settled = dataclasses.replace(sampling, steps=steps, guidance_scale=guidance)
     canvases = [canvas(model, steps, size, inference.sampler) for size in sampling.sizes]
-    return Painter(model, prompted(model, guidance, negative, encode_anew=encode_anew), settled, canvases)
+    view = prompted(model, guidance, encode_anew=encode_anew)
+    return Painter(model, view, settled, canvases, stages or StageSettings())
 
 
 def score(reward: Reward, images: Pictures, prompts: Sequence[str], *, chunk: int = 16) -> Scores:

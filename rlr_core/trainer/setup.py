@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlr_core.chain import Denoiser, Level, Prediction
 from rlr_core.config import RunConfig
+from rlr_core.dcot import StagePrompts, StageSettings
 from rlr_core.estimators import Estimator, Gain, Problem, build, ignored_settings
 from rlr_core.families import Role
 from rlr_core.lora import Lora, inject, load_lora
@@ -31,7 +32,7 @@ from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.foreseeing import Foreseen
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
-from rlr_core.trainer.prompts import held_out_prompts, training_prompts
+from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
 from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
 
 
@@ -59,6 +60,7 @@ class Setup:
     Attributes:
         problems: for each size that batches have in turn.
         canvases: of the same sizes.
+        stages: what is said of the stages of all prompts.
         prompted: the denoiser of the problems with its conditioning.
         painter: for previews and evaluations.
     """
@@ -70,8 +72,9 @@ class Setup:
     problems: Sequence[Problem]
     canvases: Sequence[Canvas]
     estimator: Estimator
-    prompts: list[str]
-    held_out_prompts: list[str]
+    prompts: list[StagePrompts]
+    held_out_prompts: list[StagePrompts]
+    stages: StageSettings
     prompted: Prompted
     painter: Painter
     undo: ExitStack = field(default_factory=ExitStack)
@@ -124,25 +127,27 @@ def prepare(
     check_settings(config)
     config = decided(config)
     prompts = training_prompts(config.prompts, embedded=config.model.checkpoint == "embedded")
-    held_out = held_out_prompts(config.prompts)
+    held_out, stages = held_out_prompts(config.prompts), stage_settings(config.prompts)
     estimator = build(config.estimator, config.sampling.steps)
     for name in ignored_settings(config.estimator):
         warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
     if config.training.learning_rate == 0:
         warnings.warn("training.learning_rate is 0: nothing will be learned", stacklevel=2)
     with ExitStack() as stack:
-        foreseen = Foreseen(config, materials or Materials(), estimator, (prompts[0], held_out[0]))
+        foreseen = Foreseen(
+            config, materials or Materials(), estimator, (prompts[0].scored, held_out[0].scored)
+        )
         objects = _objects(config, materials or Materials(), device, stack, foreseen)
         model, lora = objects.model, objects.lora
         view = prompted(
             model,
             config.sampling.guidance_scale,
-            config.prompts.negative,
             encode_anew=lora.in_text_encoder,
         )
         denoiser = Interruptible(view.denoiser, should_stop)
         canvases = [canvas(model, config.sampling.steps, size) for size in config.sampling.sizes]
-        problems = [_problem(config, objects, denoiser, each) for each in canvases]
+        problems = [_problem(config, objects, denoiser, each, stages) for each in canvases]
+        _tell_limits(config, problems[0])
         for problem in problems:
             estimator.check(problem, config.training.batch_size)
         return Setup(
@@ -155,8 +160,9 @@ def prepare(
             estimator=estimator,
             prompts=prompts,
             held_out_prompts=held_out,
+            stages=stages,
             prompted=view,
-            painter=_painter(config, model, should_stop, encode_anew=lora.in_text_encoder),
+            painter=_painter(config, model, stages, should_stop, encode_anew=lora.in_text_encoder),
             undo=stack.pop_all(),
         )
 
@@ -228,8 +234,22 @@ def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards
     return Rewards(trained, trained if same else _visiting(guests, rewards.held_out, stack), watched)
 
 
-def _problem(config: RunConfig, objects: _Objects, denoiser: Denoiser, canvas: Canvas) -> Problem:
+def _tell_limits(config: RunConfig, problem: Problem) -> None:
+    """What is left out on purpose is said."""
+    if problem.window:
+        first, last = problem.window.start + 1, problem.window.stop
+        warnings.warn(
+            f"sub-chains come from steps {first} to {last} of {problem.steps} ({', '.join(config.estimator.stages)}): this is"
+            " no longer the gradient of the whole chain, and what other steps could learn is left out on purpose",
+            stacklevel=3,
+        )
+
+
+def _problem(
+    config: RunConfig, objects: _Objects, denoiser: Denoiser, canvas: Canvas, stages: StageSettings
+) -> Problem:
     """The objective for pictures of one size."""
+    chosen = config.estimator.stages
     return Problem(
         denoiser=denoiser,
         schedule=canvas.schedule,
@@ -238,16 +258,20 @@ def _problem(config: RunConfig, objects: _Objects, denoiser: Denoiser, canvas: C
         parameters=objects.lora.parameters,
         eta=config.sampling.eta,
         gain=Gain() if "float16" in (config.model.precision, config.memory.autocast) else None,
+        window=stages.steps_of(chosen, canvas.schedule) if chosen else None,
     )
 
 
 def _painter(
-    config: RunConfig, model: Model, should_stop: Callable[[], bool], *, encode_anew: bool
+    config: RunConfig,
+    model: Model,
+    stages: StageSettings,
+    should_stop: Callable[[], bool],
+    *,
+    encode_anew: bool,
 ) -> Painter:
     """Paints previews and evaluations, and can be interrupted between two steps."""
-    brush = painter(
-        model, config.sampling, config.inference, negative=config.prompts.negative, encode_anew=encode_anew
-    )
+    brush = painter(model, config.sampling, config.inference, stages=stages, encode_anew=encode_anew)
     denoiser = Interruptible(brush.prompted.denoiser, should_stop)
     view = replace(brush.prompted, denoiser=denoiser)
     return replace(brush, prompted=view, together=config.memory.painted)

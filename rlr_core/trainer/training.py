@@ -227,8 +227,10 @@ class Trainer:
         canvas = setup.canvases[turn % len(setup.canvases)]
         seeds = [derive_seed(training.seed, "picture", turn, j) for j in range(training.batch_size)]
         return Batch(
-            prompts=prompts,
-            conditioning=setup.prompted.conditioning(prompts, canvas.schedule),
+            prompts=[prompt.scored for prompt in prompts],
+            conditioning=setup.prompted.conditioning(
+                [setup.stages.schedule(prompt, canvas.schedule) for prompt in prompts]
+            ),
             noise=canvas.noise(seeds, setup.model.device),
             seed=derive_seed(training.seed, "estimator", self.iteration),
         )

@@ -166,12 +166,12 @@ class StableDiffusion:
             network = replace(network, extras=SizeAndPooledText(self.pixels_per_latent))
         return Guided(network, guidance_scale)
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
         """The denoiser's conditioning, without gradient: "text" (B, L, D), in XL "pooled" (B, P), and both as "negative_…".
 
         A text is encoded once and remembered. Warns where one is too long, naming the words that are lost.
         """
-        return self.tokens.encode(prompts, negative)
+        return self.tokens.encode(prompts, negatives)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, range [0, 1]; differentiable.

@@ -36,19 +36,23 @@ class TextConditioning:
         names = ("text_encoder", "text_encoder_2")
         return {name: encoder.network for name, encoder in zip(names, self.encoders, strict=False)}
 
-    def encode(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
         """Without a gradient; a text is encoded once and remembered."""
-        positive, against = self._encoded(prompts), self._encoded([negative] * len(prompts))
-        if self._is_zero(negative):
-            against = {name: torch.zeros_like(value) for name, value in against.items()}
+        positive, against = self._encoded(prompts), self._encoded(negatives)
+        counts = self._counts(negatives)
+        against = {
+            name: torch.where(_as_rows(counts, value) > 0, value, torch.zeros_like(value))
+            for name, value in against.items()
+        }
         return {**positive, **{NEGATIVE + name: value for name, value in against.items()}}
 
-    def tokenize(self, prompts: Sequence[str], negative: str) -> dict[str, Tensor]:
-        """ "text_1", "text_2" … and the same of the negative prompt, each (B, 2, L) whole numbers, for `embed`."""
+    def tokenize(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
+        """ "text_1", "text_2" … and the same of the negative prompts, each (B, 2, L) whole numbers, for `embed`."""
         tokens = {f"text_{k + 1}": encoder.tokenize(prompts) for k, encoder in enumerate(self.encoders)}
         for k, encoder in enumerate(self.encoders):
-            against = encoder.tokenize([negative] * len(prompts))
-            against[:, 1] *= not self._is_zero(negative)  # a text without any token stands for zeros
+            against = encoder.tokenize(negatives)
+            # A text without any token stands for zeros.
+            against[:, 1] *= _as_rows(self._counts(negatives), against[:, 1])
             tokens[f"{NEGATIVE}text_{k + 1}"] = against
         return tokens
 
@@ -59,17 +63,20 @@ class TextConditioning:
             rows = [tokens[f"{prefix}text_{k + 1}"] for k in range(len(self.encoders))]
             encoded = _joined([encoder.embed(row) for encoder, row in zip(self.encoders, rows, strict=True)])
             there = rows[0][:, 1].any(-1)
-            conditioning |= {
-                prefix + name: value * there.to(value).reshape(-1, *[1] * (value.dim() - 1))
-                for name, value in encoded.items()
-            }
+            conditioning |= {prefix + name: value * _as_rows(there, value) for name, value in encoded.items()}
         return conditioning
 
     def _encoded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         return _joined(list(map(PromptEncoder.__call__, self.encoders, repeat(texts))))
 
-    def _is_zero(self, negative: str) -> bool:
-        return self.zero_negative and negative == ""
+    def _counts(self, negatives: Sequence[str]) -> Tensor:
+        """(B,) whether each negative prompt is encoded, and is not zeros."""
+        return torch.tensor([not (self.zero_negative and negative == "") for negative in negatives])
+
+
+def _as_rows(flags: Tensor, like: Tensor) -> Tensor:
+    """`flags` (B,) as 0 and 1, shaped (B, 1, …), on the device and in the dtype of `like` (B, …)."""
+    return flags.to(like).reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _joined(parts: Sequence[Encoded]) -> dict[str, Tensor]:

@@ -1,0 +1,15 @@
+"""Diffusive Chain-of-Thought (arXiv 2502.00639): a prompt per stage of denoising, and how people write it."""
+
+from rlr_core.dcot.lines import format_line, parse_line
+from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts, StageSettings, plain, together
+
+__all__ = [
+    "NAMES",
+    "Boundaries",
+    "StagePrompts",
+    "StageSettings",
+    "format_line",
+    "parse_line",
+    "plain",
+    "together",
+]

@@ -1,0 +1,163 @@
+"""Files of prompts: text with one prompt per line, or JSON Lines and TOML for programs.
+
+In JSON Lines a line is a text, as in a text file, or an object; in TOML `prompts` is a list of such. An object has "prompt" or
+"stages" (texts from coarse to fine), and, as wanted, "negative" (a text, or one for each stage), "at" or "noise" (boundaries),
+"prompt" beside stages (what the reward is told) and "times".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlr_core.dcot.lines import format_line, parse_line
+from rlr_core.dcot.stages import Boundaries, StagePrompts
+from rlr_core.errors import PromptError
+from rlr_core.storage import read_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MOST_BYTES = 4 * 2**20
+"""Of a prompts file."""
+KEYS = ("prompt", "stages", "negative", "at", "noise", "times")
+ADVICE = "write one prompt per line and save the file as UTF-8"
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The prompts of a file as lines, each with its number there, from 1. Raises `PromptError` naming file and line."""
+    text = _read(path)
+    readers = {".jsonl": _json_lines, ".toml": _toml_lines}
+    reader = readers.get(path.suffix.lower(), _text_lines)
+    try:
+        lines = list(reader(text))
+    except _BadLine as error:
+        raise PromptError(f"{path}, line {error.number}: {error}", "a prompt", "correct it") from None
+    if not lines:
+        raise PromptError(f"the prompts file {path} is empty", "at least one prompt", ADVICE)
+    return lines
+
+
+class _BadLine(Exception):
+    def __init__(self, number: int, what: str):
+        super().__init__(what)
+        self.number = number
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_text(path, MOST_BYTES)
+    except OSError as error:
+        raise PromptError(
+            f"the prompts file {path} cannot be read ({error.strerror})", "a text file", ADVICE
+        ) from None
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"the prompts file {path} is not UTF-8 (byte {error.start})", "a UTF-8 text file", ADVICE
+        ) from None
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    """Lines end where people's editors end them; other characters that break lines are part of a prompt."""
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+        if stripped(line):
+            yield number, stripped(line)
+
+
+def stripped(text: str) -> str:
+    """Without white space and invisible characters at both ends."""
+    places = [place for place, letter in enumerate(text) if unicodedata.category(letter) not in INVISIBLE]
+    return text[places[0] : places[-1] + 1] if places else ""
+
+
+INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
+"""Unicode's categories of spaces, line ends, and characters that take no room."""
+
+
+def _text_lines(text: str) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in _numbered(text) if not line.startswith("#"))
+
+
+def _json_lines(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in _numbered(text):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _BadLine(number, f"no JSON ({error})") from None
+        yield number, _as_line(value, number)
+
+
+def _toml_lines(text: str) -> Iterator[tuple[int, str]]:
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _BadLine(1, f"no TOML ({error})") from None
+    prompts = values.get("prompts")
+    if not isinstance(prompts, list):
+        raise _BadLine(1, "no list called prompts")
+    return ((number, _as_line(value, number)) for number, value in enumerate(prompts, 1))
+
+
+def _as_line(value: Any, number: int) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if not isinstance(value, dict) or not value or set(value) - set(KEYS):
+        raise _BadLine(number, f"{json.dumps(value)[:60]}, and not a text or an object of {', '.join(KEYS)}")
+    try:
+        return format_line(from_table(value))
+    except (PromptError, TypeError, ValueError) as error:
+        raise _BadLine(number, str(error).splitlines()[0]) from None
+
+
+def from_table(table: dict[str, Any]) -> StagePrompts:
+    """A prompt from an object of a JSON Lines or TOML file. Raises `PromptError`, `TypeError` or `ValueError`."""
+    stages = [_one_line(text) for text in table.get("stages") or [table.get("prompt", "")]]
+    negative = table.get("negative")
+    negatives = [negative] * len(stages) if isinstance(negative, str) else negative or []
+    places = table.get("at") or table.get("noise")
+    return StagePrompts(
+        prompts=tuple(stages),
+        negatives=tuple(_one_line(text) for text in negatives),
+        boundaries=Boundaries(tuple(map(float, places)), by_noise="noise" in table) if places else None,
+        intent=_one_line(table.get("prompt", "")) if "stages" in table else "",
+        count=int(table.get("times", 1)),
+    )
+
+
+def to_table(prompts: StagePrompts) -> dict[str, Any]:
+    """The inverse of `from_table`."""
+    first, *more = prompts.prompts
+    table: dict[str, Any] = {"stages": list(prompts.prompts)} if more else {"prompt": first}
+    if prompts.intent:
+        table |= {"stages": list(prompts.prompts), "prompt": prompts.intent}
+    if prompts.negatives:
+        table["negative"] = list(prompts.negatives)
+    if prompts.boundaries and prompts.boundaries.values:
+        table["noise" if prompts.boundaries.by_noise else "at"] = list(prompts.boundaries.values)
+    return table | ({"times": prompts.count} if prompts.count > 1 else {})
+
+
+def _one_line(text: Any) -> str:
+    """Encoders read a line break as a space."""
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no text")
+    return " ".join(re.split(r"[\r\n]+", text)).strip()
+
+
+def parsed(lines: Sequence[tuple[int, str]], source: str) -> list[StagePrompts]:
+    """The prompts of lines. Raises `PromptError` naming the source, the line and the column."""
+    prompts = []
+    for number, line in lines:
+        try:
+            prompts.append(parse_line(line))
+        except PromptError as error:
+            got, expected, do = error.parts
+            raise PromptError(f"{source}, line {number}, {got}", expected, do) from None
+    return prompts
