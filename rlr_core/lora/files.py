@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, lora_families
-from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, readers, role_of, same_words
+from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, role_of
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
+from rlr_core.lora.readers import readers, same_words
 from rlr_core.lora.recognition import family_of, told_by
 from rlr_core.lora.tensor_file import digest, write_tensors
 from rlr_core.lora.weights import LoraWeights, finite, useless
