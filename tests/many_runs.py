@@ -1,7 +1,8 @@
 """Many runs, long logs, many hands, with figures: python tests/many_runs.py [list|resume|resumes|starts|pollers …]
 
 Without a name everything is measured. `--size` takes another number of runs, events, resumes or starts than the one that is
-printed. Seconds are of the machine that it runs on; what must hold on every machine is in `test_many_runs.py`.
+printed. Seconds are of the machine that it runs on; what must hold on every machine is in `test_listing.py`,
+`test_overview.py` and `test_log.py`.
 """
 
 from __future__ import annotations

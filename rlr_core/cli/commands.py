@@ -10,7 +10,6 @@ from pathlib import Path
 from rlr_core.cli.bench import bench
 from rlr_core.cli.checkpoints import checkpoint, checkpoints
 from rlr_core.cli.lora import lora
-from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
 from rlr_core.cli.saying import say
@@ -47,6 +46,7 @@ def _load(path: Path | None, options: argparse.Namespace) -> RunConfig:
 
 
 def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
+    from rlr_core.cli.progress import Narrator, stopping_on_interrupt
     from rlr_core.runs.launching import launch
     from rlr_core.runs.runner import start
 
@@ -67,6 +67,7 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
 
 def resume(options: argparse.Namespace) -> None:
     """Go on with a run."""
+    from rlr_core.cli.progress import Narrator, stopping_on_interrupt
     from rlr_core.runs import runner
     from rlr_core.runs.launching import launch_resume
     from rlr_core.runs.resuming import restore_config
