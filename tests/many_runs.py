@@ -23,7 +23,7 @@ from typing import Any
 
 from rlr_core.config import RunConfig, to_toml
 from rlr_core.errors import RunError
-from rlr_core.runs import list_runs, log, runner
+from rlr_core.runs import list_runs, log
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.worker import Worker
 
@@ -109,6 +109,8 @@ def resume_long(folder: Path, size: int) -> None:
     """A run with `size` events in its log is resumed to its end, in a process of its own; and one without them."""
     import runs
 
+    from rlr_core.runs import runner
+
     runs.workshop(folder)
     for number in (0, size):
         run = folder / f"run-{number}"
@@ -147,6 +149,8 @@ def longer_by(size: int) -> Iterator[None]:
 
 def resume_one(run: Path) -> None:
     """What `resume_long` starts."""
+    from rlr_core.runs import runner
+
     began = time.perf_counter()
     first: list[float] = []
     runner.resume(run, lambda event: first.append(time.perf_counter()))
