@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,7 +110,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises `OSError` that says why in its `strerror`, also for what is no file: a pipe could keep us waiting for ever.
     """
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError(errno.EINVAL, "it is no file")
         with open(path, "rb") as file:
             data = file.read(most + 1)

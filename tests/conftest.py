@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,3 +17,29 @@ def _reproducible():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What whoever reads a log has asked for, in bytes, call by call; the system reads some more ahead."""
+    taken: list[int] = []
+    opened = Path.open
+
+    class Counted(io.BufferedReader):
+        def read(self, size: int | None = -1) -> bytes:
+            return counted(super().read(size))
+
+        def __next__(self) -> bytes:
+            return counted(super().__next__())
+
+    def counted(data: bytes) -> bytes:
+        taken.append(len(data))
+        return data
+
+    def opening(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if path.name == "events.jsonl" and mode == "rb":
+            return Counted(io.FileIO(path))
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opening)
+    return taken

@@ -1,7 +1,8 @@
 """Many runs, long logs, many hands, with figures: python tests/many_runs.py [list|resume|resumes|starts|pollers …]
 
 Without a name everything is measured. `--size` takes another number of runs, events, resumes or starts than the one that is
-printed. Seconds are of the machine that it runs on; what must hold on every machine is in `test_many_runs.py`.
+printed. Seconds are of the machine that it runs on; what must hold on every machine is in `test_listing.py`,
+`test_overview.py` and `test_log.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from rlr_core.config import RunConfig, to_toml
 from rlr_core.errors import RunError
-from rlr_core.runs import list_runs, log, runner
+from rlr_core.runs import list_runs, log
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.worker import Worker
 
@@ -108,6 +109,8 @@ def resume_long(folder: Path, size: int) -> None:
     """A run with `size` events in its log is resumed to its end, in a process of its own; and one without them."""
     import runs
 
+    from rlr_core.runs import runner
+
     runs.workshop(folder)
     for number in (0, size):
         run = folder / f"run-{number}"
@@ -146,6 +149,8 @@ def longer_by(size: int) -> Iterator[None]:
 
 def resume_one(run: Path) -> None:
     """What `resume_long` starts."""
+    from rlr_core.runs import runner
+
     began = time.perf_counter()
     first: list[float] = []
     runner.resume(run, lambda event: first.append(time.perf_counter()))

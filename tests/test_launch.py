@@ -28,6 +28,7 @@ from rlr_core.errors import CheckpointError, PromptError, RunError
 from rlr_core.runs import detached, launching, log
 from rlr_core.runs.__main__ import main as work
 from rlr_core.runs.directory import RunDirectory, reserved_folder
+from rlr_core.runs.state import QUIET
 from rlr_core.runs.worker import Worker
 
 
@@ -194,7 +195,8 @@ def test_a_worker_that_died_is_told_from_one_that_is_about_to_begin(workshop, tm
 def test_a_number_that_is_used_again_is_another_process():
     mine = Worker.of()
     assert mine.lives and mine.pid == os.getpid()
-    assert not replace(mine, started=mine.started - 60).lives
+    assert replace(mine, started=mine.started - 60).lives, "the clock was set since"
+    assert not replace(mine, started=mine.started - 60, uptime=mine.uptime - 60).lives
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert not Worker.of(ended.pid).lives
@@ -204,8 +206,13 @@ def test_a_worker_of_another_computer_is_named(workshop, tmp_path, spawned):
     folder = runs.launch(tiny_runs.config(workshop), tmp_path / "run")
     replace(Worker.of(), host="elsewhere").write(folder / "worker.json")
     told = RunDirectory(folder).state()
-    assert told.state == "interrupted" and "of the computer elsewhere" in told.message
+    assert told.state == "starting" and "of the computer elsewhere" in told.message, "its writing is seen"
     assert told.worker and not told.worker.lives
+    long_ago = time.time() - QUIET - 60
+    for file in ("events.jsonl", "worker.json"):
+        os.utime(folder / file, (long_ago, long_ago))
+    told = RunDirectory(folder).state()
+    assert told.state == "interrupted" and "of the computer elsewhere" in told.message
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"pid": 1}'])
@@ -228,7 +235,7 @@ def test_views_that_look_take_no_lock(workshop, tmp_path, monkeypatch, spawned):
         def refuse(*arguments: Any) -> None:
             raise AssertionError("a view has asked for the lock")
 
-        monkeypatch.setattr("rlr_core.runs.directory.FileLock", refuse)
+        monkeypatch.setattr("filelock.FileLock", refuse)
         assert state(folder) == "running"
         assert [each.state for each in runs.list_runs(tmp_path)] == ["running"]
         assert RunDirectory(folder).is_active

@@ -11,7 +11,6 @@ from rlr_core.cli.bench import bench
 from rlr_core.cli.checkpoints import checkpoint, checkpoints
 from rlr_core.cli.choosing import composed_of, refuse_unchosen
 from rlr_core.cli.lora import lora
-from rlr_core.cli.progress import Narrator, stopping_on_interrupt
 from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
 from rlr_core.cli.saying import say
@@ -62,6 +61,7 @@ def _run_name(options: argparse.Namespace) -> str:
 
 
 def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
+    from rlr_core.cli.progress import Narrator, stopping_on_interrupt
     from rlr_core.runs.launching import launch
     from rlr_core.runs.runner import start
     from rlr_core.trainer.deciding import decided
@@ -102,6 +102,7 @@ def extend(options: argparse.Namespace) -> None:
 
 
 def _go_on(options: argparse.Namespace) -> None:
+    from rlr_core.cli.progress import Narrator, stopping_on_interrupt
     from rlr_core.runs import runner
     from rlr_core.runs.launching import launch_resume
     from rlr_core.runs.resuming import restore_config

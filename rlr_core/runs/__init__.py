@@ -10,23 +10,29 @@
 `start` and `resume` train in this process.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.launching import launch, launch_resume
-from rlr_core.runs.listing import list_runs
-from rlr_core.runs.log import Follower, counting
-from rlr_core.runs.runner import request_stop, resume, start
-from rlr_core.runs.state import RunState
+if TYPE_CHECKING:
+    from rlr_core.runs.directory import RunDirectory
+    from rlr_core.runs.launching import launch, launch_resume
+    from rlr_core.runs.listing import list_runs
+    from rlr_core.runs.log import Follower, counting
+    from rlr_core.runs.runner import request_stop, resume, start
+    from rlr_core.runs.state import RunState
 
-
-def follow(folder: Path, after: int = 0, offset: int = 0) -> Follower:
-    """Whose `new()` gives, at each call, the events of a run that have come since; those numbered above `after` alone.
-
-    `offset` is that of a follower that was kept: what it has read is not read again.
-    """
-    return Follower(RunDirectory(folder).events_file, offset, after)
-
+_FILES = {
+    "directory": ("RunDirectory",),
+    "launching": ("launch", "launch_resume"),
+    "listing": ("list_runs",),
+    "log": ("Follower", "counting"),
+    "runner": ("request_stop", "resume", "start"),
+    "state": ("RunState",),
+}
+_HOME = {name: file for file, names in _FILES.items() for name in names}
 
 __all__ = [
     "Follower",
@@ -41,3 +47,25 @@ __all__ = [
     "resume",
     "start",
 ]
+
+
+def follow(folder: Path, after: int = 0, offset: int = 0) -> Follower:
+    """Whose `new()` gives, at each call, the events of a run that have come since; those numbered above `after` alone.
+
+    `offset` is that of a follower that was kept: what it has read is not read again.
+    """
+    from rlr_core.runs.directory import RunDirectory
+    from rlr_core.runs.log import Follower
+
+    return Follower(RunDirectory(folder).events_file, offset, after)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name's file: whoever looks at runs does not wait for torch, which only those need that train."""
+    if name in _HOME:
+        return getattr(import_module(f"rlr_core.runs.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'rlr_core.runs' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,6 +6,8 @@ torch.load checks no sums: a flipped bit becomes another weight. A file is there
 
 and then what torch.save wrote. Whatever fails the check, or is of another run, is set aside under another name, so that it
 never counts as one of those that are kept, and the next older one is taken.
+
+torch is loaded where it is used: a list of runs has no need of it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import torch
 
 from rlr_core.config import RunConfig, from_dict, to_dict
 from rlr_core.errors import RLRError, RunError
@@ -146,6 +146,8 @@ class Checkpoints:
 
 def sealed(checkpoint: Checkpoint) -> tuple[bytes, memoryview]:
     """The first line of its file, and the rest."""
+    import torch
+
     buffer = io.BytesIO()  # torch.save would tell a full disk by a RuntimeError
     torch.save({**vars(checkpoint), "config": to_dict(checkpoint.config)}, buffer)
     data = buffer.getbuffer()
@@ -190,6 +192,8 @@ def _digest(file: BinaryIO) -> bytes:
 
 def _unpacked(data: bytes) -> Checkpoint:
     """Of bytes that are as somebody wrote them: what is wrong now was so then."""
+    import torch
+
     try:
         values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return _checkpoint(values)

@@ -23,8 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rlr_core.config import RunConfig, load, to_toml
 from rlr_core.errors import RLRError, RunError
 from rlr_core.file_names import name_problem
@@ -127,7 +125,10 @@ class RunDirectory:
     @property
     def config(self) -> RunConfig:
         """The run's config; it goes on from the LoRA file in this folder, which may be a copy of the run's, or moved."""
-        config = load(self.config_file)
+        return self.at_home(load(self.config_file))
+
+    def at_home(self, config: RunConfig) -> RunConfig:
+        """A config of the run, wherever its folder was then, with the LoRA file's place in it as it is now."""
         kept = self._kept(config.lora.start)
         return _starting_from(config, kept) if config.lora.start and os.path.isfile(kept) else config
 
@@ -155,6 +156,8 @@ class RunDirectory:
         Leaves a note of who holds it, by which views tell. Raises `RunError` where another process does for `patience`
         seconds, `StorageError` where it cannot be written.
         """
+        from filelock import FileLock, Timeout  # views have no need of it, and it takes a while
+
         lock = FileLock(self.folder / "run.lock")
         try:
             with storing(self.folder):
@@ -250,10 +253,12 @@ def free_folder(root: Path, name: str) -> Path:
 
 def reserved_folder(root: Path, name: str) -> Path:
     """Make `free_folder`, so that nobody else takes it. Raises `StorageError`."""
+    with storing(root):
+        root.mkdir(parents=True, exist_ok=True)
     while True:
         folder = free_folder(root, name)
         with storing(folder), suppress(FileExistsError):  # another process was faster: the next one
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
 
 

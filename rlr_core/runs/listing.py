@@ -22,7 +22,7 @@ def list_runs(root: Path) -> list[RunState]:
         raise RunError(
             f"{root} cannot be read: {error.strerror}", "a folder of runs", "check its path and permissions"
         ) from error
-    return sorted(states, key=lambda state: (state.started or _made(state.folder), state.folder))
+    return sorted(states, key=lambda state: (state.started or _made(state.folder), state.folder.name))
 
 
 def _state_of(entry: os.DirEntry[str]) -> RunState | None:

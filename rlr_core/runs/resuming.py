@@ -43,7 +43,7 @@ def resumption(directory: RunDirectory) -> Resumption:
     found, config = directory.checkpoints.newest(directory.identity), directory.config
     if not found.checkpoint:
         return Resumption(found, config, [])
-    edited = changes(found.checkpoint.config, config)
+    edited = changes(directory.at_home(found.checkpoint.config), config)
     _refuse_others([change for change in edited if not change.allowed], directory)
     _refuse_fewer(config.training.iterations, found.checkpoint.iteration, directory)
     return Resumption(found, config, edited)

@@ -121,8 +121,8 @@ class Summary:
 
 
 def compared(before: Sequence[Any], after: Sequence[Any]) -> Comparison | None:
-    """Scores as the log has them; None where they are not of the same pairs, or where one is missing."""
-    known = all(isinstance(score, (int, float)) for score in (*before, *after))
+    """Scores as the log has them; None where they are not of the same pairs, or where no pair is left."""
+    known = all(score is None or isinstance(score, (int, float)) for score in (*before, *after))
     return Comparison.of(before, after) if before and len(before) == len(after) and known else None
 
 
