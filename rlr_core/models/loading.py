@@ -55,6 +55,12 @@ def load_model(
         ConfigError: a layer that the text encoder does not have.
     """
     path = CHECKPOINT if checkpoint == "embedded" else user_path(checkpoint)
+    if not os.path.isdir(path) and not os.path.isfile(path):
+        raise CheckpointError(
+            f"there is no checkpoint at {path}",
+            '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
+            "check model.checkpoint for a typing error",
+        )
     _require_libraries()
     request = Request(
         name=checkpoint if checkpoint == "embedded" else path.resolve().name,
@@ -69,19 +75,9 @@ def load_model(
     if os.path.isdir(path):
         architecture = architecture_of_folder(path)
         return (architecture.load_blank if blank else architecture.load_folder)(path, request)
-    if os.path.isfile(path):
-        tensors = open_tensors(path, allow_pickle=allow_pickle)
-        architecture = architecture_of_file(path, tensors.header)
-        return (
-            architecture.load_blank(path, request)
-            if blank
-            else architecture.load_file(path, tensors, request)
-        )
-    raise CheckpointError(
-        f"there is no checkpoint at {path}",
-        '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
-        "check model.checkpoint for a typing error",
-    )
+    tensors = open_tensors(path, allow_pickle=allow_pickle)
+    architecture = architecture_of_file(path, tensors.header)
+    return architecture.load_blank(path, request) if blank else architecture.load_file(path, tensors, request)
 
 
 def _require_libraries() -> None:
