@@ -11,6 +11,8 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 
+import fuzz
+
 from rlr_core.cli import main
 from rlr_core.config import from_dict
 from rlr_core.runs.scoreboard import _decimals, alarm_banner, scoreboard
@@ -75,6 +77,23 @@ def test_bad_input(arguments, message, desk, capsys):
     assert main(["score", *arguments, *reward]) == 2
     error = capsys.readouterr().err
     assert message in error and "what to do:" in error
+
+
+def test_memory_does_not_grow_with_the_pictures(desk):
+    """All together would take 1 GB, and a table of every pixel's grey level as much for each."""
+    Image.new("RGB", (2000, 1000), "#336699").save(desk / "large.png")
+    arguments = [
+        "score",
+        *["large.png"] * 40,
+        "--prompt",
+        "a",
+        "--reward",
+        "reward.py:length",
+        "--statistics",
+    ]
+    began = fuzz.peak()
+    assert main(arguments) == 0
+    assert fuzz.peak() - began < fuzz.MEMORY
 
 
 # the report's table

@@ -7,11 +7,13 @@ import shlex
 from typing import Any
 
 from rlr_core.cli.saying import say
+from rlr_core.errors import ConfigError
 from rlr_core.families import FAMILIES
 from rlr_core.markdown import table
 
 CARDS = (6.0, 8.0, 12.0, 16.0, 24.0)
 """GB of the cards that people have."""
+LARGEST = 1_000_000
 TITLES = [
     "needs",
     "training",
@@ -55,7 +57,10 @@ def family_settings(family: str | None, *, prompts: bool) -> list[str]:
 
 
 def plan(config: Any, cards: list[float], device: str) -> None:
-    """Go down the ladder until the smallest card is enough, and print every plan."""
+    """Go down the ladder until the smallest card is enough, and print every plan. Raises `ConfigError`."""
+    for card in cards:
+        if not 0 < card <= LARGEST:
+            raise ConfigError(f"--memory {card:g}", f"a number of GB up to {LARGEST:,}", "correct it")
     from rlr_core.planner.ladder import gigabytes, ladder
     from rlr_core.planner.machine import machine_to_plan_for
 

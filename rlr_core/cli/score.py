@@ -123,17 +123,19 @@ def _statistics_of(paths: Sequence[Path]) -> dict[str, list[float]]:
     """Of one picture after the other. The diversity of pictures of different sizes is left undefined."""
     import torch
 
-    from rlr_core.rewards.statistics import diversity, small, statistics
+    from rlr_core.rewards.statistics import SIDE, diversity, small, statistics
     from rlr_core.runs.pictures import read_picture
 
-    tables, reduced, shapes = [], [], set()
-    for path in paths:
+    tables, shapes, reduced = [], set(), torch.empty(len(paths), 3, SIDE, SIDE)
+    for k, path in enumerate(paths):
         image = read_picture(path)[None]
-        tables.append(statistics(image))
-        reduced.append(small(image))
+        tables.append({name: float(value) for name, value in statistics(image).items()})
+        reduced[k] = small(image)[
+            0
+        ]  # into its place: small pieces between large ones would scatter the memory
         shapes.add(image.shape)
-    found = {name: [float(table[name]) for table in tables] for name in tables[0]}
-    return found | ({"diversity": diversity(torch.cat(reduced)).tolist()} if len(shapes) == 1 else {})
+    found = {name: [table[name] for table in tables] for name in tables[0]}
+    return found | ({"diversity": diversity(reduced).tolist()} if len(shapes) == 1 else {})
 
 
 def _table(paths: Sequence[Path], columns: dict[str, list[float | None]]) -> str:

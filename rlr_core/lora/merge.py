@@ -85,10 +85,10 @@ def _merge_folder(weights: LoraWeights, folder: Path, out: Path, strength: float
         plans |= _plan(folder, network, {p: layer for p, layer in weights.items() if p.network == network})
     _refuse_within(out, folder)
     temporary = temporary_beside(out)
-    changed = {str(file.resolve()) for file in plans}
+    changed = {os.path.realpath(file) for file in plans}
 
     def skip(where: str, names: list[str]) -> list[str]:
-        return [name for name in names if str((Path(where) / name).resolve()) in changed]
+        return [name for name in names if os.path.realpath(os.path.join(where, name)) in changed]
 
     try:
         with storing(out), _whole(folder):

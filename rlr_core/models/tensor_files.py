@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,7 +56,11 @@ def open_tensors(path: Path, *, allow_pickle: bool) -> TensorFile:
 
 
 def is_pickled(path: Path) -> bool:
-    """Whether a file begins like one of `torch.save`."""
+    """Whether a file begins like one of `torch.save`. Raises `CheckpointError` where there is none, or it cannot be read."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise CheckpointError(
+            f"there is no file at {path}", "a checkpoint", "check the path for a typing error"
+        )
     try:
         with path.open("rb") as file:
             start = file.read(8)

@@ -113,8 +113,8 @@ class RunDirectory:
         """An existing run. Raises `RunError` if the folder holds none."""
         directory = cls(folder)
         began = any(map(os.path.exists, (directory.events_file, directory.worker_file)))
-        known = os.path.exists(directory.config_file) or directory.checkpoints.exist
-        if not began or not known:  # a config alone may be anybody's
+        if not began or not (os.path.exists(directory.config_file) or directory.checkpoints.exist):
+            # a config alone may be anybody's
             raise RunError(
                 f"no run in {folder}",
                 "a folder with a config.toml that rlr train made",

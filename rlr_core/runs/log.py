@@ -29,15 +29,25 @@ from rlr_core.storage import storing
 BLOCK = 1 << 16
 """Bytes that are read at once where a log is read from its end."""
 NUMBER = (int, float, type(None))
+SCORES = [NUMBER]
+TABLE = {"": SCORES}
 FACTS: dict[str, dict[str, Any]] = {
     "resumed": {"after": int},
     "iteration": {"iteration": int, "reward": NUMBER},
     "skipped": {"iteration": int},
-    "evaluation": {"when": str, "iteration": int, "scores": list, "rewards": list},
+    "evaluation": {
+        "when": str,
+        "iteration": int,
+        "scores": SCORES,
+        "rewards": SCORES,
+        "parts": TABLE,
+        "watched": TABLE,
+        "statistics": TABLE,
+    },
     "alarm": {"message": str},
     "failed": {"message": str},
 }
-"""What an event of some type has at least, or else its line is a damaged one."""
+"""What an event of some type has at least, or else its line is a damaged one; a table may be absent."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -123,12 +133,24 @@ def opened(path: Path) -> BinaryIO:
 
 def parsed(line: bytes, number: int) -> dict[str, Any]:
     """The event of a whole line; of a damaged one an "unreadable" event of this number."""
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
+    with suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
         event = json.loads(line)
         facts = {"seq": int, "type": str, **FACTS.get(event["type"], {})}
-        if all(isinstance(event[name], kind) for name, kind in facts.items()):
+        if all(
+            _fits(event[name] if kind is not TABLE else event.get(name, {}), kind)
+            for name, kind in facts.items()
+        ):
             return event
     return {"seq": number, "type": "unreadable", "line": repr(line[:40])}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a fact is of a kind: a type, several, a list of one, or a table of lists."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(item, kind[0]) for item in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_fits(item, kind[""]) for item in value.values())
+    return isinstance(value, kind) and (not isinstance(value, (int, float)) or math.isfinite(value))
 
 
 class Ending(NamedTuple):

@@ -134,8 +134,8 @@ def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
     tables = [_scores_by_series(event) for event in evaluations]
     found = []
     for group, name in tables[0]:
-        scores = [table[group, name] for table in tables]
-        compared = Comparison.of(scores[0], scores[-1])
+        scores = [table.get((group, name), []) for table in tables]
+        compared = Comparison.of(scores[0], scores[-1]) if len(scores[0]) == len(scores[-1]) else None
         if compared:
             points = _points([event["iteration"] for event in evaluations[:-1]], scores[:-1])
             found.append(Series(group, name, compared, points))
@@ -145,7 +145,7 @@ def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
 def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float | None]]:
     scores = {("trained", ""): event["rewards"], ("held-out", ""): event["scores"]}
     for table, group in GROUPS.items():
-        scores |= {(group, name): values for name, values in event[table].items()}
+        scores |= {(group, name): values for name, values in event.get(table, {}).items()}
     return scores
 
 

@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlr_core.safetensors_header import shown
+
+MOST = 1000
+"""Letters of a prompt that a warning repeats."""
+
 
 class Encoded(NamedTuple):
     """What a text model makes of B texts.
@@ -113,5 +118,5 @@ class PromptEncoder:
         tokens = self._tokenizer(text, verbose=False).input_ids
         if len(tokens) > self.length:
             lost = self._tokenizer.decode(tokens[self.length - 1 : -1]).strip()
-            message = f"a prompt is longer than {self.length - 2} tokens: '{lost}' is lost of '{text}'"
-            warnings.warn(message, stacklevel=9)
+            what = f"'{shown(lost, MOST)}' is lost of '{shown(text, MOST)}'"
+            warnings.warn(f"a prompt is longer than {self.length - 2} tokens: {what}", stacklevel=9)

@@ -12,6 +12,7 @@ Its layers are the same either way; so hints are looked for, in this order:
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -51,8 +52,11 @@ def find_prediction(path: Path, weights: TensorFile, family: StableDiffusionFami
 
 def _beside(path: Path) -> str | None:
     """What the .yaml says."""
+    sidecar = path.with_suffix(".yaml")
+    if not os.path.isfile(sidecar):  # a pipe would be waited for
+        return None
     try:
-        with path.with_suffix(".yaml").open(encoding="utf-8", errors="replace") as file:
+        with sidecar.open(encoding="utf-8", errors="replace") as file:
             found = re.search(r"parameterization:\s*[\"']?(v|eps)\b", file.read(LONGEST_SIDECAR))
     except OSError:
         return None
