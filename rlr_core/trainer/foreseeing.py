@@ -59,9 +59,13 @@ class Foreseen:
             self.canvases = [canvas(model, config.sampling.steps, size) for size in config.sampling.sizes]
 
     def look_at(self, rewards: Rewards, device: torch.device) -> None:
-        """Ask every reward once, and the estimator whether it can work with the one that is trained on."""
-        size = self.config.sampling.sizes[0] or self.own_size
-        probe(rewards, size, device, self.prompts)
+        """Ask every reward once, and the estimator whether it can work with the one that is trained on.
+
+        Rewards that a caller brings as objects are not asked: they may count their calls, or learn from them.
+        """
+        if self.given.rewards is None:
+            size = self.config.sampling.sizes[0] or self.own_size
+            probe(rewards, size, device, self.prompts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for each in self.canvases:
