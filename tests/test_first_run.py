@@ -300,6 +300,17 @@ def test_prompts_that_are_judged_and_trained_on_are_not_called_otherwise():
     assert "1 of 2 prompts" in Judged.of(both).title
 
 
+def test_held_out_prompts_of_a_file_are_compared_with_those_that_are_trained_on(tmp_path):
+    for name, prompts in {"train": "a\nb\nc", "same": "a\nb", "others": "d\ne"}.items():
+        (tmp_path / f"{name}.txt").write_text(prompts, encoding="utf-8")
+    for name, pairs in (
+        ("same", "same prompts, other seeds"),
+        ("others", "prompts and seeds never trained on"),
+    ):
+        given = {"file": str(tmp_path / "train.txt"), "held_out_file": str(tmp_path / f"{name}.txt")}
+        assert Judged.of(decided(from_dict({"prompts": given}))).pairs == pairs
+
+
 def test_few_prompts_are_never_called_held_out(desk, tmp_path, capsys):
     (tmp_path / "few.txt").write_text("a red bird\na house\n", encoding="utf-8")
     given = [*files(desk)[:4], "--prompts", "few.txt", "--run", "run"]

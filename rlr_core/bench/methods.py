@@ -92,7 +92,7 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
             f"compare it with {SHIPPED}",
         )
     rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
-    settings = layered(None, [_sections(entry)], entry.get("preset", "default"), _sections(shared))
+    settings = layered(None, [_sections(entry)], entry.get("preset", ""), _sections(shared))
     seeds = entry.get("seeds", shared.get("seeds", 5))
     method = Method(name, entry.get("label", name), settings, rates, seeds)
     method.config(base_settings())  # refuses what is unknown

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from rlr_core.config import ModelConfig, PromptConfig, RewardConfig, RunConfig
+from rlr_core.config import ModelConfig, RewardConfig, RunConfig
 from rlr_core.trainer.deciding import decided
-from rlr_core.trainer.prompts import read_prompts
 
 
 def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
-    """The config with all decided, prompts files read and paths made absolute. Raises `PromptError`.
+    """The config with all decided (see `decided`), and paths made absolute. Raises `PromptError`.
 
     Args:
         keep_model: the checkpoint's name is none of a file.
@@ -20,17 +19,10 @@ def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
     start = _absolute(config.lora.start) if config.lora.start else ""
     return dataclasses.replace(
         config,
-        prompts=_read(config.prompts),
         model=config.model if keep_model else _absolute_model(config.model),
         lora=dataclasses.replace(config.lora, start=start),
         reward=_absolute_rewards(config.reward),
     )
-
-
-def _read(config: PromptConfig) -> PromptConfig:
-    train = [*config.train, *(read_prompts(config.file) if config.file else [])]
-    held_out = [*config.held_out, *(read_prompts(config.held_out_file) if config.held_out_file else [])]
-    return dataclasses.replace(config, train=train, held_out=held_out, file="", held_out_file="")
 
 
 def _absolute_model(config: ModelConfig) -> ModelConfig:

@@ -22,22 +22,26 @@ JUDGES = ("pickscore", "imagereward", "hpsv2.1", "hpsv2", "clipscore", "aestheti
 
 
 def decided(config: RunConfig) -> RunConfig:
-    """The config with its held-out prompts, and the name of its judge. Raises `PromptError` for prompts that cannot be used."""
-    config = dataclasses.replace(config, prompts=_set_aside(config.prompts))
+    """The config with its prompts files read, some prompts held out, and the name of its judge. Raises `PromptError`."""
+    config = dataclasses.replace(config, prompts=_set_aside(_read(config.prompts)))
     return dataclasses.replace(config, reward=dataclasses.replace(config.reward, held_out=_judge(config)))
+
+
+def _read(config: PromptConfig) -> PromptConfig:
+    """With files read; where none are given, there are none."""
+    train = training_prompts(config, embedded=False) if config.train or config.file else []
+    held_out = held_out_prompts(config) if config.held_out or config.held_out_file else []
+    return dataclasses.replace(config, train=train, held_out=held_out, file="", held_out_file="")
 
 
 def _set_aside(config: PromptConfig) -> PromptConfig:
     """Every fifth of the different training prompts becomes a held-out one, where none are given and there are enough."""
-    if config.held_out or config.held_out_file or not (config.train or config.file):
+    different = list(dict.fromkeys(config.train))
+    if config.held_out or len(different) < ENOUGH:
         return config
-    prompts = training_prompts(config, embedded=False)
-    different = list(dict.fromkeys(prompts))
-    if len(different) < ENOUGH:
-        return dataclasses.replace(config, train=prompts, file="")
-    held_out = different[EVERY - 1 :: EVERY]
-    train = [prompt for prompt in prompts if prompt not in held_out]
-    return dataclasses.replace(config, train=train, held_out=held_out, file="")
+    held_out = dict.fromkeys(different[EVERY - 1 :: EVERY])
+    train = [prompt for prompt in config.train if prompt not in held_out]
+    return dataclasses.replace(config, train=train, held_out=list(held_out))
 
 
 def _judge(config: RunConfig) -> str:
