@@ -309,7 +309,12 @@ BAD = [
     ("unknown section", nothing, ["trainng.iterations=1"], "did you mean 'training'?"),
     ("empty prompts", empty_prompts, ["prompts.file=prompts.txt"], "prompts.txt is empty"),
     ("prompts not UTF-8", latin_prompts, ["prompts.file=prompts.txt"], "prompts.txt is not UTF-8"),
-    ("NaN reward", nothing, ["reward.name=reward.py:nan", "estimator.name=half"], "rewards are NaN"),
+    (
+        "NaN reward",
+        nothing,
+        ["reward.name=reward.py:nan", "estimator.name=half"],
+        "two grey pictures nan, nan",
+    ),
     ("reward of wrong shape", nothing, ["reward.name=reward.py:shape", "estimator.name=half"], "of shape ()"),
     (
         "reward that raises",

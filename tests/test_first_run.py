@@ -15,7 +15,7 @@ import runs
 
 from rlr_core.cli import main
 from rlr_core.config import Judged, RunConfig, from_dict, load
-from rlr_core.errors import RewardError
+from rlr_core.errors import RewardError, RLRError
 from rlr_core.families import FAMILIES, SDXL
 from rlr_core.rewards import FunctionReward
 from rlr_core.runs.directory import RunDirectory
@@ -41,6 +41,18 @@ PROMPTS = [
     *(f"a house, number {n}" for n in range(8)),
 ]
 
+MORE = """
+def detached(images, prompts):
+    return images.detach().mean((1, 2, 3))
+
+detached.differentiable = True
+
+def half(images, prompts):
+    return torch.where(torch.arange(len(images)) > 0, images.std((1, 2, 3)), torch.nan)
+
+half.differentiable = True
+"""
+
 
 def rlr(*arguments: str) -> int:
     return main(list(arguments))
@@ -62,7 +74,7 @@ def home(tmp_path_factory) -> Path:
         "redder.differentiable = True\n",
         encoding="utf-8",
     )
-    (folder / "rewards.py").write_text(runs.REWARD, encoding="utf-8")
+    (folder / "rewards.py").write_text(runs.REWARD + MORE, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         tiny = ldm.use_tiny_families(folder / "families", patch)
         torch.manual_seed(0)
@@ -288,6 +300,17 @@ def test_prompts_that_are_judged_and_trained_on_are_not_called_otherwise():
     assert "1 of 2 prompts" in Judged.of(both).title
 
 
+def test_held_out_prompts_of_a_file_are_compared_with_those_that_are_trained_on(tmp_path):
+    for name, prompts in {"train": "a\nb\nc", "same": "a\nb", "others": "d\ne"}.items():
+        (tmp_path / f"{name}.txt").write_text(prompts, encoding="utf-8")
+    for name, pairs in (
+        ("same", "same prompts, other seeds"),
+        ("others", "prompts and seeds never trained on"),
+    ):
+        given = {"file": str(tmp_path / "train.txt"), "held_out_file": str(tmp_path / f"{name}.txt")}
+        assert Judged.of(decided(from_dict({"prompts": given}))).pairs == pairs
+
+
 def test_few_prompts_are_never_called_held_out(desk, tmp_path, capsys):
     (tmp_path / "few.txt").write_text("a red bird\na house\n", encoding="utf-8")
     given = [*files(desk)[:4], "--prompts", "few.txt", "--run", "run"]
@@ -314,14 +337,9 @@ def test_few_prompts_are_never_called_held_out(desk, tmp_path, capsys):
 def test_a_reward_that_cannot_score_is_refused_before_the_checkpoint_is_loaded(
     party, function, says, desk, monkeypatch, capsys
 ):
-    def load_shapes(settings, device):
-        assert torch.device(device).type == "meta", "weights were loaded"
-        return load_configured(settings, device)
-
-    from rlr_core.models import load_configured
-
-    monkeypatch.setattr(Materials, "load", staticmethod(load_shapes))
-    monkeypatch.setattr(Materials, "by_config", property(lambda self: True))
+    monkeypatch.setattr(
+        "rlr_core.trainer.setup.saving_memory", lambda *_: pytest.fail("the model was loaded")
+    )
     name = function if "-" in function else f"{desk / 'rewards.py'}:{function}"
     given = files(desk)
     if party == "reward.name":
@@ -335,42 +353,40 @@ def test_a_reward_that_cannot_score_is_refused_before_the_checkpoint_is_loaded(
     assert party in error and says in error and function in error and not Path("run").exists()
 
 
-def test_a_graph_that_is_missing_and_a_gradient_that_is_wanted_are_told_beforehand(desk, monkeypatch):
+def rewarded(desk: Path, function: str) -> RunConfig:
+    model = {"checkpoint": str(desk / "mein Modell v1.safetensors"), "device": "cpu"}
+    name = f"{desk / 'rewards.py'}:{function}"
+    return from_dict({"model": model, "prompts": {"train": ["a"]}, "reward": {"name": name}})
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [("detached", r"reward\.name: the reward '.*:detached' says"), ("bright", "no gradient")],
+)
+def test_a_gradient_that_is_not_there_is_told_beforehand(function, told, desk, monkeypatch):
     monkeypatch.setattr(
         "rlr_core.trainer.setup.saving_memory", lambda *_: pytest.fail("the model was loaded")
     )
-    settings = {
-        "model": {"checkpoint": str(desk / "mein Modell v1.safetensors")},
-        "prompts": {"train": ["a"]},
-    }
-    watcher = FunctionReward("w", False, lambda images, prompts: images.mean((1, 2, 3)))
-    detached = FunctionReward("d", True, lambda images, prompts: images.detach().mean((1, 2, 3)))
-    for reward, told in (
-        (detached, "reward.name: the reward 'd' says that it is diff"),
-        (watcher, "has no gradient"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            prepare(from_dict(settings), materials=Materials(rewards=Rewards(reward, watcher)))
+    with pytest.raises(RLRError, match=told):
+        prepare(rewarded(desk, function))
 
 
 def test_a_reward_without_a_score_for_one_grey_picture_is_no_broken_one(desk):
-    settings = {
-        "model": {"checkpoint": str(desk / "mein Modell v1.safetensors")},
-        "prompts": {"train": ["a"]},
-    }
+    prepare(rewarded(desk, "half")).close()
 
-    def half(images, prompts):
-        return torch.where(torch.arange(len(images)) > 0, images.std((1, 2, 3)), torch.nan)
 
-    reward = FunctionReward("contrast", True, half)
-    prepare(from_dict(settings), materials=Materials(rewards=Rewards(reward, reward))).close()
+def test_rewards_that_a_caller_brings_are_not_asked_beforehand(desk):
+    reward = FunctionReward("mine", True, lambda images, prompts: pytest.fail("it was called"))
+    prepare(rewarded(desk, "nan"), materials=Materials(rewards=Rewards(reward, reward))).close()
 
 
 def test_a_reward_file_with_several_functions_wants_a_name(desk):
     from rlr_core.rewards import load_reward
 
     assert load_reward(str(desk / "my reward.py")).differentiable
-    with pytest.raises(RewardError, match=r"defines red, bright, nan, shape, broken[\s\S]*after a colon"):
+    with pytest.raises(
+        RewardError, match=r"defines red, bright, nan, shape, broken, detached, half[\s\S]*after a colon"
+    ):
         load_reward(str(desk / "rewards.py"))
 
 

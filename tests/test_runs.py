@@ -118,8 +118,8 @@ def test_the_config_in_the_folder_needs_nothing_else(workshop, tmp_path, monkeyp
         workshop / "reward.py:red"
     )
     (workshop / "embedded").mkdir()
-    weights = f"reward.folder={workshop / 'models' / 'rewards'}"
-    assert self_contained(load()) == load(None, [weights]), "names are not paths"
+    settings = [f"reward.folder={workshop / 'models' / 'rewards'}", "reward.held_out=embedded-held-out"]
+    assert self_contained(load()) == load(None, settings), "names are not paths"
 
 
 def test_a_run_keeps_the_lora_that_it_goes_on_from(workshop, finished, tmp_path):

@@ -23,6 +23,8 @@ SHIPPED = Path(__file__).with_name("methods.toml")
 """Ours, the paper's ablations and the rivals."""
 LONGEST = 2**20
 """Bytes of a methods file."""
+JUDGED = {"reward": {"held_out": "embedded-held-out"}}
+"""Who scores all methods: what is left to a run might be decided otherwise where other rewards are installed."""
 OWN = ("label", "learning_rates", "preset", "seeds")
 """Keys of a method that are not sections of a config."""
 
@@ -68,8 +70,8 @@ def relevant(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 
 def base_settings() -> dict[str, dict[str, Any]]:
-    """What all methods share: the demo's run, without files."""
-    return tomllib.loads(DEMO.read_text(encoding="utf-8"))
+    """What all methods share: the demo's run, without files, and with the judge that results are stored by."""
+    return merged(tomllib.loads(DEMO.read_text(encoding="utf-8")), JUDGED)
 
 
 def read_methods(path: Path = SHIPPED) -> dict[str, Method]:
@@ -92,7 +94,7 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
             f"compare it with {SHIPPED}",
         )
     rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
-    settings = layered(None, [_sections(entry)], entry.get("preset", "default"), _sections(shared))
+    settings = layered(None, [_sections(entry)], entry.get("preset", ""), _sections(shared))
     seeds = entry.get("seeds", shared.get("seeds", 5))
     method = Method(name, entry.get("label", name), settings, rates, seeds)
     method.config(base_settings())  # refuses what is unknown

@@ -7,11 +7,10 @@ import os
 
 from rlr_core.config import ModelConfig, RewardConfig, RunConfig
 from rlr_core.trainer.deciding import decided
-from rlr_core.trainer.prompts import self_contained_prompts
 
 
 def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
-    """The config with all decided, prompts files read and paths made absolute. Raises `PromptError`.
+    """The config with all decided (see `decided`), and paths made absolute. Raises `PromptError`.
 
     Args:
         keep_model: the checkpoint's name is none of a file.
@@ -20,7 +19,6 @@ def self_contained(config: RunConfig, *, keep_model: bool = False) -> RunConfig:
     start = _absolute(config.lora.start) if config.lora.start else ""
     return dataclasses.replace(
         config,
-        prompts=self_contained_prompts(config.prompts),
         model=config.model if keep_model else _absolute_model(config.model),
         lora=dataclasses.replace(config.lora, start=start),
         reward=_absolute_rewards(config.reward),

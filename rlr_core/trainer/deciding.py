@@ -22,22 +22,19 @@ JUDGES = ("pickscore", "imagereward", "hpsv2.1", "hpsv2", "clipscore", "aestheti
 
 
 def decided(config: RunConfig) -> RunConfig:
-    """The config with its held-out prompts, and the name of its judge. Raises `PromptError` for prompts that cannot be used."""
-    config = dataclasses.replace(config, prompts=_set_aside(config.prompts))
+    """The config with its prompts files read, some prompts held out, and the name of its judge. Raises `PromptError`."""
+    config = dataclasses.replace(config, prompts=_set_aside(self_contained_prompts(config.prompts)))
     return dataclasses.replace(config, reward=dataclasses.replace(config.reward, held_out=_judge(config)))
 
 
 def _set_aside(config: PromptConfig) -> PromptConfig:
     """Every fifth of the different training prompts becomes a held-out one, where none are given and there are enough."""
-    if config.held_out or config.held_out_file or not (config.train or config.file):
-        return config
-    config = self_contained_prompts(config)
     different = list(dict.fromkeys(config.train))
-    if len(different) < ENOUGH:
+    if config.held_out or len(different) < ENOUGH:
         return config
-    held_out = different[EVERY - 1 :: EVERY]
+    held_out = dict.fromkeys(different[EVERY - 1 :: EVERY])
     train = [prompt for prompt in config.train if prompt not in held_out]
-    return dataclasses.replace(config, train=train, held_out=held_out)
+    return dataclasses.replace(config, train=train, held_out=list(held_out))
 
 
 def _judge(config: RunConfig) -> str:

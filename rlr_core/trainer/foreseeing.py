@@ -14,8 +14,7 @@ from rlr_core.config import RunConfig, Size
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError
 from rlr_core.estimators import Estimator, Problem
-from rlr_core.lora import inject, load_lora
-from rlr_core.models import Model
+from rlr_core.lora import load_lora
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.refusals import refuse_incomplete
 from rlr_core.storage import user_path
@@ -46,7 +45,7 @@ class Foreseen:
     own_size: Size = (0, 0)
 
     def look_at_model(self) -> None:
-        """Its files, then the model with shapes instead of weights: sizes, samplers, layers, the LoRA's file and format."""
+        """Its files, then the model with shapes instead of weights: sizes, sampler, format, a LoRA's file."""
         config = self.config
         self._look_at_files()
         with ExitStack() as stack, warnings.catch_warnings():
@@ -55,13 +54,18 @@ class Foreseen:
             model = self.given.load(config.model, META)
             check_format(config, model.lora_family)
             painter(model, config.sampling, config.inference)
-            _try_lora(config, model)
+            if config.lora.start:
+                load_lora(user_path(config.lora.start), model).eject()
             self.canvases = [canvas(model, config.sampling.steps, size) for size in config.sampling.sizes]
 
     def look_at(self, rewards: Rewards, device: torch.device) -> None:
-        """Ask every reward once, and the estimator whether it can work with the one that is trained on."""
-        size = self.config.sampling.sizes[0] or self.own_size
-        probe(rewards, size, device, self.prompts)
+        """Ask every reward once, and the estimator whether it can work with the one that is trained on.
+
+        Rewards that a caller brings as objects are not asked: they may count their calls, or learn from them.
+        """
+        if self.given.rewards is None:
+            size = self.config.sampling.sizes[0] or self.own_size
+            probe(rewards, size, device, self.prompts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for each in self.canvases:
@@ -79,13 +83,6 @@ class Foreseen:
         described = describe_checkpoint(path, allow_pickle=model.allow_pickle)
         refuse_incomplete(path, described, separate_vae=bool(model.vae))
         self.own_size = (described.size, described.size)
-
-
-def _try_lora(config: RunConfig, model: Model) -> None:
-    """Of a file that is gone on from, or a new one: either has to fit the model's layers."""
-    start = config.lora.start
-    lora = load_lora(user_path(start), model) if start else inject(model, config.lora, 0)
-    lora.eject()
 
 
 def _nothing(*_: Any, **__: Any) -> Any:
