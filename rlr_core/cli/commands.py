@@ -107,6 +107,8 @@ def _tell_outcome(directory: RunDirectory) -> None:
     summary = Summary.read(directory.events_file)
     if summary.held_out:
         say(f"\nThe pictures {summary.held_out.verdict}. Held-out score: {summary.held_out}")
+        if summary.better:
+            say(f"A better LoRA is kept: {folder / summary.better.file}, {summary.better}")
         if summary.trained:
             say(f"Reward that was trained on: {summary.trained}")
         for series in summary.series:
@@ -170,7 +172,7 @@ def _run_line(state: RunState) -> str:
 def _score(state: RunState) -> str:
     """The pictures before and after; the reward of one batch alone while there is no such comparison."""
     if scores := state.held_out:
-        return f"held-out score {scores.before:.3f} → {scores.after:.3f} ({scores.change})"
+        return f"held-out score {scores.before:.3f} → {scores.after:.3f} ({scores.change}, {scores.counted})"
     return f"reward of the latest batch {state.latest:.3f}" if state.latest is not None else ""
 
 
