@@ -35,7 +35,7 @@ from rlr_core.trainer.alarm import HELD_OUT, TRAINED, Alarm, probabilities, stud
 from rlr_core.trainer.watch import Watch
 
 CHECKS, PAIRS, ALL = 9, 16, 64
-RUNS = 200
+RUNS = 100
 
 
 # the test that it rests on
@@ -106,13 +106,13 @@ def raised(kind: str, **settings: float) -> float:
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_false_alarms_are_as_rare_as_promised(kind):
-    """At most 5% of runs; 9.5% would be 3 standard errors more (the test fails by chance in 1 of 700 at the worst)."""
-    assert raised(kind) < 0.095
+    """At most 5% of runs; 11.5% would be 3 standard errors more (the test fails by chance in 1 of 300 at the worst)."""
+    assert raised(kind) < 0.115
 
 
 def test_a_reward_that_stays_where_it_is_has_not_collapsed():
     """False alarms, again of at most 5%."""
-    assert raised("normal", rise=0.0) < 0.095
+    assert raised("normal", rise=0.0) < 0.115
 
 
 def test_a_collapse_is_found():
@@ -229,7 +229,7 @@ def test_the_best_was_chosen_among_all_checks():
     alarm = Alarm(9, 0.05)
     for check in ((0.5, 0.5), (0.5, 0.5), (0.5, 0.5)):
         alarm(series(*check))
-    start, best = (alarm._falls(series(0.5, 0.4), check)[1].probability for check in (0, 1))
+    start, best = (alarm._chances(series(0.5, 0.4), check)[HELD_OUT] for check in (0, 1))
     assert best == pytest.approx(start * 28 / 8)
 
 

@@ -150,8 +150,8 @@ class Summary:
 
 
 def compared(before: Sequence[Any], after: Sequence[Any]) -> Comparison | None:
-    """Scores as the log has them; None where they are not of the same pairs, or where one is missing."""
-    known = all(isinstance(score, (int, float)) for score in (*before, *after))
+    """Scores as the log has them, null those that were not finite; None where they are not of the same pairs, or no scores."""
+    known = all(score is None or isinstance(score, (int, float)) for score in (*before, *after))
     return Comparison.of(before, after) if before and len(before) == len(after) and known else None
 
 
@@ -166,9 +166,11 @@ def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
         scores = [table[group, name] for table in tables]
         compared = Comparison.of(scores[0], scores[-1])
         if compared:
-            checks = {
-                event["iteration"]: own for event, own in zip(evaluations[:-1], scores[:-1], strict=True)
-            }
+            checks: dict[int, list[float | None]] = {}
+            for event, own in zip(evaluations[:-1], scores[:-1], strict=True):
+                checks.setdefault(
+                    event["iteration"], own
+                )  # the first of an iteration: no more pairs than the others
             found.append(Series(group, name, compared, _points(checks), min(map(len, checks.values()))))
     return found
 

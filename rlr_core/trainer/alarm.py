@@ -81,8 +81,7 @@ class Alarm:
         self.take(now)
         surest: dict[str, Fall] = {}
         for fall in sorted(falls, key=lambda fall: fall.probability):
-            if fall.probability < self.false_alarms:
-                surest.setdefault(fall.series, fall)
+            surest.setdefault(fall.series, fall)
         return list(surest.values())
 
     def take(self, scores: Scores) -> None:
@@ -99,36 +98,37 @@ class Alarm:
 
     def _is_doubted(self, now: Scores, check: int) -> bool:
         doubt = DOUBT / max(1, len(self.history) - 1) if check else DOUBT  # the best of so many was chosen
-        falls = self._falls(now, check)
-        return any(
-            fall.probability < max(self.false_alarms, doubt * self._tests(check, len(now))) for fall in falls
-        )
+        level = max(self.false_alarms, doubt * self._tests(check, len(now)))
+        return any(chance < level for chance in self._chances(now, check).values())
 
     def _tests(self, check: int, series: int) -> int:
         """By how many a probability is multiplied: comparisons of its kind in the whole run, with half of the rate for them."""
         checks = max(self.checks, len(self.history) + 1)
         return 2 * series * (math.comb(checks - 1, 2) if check else checks - 1)
 
+    def _chances(self, now: Scores, check: int) -> dict[str, float]:
+        """Of each series that counts, the probability that it has fallen since `check` by chance, in a whole run."""
+        counted = now if self._went_well(now, check) else (TRAINED, HELD_OUT)
+        past, tests = self.history[check], self._tests(check, len(now))
+        return {name: _chance_of_fall(past[name], now[name]) * tests for name in counted if name in now}
+
     def _falls(self, now: Scores, check: int) -> list[Fall]:
-        """How every series that counts has changed since `check`, fallen or not."""
-        went_well = self._went_well(now, check)
-        counted = [name for name in now if went_well or name in (TRAINED, HELD_OUT)]
-        return [self._fall(name, now, check, went_well) for name in counted]
+        """What has surely fallen since `check`."""
+        chances = self._chances(now, check)
+        return [self._fall(name, now, check, p) for name, p in chances.items() if p < self.false_alarms]
 
     def _went_well(self, now: Scores, check: int) -> bool:
         """Whether the trained reward is above the start and no lower than at `check`."""
         rose = _chance_of_fall(now[TRAINED], self.history[0][TRAINED]) < ROSE
         return rose and _chance_of_fall(self.history[check][TRAINED], now[TRAINED]) >= ROSE
 
-    def _fall(self, series: str, now: Scores, check: int, went_well: bool) -> Fall:
+    def _fall(self, series: str, now: Scores, check: int, chance: float) -> Fall:
         before, after = _common(self.history[check][series], now[series])
-        chance = _chance_of_fall(before, after) * self._tests(check, len(now))
         both = (after - before).isfinite()
         before, after = before[both], after[both]
-        pairs, differences = len(before), after - before
-        half_width = 1.96 * float(differences.std()) / math.sqrt(pairs) if pairs > 1 else math.nan
-        mean = (float(before.mean()), float(after.mean()))
-        return Fall(series, check, *mean, pairs, half_width, chance, went_well)
+        half_width = 1.96 * float((after - before).std()) / math.sqrt(len(after))
+        means = float(before.mean()), float(after.mean())
+        return Fall(series, check, *means, len(after), half_width, chance, self._went_well(now, check))
 
     def state_dict(self) -> dict[str, Any]:
         """All checks so far."""
