@@ -88,7 +88,8 @@ def test_train_tells_what_it_does(desk, capsys):
     assert "runs/tiny-001" in out and "Held-out score at the start: 0." in out
     assert out.count("Painting 3 pictures for the score at the start …") == 1
     assert out.count("Painting 3 pictures for the score at the end …") == 1
-    assert "Preview after iteration 2: held-out score 0." in out
+    assert "Check after iteration 2: held-out score 0." in out and ", 95% confidence, 3 pairs)" in out
+    assert "Preview" not in out, "so few pictures have no score of their own"
     assert "The pictures " in out and "95% confidence, 3 pairs" in out
     assert "3/3" in err and "reward " in err and "at the start " in err
     for name in ("rlr-lora.safetensors", "before_after.png", "reward.png", "report.html"):

@@ -22,12 +22,13 @@ pytest.importorskip("diffusers")
 
 import runs
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from rlr_core import storage
 from rlr_core.config import load, to_toml
 from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, StorageError
-from rlr_core.runs import follow, list_runs, log, report, runner
+from rlr_core.runs import curve, follow, list_runs, log, runner
 from rlr_core.runs.directory import RunDirectory, free_folder
 from rlr_core.runs.pictures import read_picture
 from rlr_core.runs.self_contained import self_contained
@@ -184,8 +185,8 @@ def test_a_run_leaves_its_process_as_it_was(workshop, finished, tmp_path):
 
 def test_the_report_opens_anywhere(finished):
     page = (finished / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?://|<script|src=\"(?!data:)|href=|@import", page)
-    assert page.count("data:image/png;base64,") == 1 + 1 + 4, "grid, curve, previews"
+    assert not re.search(r"https?://|<script|(src|srcset)=\"(?!data:)|href=|@import", page)
+    assert page.count("data:image/png;base64,") == 2 * 3 + 4 + 2 * 4, "pairs, curves, previews"
     for text in (
         "Did the pictures get better?",
         "3 pairs",
@@ -228,9 +229,77 @@ def test_the_confidence_interval():
     assert str(compared).startswith("0.000 → 2.500  (+2.500 ± 1.265, 95% confidence, 4 pairs)")
 
 
+def test_iterations_are_integers(finished, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, *_, **__: seen.append(axes))
+    curve.reward_curve(Summary.read(finished / "events.jsonl"))
+    assert len(ticks := seen[0].get_xticks()) > 2 and all(tick == round(tick) for tick in ticks)
+
+
+def test_previews_have_no_score(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h3>(.*?)</h3>", page) == [f"Iteration {number}" for number in (0, 2, 4, 6)]
+
+
+def evaluations(*means: tuple[str, int, float, int]) -> list[dict[str, Any]]:
+    """Of (when, iteration, mean, pairs); scores about the mean that differ from pair to pair."""
+    return [
+        {
+            "type": "evaluation",
+            "when": when,
+            "iteration": iteration,
+            "scores": [mean + 0.01 * (k % 3) for k in range(pairs)],
+            "rewards": [mean] * pairs,
+            "parts": {},
+            "watched": {},
+            "statistics": {},
+        }
+        for when, iteration, mean, pairs in means
+    ]
+
+
+def summary_of(tmp_path: Path, events: list[dict[str, Any]]) -> Summary:
+    made = log.EventLog(tmp_path / "events.jsonl")
+    for event in events:
+        made.append(event.pop("type"), **event)
+    return Summary.read(tmp_path / "events.jsonl")
+
+
+def test_a_run_that_got_worse_points_to_the_better_lora(tmp_path):
+    """Compared with the run's own on the pairs that both have."""
+    checks = evaluations(
+        ("before", 0, 0.5, 6), ("during", 2, 0.7, 4), ("during", 4, 0.3, 6), ("after", 4, 0.3, 6)
+    )
+    best = {"type": "best", "file": "a-best.safetensors", "iteration": 2, "score": 0.7, "pairs": 4}
+    better = summary_of(tmp_path, [*checks[:2], best, *checks[2:]]).better
+    assert better and (better.file, better.iteration) == ("a-best.safetensors", 2)
+    assert better.compared.difference == pytest.approx(0.4) and better.compared.pairs == 4
+    assert "on the same 4 pairs" in str(better)
+
+
+@pytest.mark.parametrize(("end", "best"), [(0.8, 0.7), (0.3, 0.2)])
+def test_where_no_lora_is_better_none_is_named(end, best, tmp_path):
+    checks = evaluations(
+        ("before", 0, 0.5, 6), ("during", 2, best, 4), ("during", 4, end, 4), ("after", 4, end, 6)
+    )
+    kept = {"type": "best", "file": "a-best.safetensors", "iteration": 2, "score": best, "pairs": 4}
+    assert summary_of(tmp_path, [*checks[:2], kept, *checks[2:]]).better is None
+
+
+def test_curves_join_the_same_pairs_alone(tmp_path):
+    """A check of all pairs counts by its first ones, and two of one iteration are one point."""
+    checks = evaluations(
+        ("before", 0, 0.5, 6), ("during", 2, 0.7, 4), ("after", 2, 0.7, 6), ("after", 1, 0.6, 6)
+    )
+    checks[0]["scores"][4:] = [9.0, 9.0]
+    (held_out,) = (each for each in summary_of(tmp_path, checks).series if each.group == "held-out")
+    assert [x for x, _, _ in held_out.points] == [0, 2] and held_out.pairs == 4
+    assert held_out.points[0][1] == pytest.approx(0.5075)
+
+
 def test_the_smoothed_curve_is_a_mean():
-    assert report._smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0] * 3)
-    assert report._smoothed_errors([1.0, 1.0])[1] == pytest.approx(math.sqrt(1 + 0.64) / 1.8)
+    assert curve.smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0] * 3)
+    assert curve.smoothed_errors([1.0, 1.0])[1] == pytest.approx(math.sqrt(1 + 0.64) / 1.8)
 
 
 # who holds the folder

@@ -149,6 +149,8 @@ def _tell_outcome(directory: RunDirectory) -> None:
     if summary.held_out:
         judged = Judged.of(directory.config)
         say(f"\nThe pictures {summary.held_out.verdict}. {judged.title}: {summary.held_out}")
+        if summary.better:
+            say(f"A better LoRA is kept: {folder / summary.better.file}, {summary.better}")
         if summary.trained:
             say(f"Reward that was trained on: {summary.trained}")
         for series in summary.series:
@@ -211,7 +213,8 @@ def export(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Draw a run's curve and report as they are now."""
-    from rlr_core.runs.report import write_curve, write_report
+    from rlr_core.runs.curve import write_curve
+    from rlr_core.runs.report import write_report
 
     directory = RunDirectory.open(options.run)
     write_curve(directory)
@@ -240,7 +243,7 @@ def _run_line(state: RunState) -> str:
 def _score(state: RunState) -> str:
     """The pictures before and after; the reward of one batch alone while there is no such comparison."""
     if scores := state.held_out:
-        return f"score {scores.before:.3f} → {scores.after:.3f} ({scores.change})"
+        return f"score {scores.before:.3f} → {scores.after:.3f} ({scores.change}, {scores.counted})"
     return f"reward of the latest batch {state.latest:.3f}" if state.latest is not None else ""
 
 

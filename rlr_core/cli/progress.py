@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +19,7 @@ from rlr_core.config import Judged, RunConfig
 from rlr_core.errors import visible
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.state import RunState
+from rlr_core.runs.summary import Comparison
 from rlr_core.trainer.events import (
     AlarmRaised,
     CheckpointDue,
@@ -25,14 +28,13 @@ from rlr_core.trainer.events import (
     Event,
     Iteration,
     Painting,
-    Preview,
     Replanned,
     Skipped,
     Warned,
 )
 
 RECENT = 5
-"""Iterations whose mean is "the reward now"."""
+"""Iterations whose mean is "the reward now", and that at the start."""
 LONG = {
     "calibration": "the scale of the reward",
     "before": "the score at the start",
@@ -52,7 +54,9 @@ class Narrator:
     def __init__(self, config: RunConfig, state: RunState | None = None):
         self._config = config
         self._judged = Judged.of(config)
-        self._first = state.first if state else None
+        self._start: list[float | None] = []
+        self._first: list[float] = []
+        self._knows_the_first = state is None or state.first is None
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._bar: Any = None
         self._painting: Any = None
@@ -70,8 +74,8 @@ class Narrator:
         match event:
             case Painting():
                 self._paint(event)
-            case Evaluation(when="before"):
-                self._say(f"{self._judged.title} at the start: {float(event.scores.mean()):.3f}")
+            case Evaluation(when="before" | "during"):
+                self._tell_score(event)
             case Iteration():
                 self._count(event)
             case Skipped():
@@ -85,10 +89,6 @@ class Narrator:
                 self._say(f"Going on after iteration {event.iteration} with {'; '.join(event.settings)}.")
             case Warned():
                 self._say(f"WARNING: {event.message}.")
-            case Preview() if event.iteration:
-                self._say(
-                    f"Preview after iteration {event.iteration}: {self._judged.score} {float(event.scores.mean()):.3f}"
-                )
             case CheckpointDue(iteration=0):
                 self._advance(0)
             case AlarmRaised():
@@ -96,13 +96,28 @@ class Narrator:
             case _:
                 pass
 
+    def _tell_score(self, event: Evaluation) -> None:
+        """Of the start, and on the way of the same pairs then and now; a resumed run has the start in its report alone."""
+        scores = [score if math.isfinite(score) else None for score in event.scores.tolist()]
+        known = [score for score in scores if score is not None]
+        mean = f"{fmean(known):.3f}  ({len(known)} pairs)" if known else "unknown: none is finite"
+        if event.when == "before":
+            self._start = scores
+            self._say(f"{self._judged.title} at the start: {mean}")
+        elif compared := Comparison.of(self._start[: len(scores)], scores) if self._start else None:
+            self._say(f"Check after iteration {event.iteration}: {self._judged.score} {compared}")
+        else:
+            self._say(f"Check after iteration {event.iteration}: {self._judged.score} {mean}")
+
     def _count(self, event: Iteration) -> None:
-        self._first = event.reward if self._first is None else self._first
+        """The mean of the latest batches, beside that of as many first ones, where this process has seen them."""
         self._recent.append(event.reward)
+        if self._knows_the_first and len(self._first) < RECENT:
+            self._first.append(event.reward)
         self._advance(event.iteration)
-        now = sum(self._recent) / len(self._recent)
         what = " of predicted pictures" if event.measured_on == "predicted pictures" else ""
-        self._bar.set_postfix_str(f"reward{what} {now:.3f}, at the start {self._first:.3f}")
+        first = f", at the start {fmean(self._first):.3f}" if self._first else ""
+        self._bar.set_postfix_str(f"reward{what} {fmean(self._recent):.3f}{first}")
 
     def _advance(self, iteration: int) -> None:
         if self._bar is None:

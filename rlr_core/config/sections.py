@@ -357,7 +357,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    """The alarm: the trained reward rises while held-out ones or the diversity fall, or falls below that of the start."""
+    """The alarm: the trained reward or the held-out score falls, or others or the diversity do while the trained one rises."""
 
     action: Free[str] = setting(
         "warn",
@@ -365,7 +365,9 @@ class AlarmConfig:
         choices=("warn", "stop", "rollback"),
     )
     pictures: int = setting(
-        16, "held-out (prompt, seed) pairs, the first of output.evaluation's, scored at every preview", low=0
+        16,
+        "held-out (prompt, seed) pairs, the first of output.evaluation's, scored at every preview; all of them in doubt",
+        low=0,
     )
     false_alarms: float = setting(0.05, "probability of a false alarm in a whole run", low=1e-9, high=1)
 

@@ -26,7 +26,7 @@ from rlr_core.config import RunConfig, from_dict, to_dict
 from rlr_core.errors import RLRError, RunError
 from rlr_core.storage import storing, write_atomically
 
-VERSION = 1
+VERSION = 2
 """Of what a checkpoint holds: another number for every change of it, the trainer's state included."""
 MAGIC = b"RLR checkpoint "
 LINE = re.compile(rb"RLR checkpoint ([0-9]{1,9}) ([0-9a-f]{64})\n")

@@ -8,14 +8,12 @@ from pathlib import Path
 from PIL import Image
 
 from rlr_core.rewards import Pictures
+from rlr_core.runs.curve import write_curve
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.pictures import before_after, save_png, strip, to_picture
-from rlr_core.runs.report import write_curve, write_report
+from rlr_core.runs.pictures import SHOWN, before_after, save_png, strip, to_picture
+from rlr_core.runs.report import write_report
 from rlr_core.runs.stage_files import write_stage_files
 from rlr_core.trainer import Evaluation, Preview, Setup
-
-SHOWN = 8
-"""Pictures of the evaluation that the before/after grid shows."""
 
 Softly = Callable[[str, Callable[[], object]], None]
 """Carries out what may fail, and tells of it by the name that it gets."""

@@ -10,19 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from rlr_core.errors import RLRError
 from rlr_core.rewards import Pictures
+from rlr_core.runs.captions import LINE, Lettering
 from rlr_core.storage import write_atomically
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are read, as Pillow calls them; for some others it would run programs."""
 MOST_PIXELS, MOST_BYTES = 2**25, 2**28
 """Of a picture that is read: 7680 × 4320 is within them. A few bytes may claim to be any number of pixels."""
-MARGIN, LINES, PAPER, INK = 8, 4, "#ffffff", "#333333"
+SHOWN = 8
+"""Pictures of the evaluation that the before/after grid shows."""
+MARGIN, LABEL, PAPER, INK = 8, 64, "#ffffff", "#333333"
 
 
 def to_picture(image: Tensor, side: int) -> Image.Image:
@@ -103,28 +106,26 @@ def before_after(before: Image.Image, after: Image.Image, prompts: Sequence[str]
 
 def grid(strips: Mapping[str, Image.Image], prompts: Sequence[str]) -> Image.Image:
     """Strips of equal size, one above the other, with their names on the left and the prompts below."""
-    font, label, line = ImageFont.load_default(13), 64, 16
+    lettering = Lettering()
+    label = max(LABEL, *(round(lettering.length(name)) + 2 * MARGIN for name in strips))
     width, tall = next(iter(strips.values())).size
     column, rows = (width + MARGIN) // len(prompts), len(strips) * (tall + MARGIN) + MARGIN
-    captions = [_wrap(prompt, column - MARGIN, font)[:LINES] for prompt in prompts]
-    height = rows + line * max(map(len, captions)) + MARGIN
+    captions = [lettering.wrapped(prompt, column - MARGIN) for prompt in prompts]
+    height = rows + LINE * max(map(len, captions)) + MARGIN
     sheet = Image.new("RGB", (label + width + MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (name, picture) in enumerate(strips.items()):
         top = MARGIN + row * (tall + MARGIN)
         sheet.paste(picture, (label, top))
-        draw.text((MARGIN, top + tall // 2 - MARGIN), name, INK, font)
+        lettering.draw(draw, (MARGIN, top + tall // 2 - MARGIN), name, INK)
     for number, caption in enumerate(captions):
-        draw.multiline_text((label + number * column, rows), "\n".join(caption), INK, font, spacing=2)
+        for row, line in enumerate(caption):
+            lettering.draw(draw, (label + number * column, rows + row * LINE), line, INK)
     return sheet
 
 
-def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Break at spaces, so that lines stay within `width` pixels where they can."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+def tiles(sheet: Image.Image, count: int) -> list[Image.Image]:
+    """The pictures of a `strip` of so many."""
+    width = (sheet.width + MARGIN) // count
+    lefts = (number * width for number in range(count))
+    return [sheet.crop((left, 0, left + width - MARGIN, sheet.height)) for left in lefts]

@@ -174,7 +174,11 @@ class Recorder:
             raise
 
     def _measure_result(self) -> None:
-        """Score the LoRA that is written, and make what is only looked at."""
+        """Score the LoRA that is written, and make what is only looked at.
+
+        Where the score raises an alarm that has the best LoRA put in its place, that one is written.
+        """
+        written = self.trainer.exported_iteration
         try:
             self._tell_all(self.trainer.evaluate())
         except StopRequested:
@@ -183,7 +187,9 @@ class Recorder:
             self._warn(f"{self._lora_file.name} is written, but its score could not be measured")
             self._tell_warnings()
             raise
-        if self.setup.config.output.evaluation:
+        if self.trainer.exported_iteration != written:
+            self._export_result()
+        elif self.setup.config.output.evaluation:
             self._softly(f"the scores in {self._lora_file.name}", self._export_result)
         self.gallery.finish()
         self._tell_warnings()
@@ -242,9 +248,10 @@ class Recorder:
                 self.log.append("preview", file=self.gallery.preview(event), **_facts(event))
             case Evaluation():
                 self._record_evaluation(event)
-            case NewBest(iteration, score, weights):
+            case NewBest(iteration, score, pairs, weights):
                 self._export(self._best_file, weights, iteration)
-                self.log.append("best", file=self._best_file.name, iteration=iteration, score=score)
+                name = self._best_file.name
+                self.log.append("best", file=name, iteration=iteration, score=score, pairs=pairs)
             case AlarmRaised():
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
             case Replanned():

@@ -1,28 +1,27 @@
-"""A run's reward curve (PNG) and its one-page report (HTML that opens anywhere: no script, every picture inside)."""
+"""A run's one-page report: HTML that opens anywhere, without a script and with every picture inside."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from PIL import Image
+
 from rlr_core.config import Judged, RewardConfig, RunConfig, nearest, to_toml
 from rlr_core.estimators import ESTIMATORS
+from rlr_core.runs.curve import reward_curve
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.scoreboard import alarm_banner, scoreboard
+from rlr_core.runs.pictures import SHOWN, tiles
+from rlr_core.runs.scoreboard import MARKS, alarm_banner, scoreboard, with_minus
 from rlr_core.runs.summary import Summary, short
-from rlr_core.storage import write_atomically, write_text
+from rlr_core.storage import write_text
 
 PAGE = Path(__file__).with_name("report.template.html")
-
-
-def write_curve(directory: RunDirectory) -> None:
-    """Write `reward.png` from the log."""
-    curve = reward_curve(Summary.read(directory.events_file))
-    write_atomically(directory.folder / "reward.png", lambda path: path.write_bytes(curve))
 
 
 def write_report(directory: RunDirectory) -> None:
@@ -31,63 +30,17 @@ def write_report(directory: RunDirectory) -> None:
     write_text(directory.folder / "report.html", page)
 
 
-def reward_curve(summary: Summary) -> bytes:
-    """PNG: the batch reward with its 95% band, smoothed, and the held-out score of the previews."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.4), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    iterations = [event for event in summary.of("iteration") if event["reward"] is not None]
-    x = [event["iteration"] for event in iterations]
-    smooth = _smoothed([event["reward"] for event in iterations])
-    band = [
-        1.96 * error for error in _smoothed_errors([event["reward_error"] or 0.0 for event in iterations])
-    ]
-    axes.plot(
-        x, [event["reward"] for event in iterations], ".", color="#b8c4d6", markersize=4, label="each batch"
-    )
-    axes.plot(x, smooth, color="#2454a6", label="running mean")
-    low, high = ([s + sign * b for s, b in zip(smooth, band, strict=True)] for sign in (-1, 1))
-    axes.fill_between(x, low, high, color="#2454a6", alpha=0.15, linewidth=0, label="95% band")
-    axes.set(xlabel="iteration", ylabel="training reward")
-    for event in summary.of("alarm"):
-        axes.axvline(event["iteration"], color="#c0392b", linewidth=1, label="alarm")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _smoothed(values: list[float], decay: float = 0.8) -> list[float]:
-    """Running mean with bias correction, as in Adam."""
-    out, total, weight = [], 0.0, 0.0
-    for value in values:
-        total, weight = decay * total + value, decay * weight + 1
-        out.append(total / weight)
-    return out
-
-
-def _smoothed_errors(errors: list[float], decay: float = 0.8) -> list[float]:
-    """Standard errors of `_smoothed`, for independent batches."""
-    out, variance, weight = [], 0.0, 0.0
-    for error in errors:
-        variance, weight = decay**2 * variance + error**2, decay * weight + 1
-        out.append(variance**0.5 / weight)
-    return out
-
-
 def _page(directory: RunDirectory, summary: Summary) -> str:
     config = directory.config
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.output.name),
         headline=_so_far(summary, config) or _headline(summary, Judged.of(config)),
         facts=_facts(directory, summary),
-        grid=_figure(directory.folder / "before_after.png", "The same prompts and seeds, before and after."),
+        grid=_before_after(directory, summary),
         alarm=alarm_banner(summary.of("alarm"), config),
         warnings=_warnings(summary.of("warning")),
         scoreboard=_scoreboard(directory, summary),
-        curve=_image(directory.folder / "reward.png", "reward curve"),
+        curve=_curve(summary),
         curve_note=_curve_note(summary.of("iteration")),
         previews=_previews(directory, summary),
         parts=_parts(summary.of("iteration")),
@@ -113,10 +66,17 @@ def _headline(summary: Summary, judged: Judged) -> str:
         return "<p>No pair of pictures has a finite held-out score before and after.</p>"
     if held_out is None:
         return "<p>This run has no evaluation before and after.</p>"
+    kind = held_out.verdict.removeprefix("got ") if "got" in held_out.verdict else "unclear"
+    better = (
+        summary.better
+        and f"<p>A better LoRA is kept: <code>{html.escape(summary.better.file)}</code>, {summary.better}.</p>"
+    )
     return (
-        f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> <span>{held_out.verdict}</span></p>'
-        f"<p>{judged.score[0].upper()}{judged.score[1:]}: {held_out.difference:+.3f} ± {held_out.half_width:.3f} "
-        f"(95% confidence, {held_out.counted}; {judged.pairs}).</p>"
+        f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> '
+        f'<span class="verdict {kind}">{MARKS[kind]} {held_out.verdict}</span></p>'
+        f"<p>{judged.score[0].upper()}{judged.score[1:]}: "
+        f"{with_minus(f'{held_out.difference:+.3f}')} ± {held_out.half_width:.3f} (95% confidence, {held_out.counted}; {judged.pairs}).</p>"
+        f"{better or ''}"
     )
 
 
@@ -142,7 +102,7 @@ def _facts(directory: RunDirectory, summary: Summary) -> str:
         "Iterations": f"{len(iterations)} of {config.training.batch_size} pictures each; {len(summary.of('skipped'))} skipped",
         "Training time": f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds",
         "LoRA": f"{config.output.name}.safetensors, rank {config.lora.rank}",
-        f"Best by {judged.score}": _best(summary.of("best")),
+        "Best on the way": _best(summary.of("best")),
     }
     return "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items())
 
@@ -164,20 +124,38 @@ def _best(events: list[dict[str, Any]]) -> str:
     """The events of new best LoRAs; each replaces the file of the one before."""
     if not events:
         return "none: no pictures were scored on the way"
-    return f"{events[-1]['file']}, iteration {events[-1]['iteration']} ({events[-1]['score']:.3f})"
+    best = events[-1]
+    score = f"score {best['score']:.3f} of the first {best['pairs']} pairs"
+    return f"{best['file']}, iteration {best['iteration']}: {score}"
 
 
 def _scoreboard(directory: RunDirectory, summary: Summary) -> str:
     if not summary.series:
         return ""
+    pairs = min(series.pairs for series in summary.series)
     return (
-        '<section><h2>Every score</h2><table class="scores"><tr><th></th>'
+        '<section><h2>Every score</h2><table class="scores"><thead><tr><th></th>'
         '<th class="number">before</th><th class="number">after</th>'
-        '<th class="number">change, 95% confidence</th><th>along the way</th></tr>'
+        '<th class="number">change, 95% confidence</th><th></th><th>along the way</th></tr></thead>'
         f"{scoreboard(summary.series, directory.config)}</table>"
-        '<p class="note">The same prompts and seeds each time. The curves have the first of these pictures, with the 95% band '
-        "of their difference to the start.</p></section>"
+        f'<p class="note">The same prompts and seeds each time. The curves are of the first {pairs} pairs alone, '
+        "with the 95% band of their difference to the start.</p></section>"
     )
+
+
+def _curve(summary: Summary) -> str:
+    """One for each of wide and narrow, light and dark pages; "" without matplotlib."""
+    try:
+        wide = _data(reward_curve(summary))
+    except ImportError:
+        return ""
+    narrow, dark = "(max-width: 600px)", "(prefers-color-scheme: dark)"
+    media = {f"{narrow} and {dark}": (True, True), narrow: (True, False), dark: (False, True)}
+    sources = "".join(
+        f'<source media="{where}" srcset="{_data(reward_curve(summary, narrow=small, dark=night))}">'
+        for where, (small, night) in media.items()
+    )
+    return f'<picture>{sources}<img alt="reward curve" src="{wide}"></picture>'
 
 
 def _curve_note(iterations: list[dict[str, Any]]) -> str:
@@ -194,13 +172,46 @@ def _curve_note(iterations: list[dict[str, Any]]) -> str:
     return " ".join(notes)
 
 
+def _before_after(directory: RunDirectory, summary: Summary) -> str:
+    """The first pictures of the evaluation, each pair with its prompt."""
+    prompts = next((event["prompts"] for event in summary.of("evaluation")), [])[:SHOWN]
+    before, after = (_tiles(directory.folder / f"{when}.png", len(prompts)) for when in ("before", "after"))
+    pairs = [
+        f'<figure><div><img alt="before" src="{one}"><img alt="after" src="{other}"></div>'
+        f"<figcaption>{html.escape(prompt)}</figcaption></figure>"
+        for one, other, prompt in zip(before, after, prompts, strict=False)
+    ]
+    note = '<p class="note">The same prompts and seeds; on the left before, on the right after training.</p>'
+    return f'<div class="pairs">{"".join(pairs)}</div>{note}' if pairs else ""
+
+
 def _previews(directory: RunDirectory, summary: Summary) -> str:
-    rows, judged = [], Judged.of(directory.config)
+    """Without scores: so few pictures would not tell the same as the evaluation."""
+    rows = []
     for event in summary.of("preview"):
-        score = _mean_or_dash(event["scores"], ".3f")
-        caption = f"Iteration {event['iteration']}: {judged.score} {score}"
-        rows.append(_figure(directory.folder / event["file"], caption))
+        shown = _tiles(directory.folder / event["file"], len(event["prompts"]))
+        pictures = "".join(
+            f'<img alt="{html.escape(prompt)}" title="{html.escape(prompt)}" src="{tile}">'
+            for prompt, tile in zip(event["prompts"], shown, strict=False)
+        )
+        if shown:
+            rows.append(
+                f"<div><h3>Iteration {event['iteration']}</h3><div class='strip'>{pictures}</div></div>"
+            )
     return "".join(rows)
+
+
+def _tiles(strip: Path, count: int) -> list[str]:
+    """The pictures of a strip, as addresses of data; [] where the file cannot be read."""
+    with suppress(OSError), Image.open(strip) as sheet:
+        return [_data(_png(tile)) for tile in tiles(sheet.convert("RGB"), count)] if count else []
+    return []
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _parts(iterations: list[dict[str, Any]]) -> str:
@@ -223,14 +234,5 @@ def _mean_or_dash(values: list[float | None], form: str = ".3g") -> str:
     return format(sum(known) / len(known), form) if known else "–"
 
 
-def _figure(path: Path, caption: str) -> str:
-    picture, text = _image(path, caption), html.escape(caption)
-    return f'<figure class="pictures">{picture}<figcaption>{text}</figcaption></figure>' if picture else ""
-
-
-def _image(png: Path, alternative: str) -> str:
-    """ "" where the file is not there."""
-    if not png.is_file():
-        return ""
-    data = base64.b64encode(png.read_bytes()).decode("ascii")
-    return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{data}">'
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -18,6 +18,8 @@ TITLES = {
     "watched": "Only watched",
     "statistic": "What the pictures are like",
 }
+MARKS = {"better": "▲", "worse": "▼", "unclear": "●"}
+"""Beside a verdict's colour and word."""
 WHAT_IT_DID = {
     "warn": "Training went on.",
     "stop": "The run was stopped there; rlr resume goes on with it.",
@@ -32,8 +34,8 @@ def scoreboard(series: Sequence[Series], config: RunConfig) -> str:
     judged = {"held-out": Judged.of(config).title}
     for group, title in {**TITLES, **judged}.items():
         mine = [each for each in series if each.group == group]
-        rows += [f'<tr><th colspan="5">{title}</th></tr>'] if mine else []
-        rows += [_row(each, named.get(group) or short(each.name)) for each in mine]
+        mine = [_row(each, named.get(group) or short(each.name)) for each in mine]
+        rows += [f'<tbody><tr><th colspan="6">{title}</th></tr>{"".join(mine)}</tbody>'] if mine else []
     return "".join(rows)
 
 
@@ -42,14 +44,26 @@ def _row(series: Series, name: str) -> str:
     digits = _decimals(compared.half_width)
     change = f"{compared.difference:+.{digits}f} ± {compared.half_width:.{digits}f}"
     numbers = (f"{compared.before:.{digits}f}", f"{compared.after:.{digits}f}")
-    kind = "clear" if abs(compared.difference) > compared.half_width else "unclear"
+    kind, word = _verdict(series)
     cells = [
-        f"<td>{html.escape(name)}</td>",
-        *(f'<td class="number">{_minus(number)}</td>' for number in numbers),
-        f'<td class="number {kind}">{_minus(change)}</td>',
-        f"<td>{sparkline(series.points, html.escape(name + ' along the way'))}</td>",
+        f'<td class="name">{html.escape(name)}</td>',
+        *(f'<td class="number">{with_minus(number)}</td>' for number in numbers),
+        f'<td class="number change">{with_minus(change)}</td>',
+        f'<td class="word {kind}">{word}</td>',
+        f"<td class='curve'>{sparkline(series.points, html.escape(name + ' along the way'))}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _verdict(series: Series) -> tuple[str, str]:
+    """Class and words; what a picture is like is neither good nor bad."""
+    change = series.comparison.verdict
+    if change.startswith("did not"):
+        return "unclear", f"{MARKS['unclear']} unclear"
+    kind = change.removeprefix("got ")
+    if series.group == "statistic":
+        return "clear", "▲ more" if kind == "better" else "▼ less"
+    return kind, f"{MARKS[kind]} {kind}"
 
 
 def _decimals(half_width: float) -> int:
@@ -59,7 +73,8 @@ def _decimals(half_width: float) -> int:
     return min(6, max(0, 1 - math.floor(math.log10(half_width))))
 
 
-def _minus(text: str) -> str:
+def with_minus(text: str) -> str:
+    """With the sign that is as wide as a plus."""
     return text.replace("-", "−")
 
 
@@ -71,8 +86,13 @@ def alarm_banner(alarms: Sequence[dict[str, Any]], config: RunConfig) -> str:
     best = (
         f"that of iteration {alarm['best']}" if alarm["best"] >= 0 else "unknown: no check had finite scores"
     )
-    did = WHAT_IT_DID[config.alarm.action].format(
-        lora="the best one" if alarm["best"] >= 0 else "the last one"
+    over = config.alarm.action != "rollback" and alarm["iteration"] >= config.training.iterations
+    did = (
+        "Training was over."
+        if over
+        else WHAT_IT_DID[config.alarm.action].format(
+            lora="the best one" if alarm["best"] >= 0 else "the last one"
+        )
     )
     return (
         '<section class="alarm"><h2>Alarm</h2>'

@@ -81,12 +81,36 @@ class Series:
         comparison: of all evaluated pairs.
         points: (iteration, mean, half of the 95% interval of its difference to the start) of the pairs that every check has;
             none of a check at which no pair has a score.
+        pairs: how many those are.
     """
 
     group: str
     name: str
     comparison: Comparison
     points: list[tuple[float, float, float]]
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Better:
+    """A LoRA in the run's folder that did better on the way than the run's own one at the end.
+
+    Attributes:
+        compared: the held-out scores of the run's own LoRA and of this one, on the pairs that both have.
+        start: mean held-out score of the start on the first so many pairs; a better LoRA may be below it, too.
+    """
+
+    file: str
+    iteration: int
+    compared: Comparison
+    start: float
+
+    def __str__(self) -> str:
+        return (
+            f"of iteration {self.iteration}: held-out score {self.compared.after:.3f}, where the run's own LoRA has "
+            f"{self.compared.before:.3f} and the start {self.start:.3f} on the same {self.compared.counted} "
+            "(as the best of several checks it is flattered)"
+        )
 
 
 @dataclass(frozen=True)
@@ -97,12 +121,14 @@ class Summary:
         held_out: by the reward that only watches.
         trained: by the reward that is trained on.
         series: these two, parts of a mix, watched rewards and image statistics.
+        better: where the pictures got worse, the LoRA of the best check.
     """
 
     held_out: Comparison | None
     trained: Comparison | None
     events: list[dict[str, Any]]
     series: list[Series] = field(default_factory=list)
+    better: Better | None = None
 
     @classmethod
     def read(cls, events_file: Path) -> Summary:
@@ -113,7 +139,10 @@ class Summary:
             return cls(None, None, events)
         series = _series(evaluations)
         known = {each.group: each.comparison for each in series}
-        return cls(known.get("held-out"), known.get("trained"), events, series)
+        held_out, better = known.get("held-out"), None
+        if held_out and held_out.verdict == "got worse":
+            better = _better([event for event in events if event["type"] == "best"], evaluations)
+        return cls(held_out, known.get("trained"), events, series, better)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one type."""
@@ -121,7 +150,7 @@ class Summary:
 
 
 def compared(before: Sequence[Any], after: Sequence[Any]) -> Comparison | None:
-    """Scores as the log has them; None where they are not of the same pairs, or where no pair is left."""
+    """Scores as the log has them, null those that were not finite; None where the pairs differ, or none is left."""
     known = all(score is None or isinstance(score, (int, float)) for score in (*before, *after))
     return Comparison.of(before, after) if before and len(before) == len(after) and known else None
 
@@ -137,9 +166,29 @@ def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
         scores = [table.get((group, name), []) for table in tables]
         compared = Comparison.of(scores[0], scores[-1]) if len(scores[0]) == len(scores[-1]) else None
         if compared:
-            points = _points([event["iteration"] for event in evaluations[:-1]], scores[:-1])
-            found.append(Series(group, name, compared, points))
+            checks: dict[int, list[float | None]] = {}
+            for event, own in zip(evaluations[:-1], scores[:-1], strict=True):
+                checks.setdefault(
+                    event["iteration"], own
+                )  # the first of an iteration: no more pairs than the others
+            found.append(Series(group, name, compared, _points(checks), min(map(len, checks.values()))))
     return found
+
+
+def _better(found: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> Better | None:
+    """The newest of the best LoRAs, each of which takes the place of the one before, if it beats that of the end."""
+    if not found or found[-1]["iteration"] == evaluations[-1]["iteration"]:
+        return None
+    best = found[-1]
+    scores = next(event["scores"] for event in evaluations if event["iteration"] == best["iteration"])
+    compared = Comparison.of(evaluations[-1]["scores"][: len(scores)], scores)
+    start = Comparison.of(evaluations[0]["scores"][: len(scores)], scores)
+    won = compared and compared.difference > 0
+    return (
+        Better(best["file"], best["iteration"], compared, start.before)
+        if compared and start and won
+        else None
+    )
 
 
 def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float | None]]:
@@ -149,11 +198,12 @@ def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float
     return scores
 
 
-def _points(iterations: list[int], scores: list[list[float | None]]) -> list[tuple[float, float, float]]:
-    count = min(map(len, scores))
-    start = scores[0][:count]
-    compared = [Comparison.of(start, values[:count]) for values in scores]
-    return [(x, each.after, each.band) for x, each in zip(iterations, compared, strict=True) if each]
+def _points(checks: dict[int, list[float | None]]) -> list[tuple[float, float, float]]:
+    """Of scores by iteration, the start first."""
+    count = min(map(len, checks.values()))
+    start = next(iter(checks.values()))[:count]
+    compared = {x: Comparison.of(start, values[:count]) for x, values in checks.items()}
+    return [(x, each.after, each.band) for x, each in compared.items() if each]
 
 
 def short(reward: str) -> str:

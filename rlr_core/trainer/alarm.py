@@ -1,13 +1,17 @@
-"""The alarm: a hacked reward, which rises while what only watches falls, or a collapse, where it falls itself.
+"""The alarm: a hacked reward, which rises while what only watches falls, or training that makes things worse.
 
-At every check the same (prompt, seed) pairs are painted and scored. A series (the held-out score, every watched reward, the
-diversity) has fallen where its mean difference to any earlier check, pair by pair, is below 0 in a one-sided Student's t-test
-at level false_alarms / number of tests of the whole run. By the union bound a run in which nothing falls raises the alarm with
-at most the probability false_alarms, whichever check it is compared with: the start, the best so far or any other. A pair that
-has no finite score at either check is left out of their comparison.
+At every check the same (prompt, seed) pairs are painted and scored: some of them on the way, all at the start and at the end.
+A check is compared, pair by pair, with the start and with the best check so far. A series has fallen where its mean difference
+is below 0 in a one-sided Student's t-test on the pairs that both checks have. Half of the rate of false alarms is spent on
+comparisons with the start, (checks - 1) × series of them, and half on those with another check: the best one is chosen by
+its scores, so that all (checks - 1)(checks - 2) / 2 × series that could be count. By the union bound a run in which nothing
+falls raises the alarm with at most that rate. A pair without a finite score at either check is left out of their comparison.
 
-A reward is hacked where, besides, the trained reward is above that of the start (at 5%) and has not fallen since that check.
-Training has collapsed where the trained reward has fallen below that of the start; the two exclude each other.
+Few pairs resolve no small fall at such levels. So a check that looks fallen, on its few pairs and at 5%, is in doubt: all
+pairs are painted, and they decide. That spends nothing, since where there is no doubt there is no alarm either.
+
+The trained reward and the held-out score judge: their fall is an alarm whatever becomes of the others. That of another series
+is one where the trained reward is above that of the start (at 5%) and has not fallen since that check: it may be hacked.
 """
 
 from __future__ import annotations
@@ -17,13 +21,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 TRAINED = "the reward trained on"
-"""Name of the series that rises when a reward is hacked, and falls when training collapses."""
-ROSE = 0.05
-"""Level of the test that the trained reward has risen."""
+"""Name of the series that rises when a reward is hacked."""
+HELD_OUT = "held-out score"
+"""Name of the series by which a LoRA is the best."""
+ROSE = DOUBT = 0.05
+"""Levels of the tests that the trained reward has risen, and that a series is in doubt."""
+
+Scores = Mapping[str, Tensor]
+"""A check: series → (n,), of the first n pairs."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +41,20 @@ class Fall:
     Attributes:
         series: its name.
         check: number of the check that it has fallen since.
-        before, now: its means there and now.
+        before, now: its means there and now, of `pairs` pairs.
         half_width: of the 95% confidence interval of the mean difference (normal approximation).
-        probability: of such a fall by chance, in a single test.
+        probability: at most that of such a fall by chance in a whole run.
+        hacked: whether the trained reward is above that of the start, and has not fallen since that check.
     """
 
     series: str
     check: int
     before: float
     now: float
+    pairs: int
     half_width: float
     probability: float
+    hacked: bool
 
 
 @dataclass
@@ -51,56 +62,73 @@ class Alarm:
     """Watches the checks of one run.
 
     Attributes:
-        checks: how many the whole run makes, the one at the start included.
+        checks: how many the whole run makes, those at the start and at the end included.
         false_alarms: probability of a false alarm in the whole run.
-        history: every check so far, series → (n,).
+        history: every check so far.
     """
 
     checks: int
     false_alarms: float
-    history: list[dict[str, Tensor]] = field(default_factory=list)
+    history: list[Scores] = field(default_factory=list)
 
-    def __call__(self, scores: Mapping[str, Tensor]) -> list[Fall]:
-        """Take up a check: `TRAINED` and the watched series, (n,) each. If it is an alarm: what fell, the surest first."""
+    def doubted(self, now: Scores, best: int | None) -> list[int]:
+        """Numbers of the earlier checks, of the start and the `best`, since which a series may have fallen."""
+        return [check for check in self._references(best) if self._is_doubted(now, check)]
+
+    def __call__(self, now: Scores, best: int | None = None) -> list[Fall]:
+        """Take up a check. If it is an alarm: of each series that fell its surest fall, the surest first."""
+        falls = [fall for check in self._references(best) for fall in self._falls(now, check)]
+        self.take(now)
+        surest: dict[str, Fall] = {}
+        for fall in sorted(falls, key=lambda fall: fall.probability):
+            surest.setdefault(fall.series, fall)
+        return list(surest.values())
+
+    def take(self, scores: Scores) -> None:
+        """Take up a check without a judgement."""
         self.history.append({name: values.double() for name, values in scores.items()})
-        if len(self.history) == 1:
-            return []
-        watched = [name for name in scores if name != TRAINED]
-        suspects = self._checks_since_which_training_went_well()
-        only_the_start = [number == 0 for number in range(len(suspects))]
-        falls = [self._surest_fall(name, suspects) for name in watched]
-        falls.append(self._surest_fall(TRAINED, only_the_start))
-        level = self.false_alarms / self._tests(len(watched))
-        sure = [fall for fall in falls if fall.probability < level]
-        return sorted(sure, key=lambda fall: fall.probability)
 
-    def _tests(self, watched: int) -> int:
-        """Of the whole run: pairs of checks for every watched series, and the trained reward against the start."""
-        checks = max(self.checks, len(self.history))
-        return math.comb(checks, 2) * watched + checks - 1
+    def replace(self, check: int, scores: Scores) -> None:
+        """Give a check that was taken up more pairs."""
+        self.history[check] = {name: values.double() for name, values in scores.items()}
 
-    def _past(self, series: str) -> Tensor:
-        """All checks but the present one, (k, n)."""
-        return torch.stack([check[series] for check in self.history[:-1]])
+    def _references(self, best: int | None) -> list[int]:
+        """What a check is compared with."""
+        return sorted({0, best or 0}) if self.history else []
 
-    def _checks_since_which_training_went_well(self) -> list[bool]:
-        """Of each earlier check, whether the trained reward is now above the start and no lower than there."""
-        past, now = self._past(TRAINED), self.history[-1][TRAINED]
-        rose = probabilities(now - past[:1])[0] < ROSE
-        return [rose and fell >= ROSE for fell in probabilities(past - now)]
+    def _is_doubted(self, now: Scores, check: int) -> bool:
+        doubt = DOUBT / max(1, len(self.history) - 1) if check else DOUBT  # the best of so many was chosen
+        level = max(self.false_alarms, doubt * self._tests(check, len(now)))
+        return any(chance < level for chance in self._chances(now, check).values())
 
-    def _surest_fall(self, series: str, suspects: list[bool]) -> Fall:
-        """Of the changes of `series` since each suspected check; its probability is 1 where there is none."""
-        past, now = self._past(series), self.history[-1][series]
-        chances = [
-            chance if suspect else 1.0
-            for chance, suspect in zip(probabilities(past - now), suspects, strict=True)
-        ]
-        check = chances.index(min(chances))
-        both = (now - past[check]).isfinite()
-        before, now = past[check][both], now[both]
-        half_width = 1.96 * float((now - before).std()) / math.sqrt(len(now)) if len(now) > 1 else math.nan
-        return Fall(series, check, float(before.mean()), float(now.mean()), half_width, chances[check])
+    def _tests(self, check: int, series: int) -> int:
+        """By how many a probability is multiplied: comparisons of its kind in the whole run, with half of the rate for them."""
+        checks = max(self.checks, len(self.history) + 1)
+        return 2 * series * (math.comb(checks - 1, 2) if check else checks - 1)
+
+    def _chances(self, now: Scores, check: int) -> dict[str, float]:
+        """Of each series that counts, the probability that it has fallen since `check` by chance, in a whole run."""
+        counted = now if self._went_well(now, check) else (TRAINED, HELD_OUT)
+        past, tests = self.history[check], self._tests(check, len(now))
+        return {name: _chance_of_fall(past[name], now[name]) * tests for name in counted if name in now}
+
+    def _falls(self, now: Scores, check: int) -> list[Fall]:
+        """What has surely fallen since `check`."""
+        chances = self._chances(now, check)
+        return [self._fall(name, now, check, p) for name, p in chances.items() if p < self.false_alarms]
+
+    def _went_well(self, now: Scores, check: int) -> bool:
+        """Whether the trained reward is above the start and no lower than at `check`."""
+        rose = _chance_of_fall(now[TRAINED], self.history[0][TRAINED]) < ROSE
+        return rose and _chance_of_fall(self.history[check][TRAINED], now[TRAINED]) >= ROSE
+
+    def _fall(self, series: str, now: Scores, check: int, chance: float) -> Fall:
+        before, after = _common(self.history[check][series], now[series])
+        both = (after - before).isfinite()
+        before, after = before[both], after[both]
+        half_width = 1.96 * float((after - before).std()) / math.sqrt(len(after))
+        means = float(before.mean()), float(after.mean())
+        return Fall(series, check, *means, len(after), half_width, chance, self._went_well(now, check))
 
     def state_dict(self) -> dict[str, Any]:
         """All checks so far."""
@@ -109,6 +137,18 @@ class Alarm:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.history = [dict(check) for check in state["history"]]
+
+
+def _common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs that both have: the first ones."""
+    count = min(len(one), len(other))
+    return one[:count].double(), other[:count].double()
+
+
+def _chance_of_fall(before: Tensor, after: Tensor) -> float:
+    """p-value of the hypothesis that `after` is no lower."""
+    one, other = _common(before, after)
+    return probabilities((one - other)[None])[0]
 
 
 def probabilities(differences: Tensor) -> list[float]:

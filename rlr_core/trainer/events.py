@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlr_core.lora import LoraWeights
 from rlr_core.rewards import Pictures
-from rlr_core.trainer.alarm import TRAINED, Fall
+from rlr_core.trainer.alarm import Fall
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Evaluation:
     """Pictures of (prompt, seed) pairs that are never trained on.
 
     Attributes:
-        when: "before", "during" (of fewer pairs) or "after" training.
+        when: "before", "during" (of the first pairs alone, as a rule) or "after" training.
         iteration: that the LoRA is of.
         images: (N, 3, H, W), range [0, 1]; where their sizes differ, a list.
         scores: (N,) by the held-out reward.
@@ -120,24 +120,25 @@ class NewBest:
 
     Attributes:
         iteration: that it is of.
-        score: mean held-out score of the check.
+        score: mean held-out score of the check's first `pairs` pairs.
         weights: the LoRA itself, a copy that nothing changes any more.
     """
 
     iteration: int
     score: float
+    pairs: int
     weights: LoraWeights = field(repr=False)
 
 
 @dataclass(frozen=True)
 class AlarmRaised:
-    """The trained reward rose while others fell, or fell below that of the start.
+    """Others fell while the trained reward rose, or it fell itself, or the held-out score did.
 
     Attributes:
         iteration: of the check that showed it.
         since: iteration of the check that the surest fall is measured from.
         falls: what fell, the surest first.
-        trained: the trained reward's mean at the start and now.
+        trained: the trained reward's mean at the start and now, of the same pairs.
         best: iteration of the best LoRA so far by held-out score.
     """
 
@@ -151,15 +152,20 @@ class AlarmRaised:
     def message(self) -> str:
         """In plain words."""
         fall = self.falls[0]
-        change = f"{fall.before:.3f} → {fall.now:.3f} ({fall.now - fall.before:+.3f} ± {fall.half_width:.3f})"
-        if fall.series == TRAINED:
-            return f"training has collapsed: the reward trained on fell below that of the start: {change}"
-        others = "".join(f", {other.series}" for other in self.falls[1:])
-        return (
-            "the reward may be hacked: the reward trained on rose "
-            f"({self.trained[0]:.3f} → {self.trained[1]:.3f}), but since iteration {self.since} "
-            f"the {fall.series} fell: {change}{'; also' + others[1:] if others else ''}"
+        change = (
+            f"{fall.before:.3f} → {fall.now:.3f} "
+            f"({fall.now - fall.before:+.3f} ± {fall.half_width:.3f}, {fall.pairs} pairs)"
         )
+        others = ", ".join(other.series.removeprefix("the ") for other in self.falls[1:])
+        what = (
+            f"the {fall.series.removeprefix('the ')} fell: {change}{'; also the ' + others if others else ''}"
+        )
+        if fall.hacked:
+            rose = f"the reward trained on rose ({self.trained[0]:.3f} → {self.trained[1]:.3f})"
+            return f"the reward may be hacked: {rose}, but since iteration {self.since} {what}"
+        if not self.since:
+            return f"training has collapsed, to below the start: {what}"
+        return f"training has made it worse: since iteration {self.since} {what}"
 
 
 @dataclass(frozen=True)

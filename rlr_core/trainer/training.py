@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -21,7 +21,18 @@ from rlr_core.errors import RunError
 from rlr_core.estimators import Batch, Estimate, Problem
 from rlr_core.estimators.length import length, scaled_to_unit
 from rlr_core.trainer.averaging import Average
-from rlr_core.trainer.events import AlarmRaised, CheckpointDue, Event, Iteration, PartReport, Skipped, Warned
+from rlr_core.trainer.events import (
+    AlarmRaised,
+    CheckpointDue,
+    Evaluation,
+    Event,
+    Iteration,
+    NewBest,
+    Painting,
+    PartReport,
+    Skipped,
+    Warned,
+)
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
@@ -86,12 +97,24 @@ class Trainer:
             yield from self._iterated()
 
     def evaluate(self) -> Iterator[Event]:
-        """Paint and score the held-out pairs with what comes out of the training that is over."""
+        """Paint and score the held-out pairs with what comes out of the training that is over.
+
+        It is the last check, and where its alarm has the best LoRA put in the place of the last one, that one is scored, too.
+        """
+        if not self.setup.config.output.evaluation:
+            return
+        told = yield from self._evaluated()
+        yield from told
+        if told[0].iteration != self.exported_iteration:
+            yield from (yield from self._evaluated())
+
+    def _evaluated(self) -> Generator[Painting, None, list[Evaluation | NewBest | AlarmRaised]]:
+        """The evaluation after training, and what it shows."""
         iteration, count = self.exported_iteration, self.setup.config.output.evaluation
-        if count:
-            evaluated = yield from evaluation(self.setup, "after", iteration, count, self.exported)
-            self.whole = False
-            yield evaluated
+        evaluated = yield from evaluation(self.setup, "after", iteration, count, self.exported)
+        closer = yield from self._closer(evaluated)
+        self.whole = False
+        return [evaluated, *self.watch.judge(evaluated, self.setup.lora.weights, closer)]
 
     @property
     def finished(self) -> bool:
@@ -113,6 +136,10 @@ class Trainer:
         """With the LoRA that is the run's result: its average, or the best; training's own is back afterwards."""
         if self.exported_iteration == self.iteration:
             return self.averaged()
+        return self._best()
+
+    def _best(self) -> AbstractContextManager[None]:
+        """With the best LoRA so far; training's own is back afterwards."""
         return self._wearing(lambda: self.setup.lora.set_weights(self.watch.best_lora))
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -288,9 +315,11 @@ class Trainer:
             return
         when = "before" if before else "during"
         evaluated = yield from evaluation(self.setup, when, self.iteration, count, self.averaged)
+        closer = {} if before or self.finished else (yield from self._closer(evaluated))
+        evaluated = closer.get(self.iteration, evaluated)
         self.whole = False
         with self.averaged():
-            told = self.watch.judge(evaluated, self.setup.lora.weights)
+            told = self.watch.judge(evaluated, self.setup.lora.weights, closer)
         self.checked = self.iteration
         *others, last = evaluated, *told
         yield from others
@@ -299,6 +328,14 @@ class Trainer:
         alarm = any(isinstance(event, AlarmRaised) for event in told)
         if alarm and self.setup.config.alarm.action == "stop":
             raise StopRequested
+
+    def _closer(self, seen: Evaluation) -> Generator[Painting, None, dict[int, Evaluation]]:
+        """Evaluations of all pairs, by iteration, where `seen` may have fallen: of its own LoRA and of the best, if need be."""
+        count, found = self.setup.config.output.evaluation, {}
+        for iteration in self.watch.doubts(seen):
+            wear = self.averaged if iteration == self.iteration else self._best
+            found[iteration] = yield from evaluation(self.setup, "during", iteration, count, wear)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors, numbers and texts; training on does not change it."""
