@@ -61,7 +61,9 @@ def test_a_reward_times_1e30_teaches_the_same(name, settings, workshop):
     """All gradients are cut to one length, so that the scale cancels; before, that of 1e30 was cut to 0."""
     usual, large = (learned(workshop, scale, name, **settings) for scale in (1e6, 1e30))
     assert usual.abs().max() > 0
-    torch.testing.assert_close(large, usual, rtol=1e-2, atol=1e-4)
+    assert (large - usual).norm() < 0.01 * usual.norm(), (
+        "single numbers are rounded otherwise, and Adam divides by them"
+    )
 
 
 def test_a_gradient_that_adam_cannot_square_is_skipped_and_said(workshop):
