@@ -143,7 +143,7 @@ def test_a_checkpoint_is_read_once(tmp_path, monkeypatch):
     file.write_bytes(b"first")
     first, opened = checkpoint_hash(file), []
     real = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *args: opened.append(path) or real(path, *args))
+    monkeypatch.setattr(Path, "open", lambda path, *a, **k: opened.append(path) or real(path, *a, **k))
     assert checkpoint_hash(file) == first and file not in opened
     file.write_bytes(b"another one")
     assert checkpoint_hash(file) == hashlib.sha256(b"another one").hexdigest()[:10]

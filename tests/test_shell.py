@@ -32,7 +32,7 @@ def test_a_new_file_gets_its_ending():
     assert given.new_file("out") == Path("out.safetensors")
     assert given.new_file("v1.5") == Path("v1.5.safetensors")
     assert given.new_file("~/out").is_absolute()
-    for name in ("out.ckpt", "out.pt", "/"):
+    for name in ("out.ckpt", "out.pt", "out.txt", "/"):
         with pytest.raises(CheckpointError, match="file name"):
             given.new_file(name)
 

@@ -27,7 +27,7 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
     studies = command.add_subparsers(title="studies", required=True, metavar="STUDY")
     for name, summary in STUDIES.items():
         study: argparse.ArgumentParser = studies.add_parser(
-            name, help=summary, description=summary.capitalize() + "."
+            name, help=summary, description=summary[0].upper() + summary[1:] + "."
         )
         study.set_defaults(command=late, study=name)
         study.add_argument(
@@ -70,7 +70,7 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
 def _add_bench_rewards(studies: Any, late: Callable[..., Any]) -> None:
     summary = "time and memory of the published rewards at full size, with random weights"
     study: argparse.ArgumentParser = studies.add_parser(
-        "rewards", help=summary, description=summary.capitalize() + "."
+        "rewards", help=summary, description=summary[0].upper() + summary[1:] + "."
     )
     study.set_defaults(command=late, study="rewards")
     study.add_argument("--only", default="", metavar="A,B,C", help="of the rewards, only these")

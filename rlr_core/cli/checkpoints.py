@@ -17,7 +17,7 @@ def add_checkpoint(command: argparse.ArgumentParser, late: Callable[..., Any]) -
     """The arguments of `rlr checkpoint`."""
     actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
     summary = "say what a checkpoint is, read off its header"
-    info = actions.add_parser("info", help=summary, description=summary.capitalize() + ".")
+    info = actions.add_parser("info", help=summary, description=summary[0].upper() + summary[1:] + ".")
     info.add_argument("path", metavar="FILE", help='or a folder in diffusers\' layout, or "embedded"')
     info.add_argument("--allow-pickle", action="store_true", help="read a .ckpt file, weights only")
     info.set_defaults(command=late)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from rlr_core.embedded import CHECKPOINT
@@ -10,8 +11,8 @@ from rlr_core.errors import CheckpointError
 from rlr_core.storage import user_path
 
 ENDING = ".safetensors"
-OTHER_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
-"""Of files that hold weights, too, and are not what we write."""
+OTHER_ENDING = re.compile(r"\.[A-Za-z]{2,5}")
+"""As .ckpt or .txt: of files that are not what we write. "v1.5" has none."""
 
 
 def existing(path: str | Path) -> Path:
@@ -29,6 +30,6 @@ def checkpoint(path: str | Path) -> Path:
 def new_file(path: str | Path) -> Path:
     """The path of a safetensors file that is to be written; it gets its ending. Raises `CheckpointError` for another one."""
     path = user_path(path)
-    if path.suffix in OTHER_ENDINGS or not path.name:
+    if not path.name or (path.suffix != ENDING and OTHER_ENDING.fullmatch(path.suffix)):
         raise CheckpointError(f"the file name {path}", f"a name that ends in {ENDING}", "change it")
     return path if path.suffix == ENDING else path.with_name(path.name + ENDING)

@@ -54,7 +54,7 @@ def _add_force(action: argparse.ArgumentParser) -> None:
 
 def _action(actions: Any, name: str, summary: str, late: Callable[..., Any]) -> argparse.ArgumentParser:
     added: argparse.ArgumentParser = actions.add_parser(
-        name, help=summary, description=summary.capitalize() + "."
+        name, help=summary, description=summary[0].upper() + summary[1:] + "."
     )
     added.set_defaults(command=late, action=name)
     return added

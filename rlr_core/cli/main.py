@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     """A subcommand that calls the function of its name in `commands.py`, which is loaded when it is called."""
     added: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary.capitalize() + "."
+        name, help=summary, description=summary[0].upper() + summary[1:] + "."
     )
     added.set_defaults(command=_late(name))
     return added
