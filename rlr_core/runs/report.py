@@ -75,7 +75,8 @@ def _headline(summary: Summary, judged: Judged) -> str:
         f'<p class="score"><b>{held_out.before:.3f}</b> → <b>{held_out.after:.3f}</b> '
         f'<span class="verdict {kind}">{MARKS[kind]} {held_out.verdict}</span></p>'
         f"<p>{judged.score[0].upper()}{judged.score[1:]}: "
-        f"{with_minus(f'{held_out.difference:+.3f}')} ± {held_out.half_width:.3f} (95% confidence, {held_out.counted}; {judged.pairs}).</p>"
+        f"{with_minus(f'{held_out.difference:+.3f}')} ± {held_out.half_width:.3f} "
+        f"(95% confidence, {held_out.counted}; {judged.pairs}).</p>"
         f"{better or ''}"
     )
 
