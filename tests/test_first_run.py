@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("diffusers")
 
@@ -135,6 +139,62 @@ def test_a_checkpoint_a_reward_and_prompts_are_enough(desk, capsys):
         "training.learning_rate = 0.0005" in out
         and "sampling.steps = " not in out.split("Set for")[1].splitlines()[0]
     )
+
+
+@contextmanager
+def stopped_once(folder: Path, iteration: int) -> Iterator[None]:
+    """What `rlr stop` in another terminal does, when the run has come that far."""
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            if RunDirectory(folder).state().iteration >= iteration:
+                assert rlr("stop", str(folder)) == 0
+                return
+
+    over = threading.Event()
+    other = threading.Thread(target=watch)
+    other.start()
+    try:
+        yield
+    finally:
+        over.set()
+        other.join()
+
+
+def test_train_stop_export_extend_report_compare(desk, tmp_path, capsys):
+    """A user's first day with a checkpoint, a reward and prompts of one's own."""
+    folder, lora = Path("runs/mein Modell v1-001"), "runs/mein Modell v1-001/rlr-lora.safetensors"
+    short = [*QUICK[:2], *QUICK[3:], "training.iterations=500"]
+    with stopped_once(folder, 1):
+        assert rlr("train", *files(desk), *setting(*short)) == 0
+    done = RunDirectory(folder).state()
+    assert done.state == "stopped" and 1 <= done.iteration < 500
+    assert Path(lora).is_file() and (folder / "report.html").is_file()
+    assert rlr("runs") == 0 and "stopped" in capsys.readouterr().out
+    assert rlr("export", str(folder), "--out", "first try.safetensors") == 0
+    assert Path("first try.safetensors").read_bytes()[8:] and rlr("report", str(folder)) == 0
+    lower = (
+        (folder / "config.toml")
+        .read_text(encoding="utf-8")
+        .replace("iterations = 500", f"iterations = {done.iteration}")
+    )
+    (folder / "config.toml").write_text(lower, encoding="utf-8")
+    assert rlr("extend", str(folder), "--iterations", "1") == 0
+    assert RunDirectory(folder).state().state == "finished"
+    assert RunDirectory(folder).state().iteration == done.iteration + 1
+    assert rlr("lora", "info", lora) == 0 and "Stable Diffusion" in capsys.readouterr().out
+    painted = ["--lora", lora, "--strengths", "0,1", "--out", "my pictures"]
+    given = [
+        f"model.checkpoint={desk / 'mein Modell v1.safetensors'}",
+        "sampling.steps=3",
+        "sampling.size=64",
+    ]
+    assert rlr("sample", "eine grüne Wiese", *painted, *setting(*given)) == 0
+    assert sorted(file.name for file in Path("my pictures").iterdir()) == [
+        "000-strength-0.png", "000-strength-1.png", "sheet.png",
+    ]  # fmt: skip
+    with Image.open("my pictures/000-strength-1.png") as picture:
+        assert picture.text["parameters"].startswith("eine grüne Wiese <lora:rlr-lora:1>")
 
 
 def test_paths_from_home_and_a_config_beside_the_options(desk, tmp_path, capsys):

@@ -266,3 +266,10 @@ def test_a_log_that_cannot_be_read_is_an_error(directory):
     with pytest.raises(RunError, match="it is no file"):
         directory.keep_overview()
     assert not directory.overview_file.exists()
+
+
+def test_looking_at_a_folder_in_which_no_run_has_begun_leaves_it_as_it_is(tmp_path):
+    """Or the run that begins there would be refused."""
+    RunDirectory(tmp_path).state()
+    assert list(tmp_path.iterdir()) == []
+    RunDirectory(tmp_path).refuse_if_taken()

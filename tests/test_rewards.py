@@ -205,7 +205,7 @@ def test_files_that_cannot_be_used(tmp_path):
     good = "def score(images, prompts):\n    return []\nVALUE = 1\n"
     cases = {
         str(tmp_path / "absent.py") + ":score": "there is no file",
-        str(tmp_path / "absent.py"): "name the function after a colon",
+        str(tmp_path / "absent.py"): "there is no file",
         str(tmp_path / "notes.txt") + ":score": "file.py:function",
         write(tmp_path, "def score(:\n", "syntax.py"): r"syntax\.py cannot be run: SyntaxError",
         write(tmp_path, "x = 1\nx.y()\n", "raises.py"): r"cannot be run: AttributeError.*raises\.py:2\)",

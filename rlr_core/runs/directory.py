@@ -191,8 +191,7 @@ class RunDirectory:
     def keep_overview(self) -> Overview:
         """What the log tells, kept for whoever looks next. Raises `RunError` where the log cannot be read."""
         overview = Overview.read(self.overview_file).follow(self.events_file).of_config(self.config_file)
-        if overview.stamp:  # there is a log
-            overview.save(self.overview_file)
+        overview.save(self.overview_file)
         return overview
 
     @property

@@ -106,7 +106,9 @@ class Overview:
         return cls()
 
     def save(self, file: Path) -> None:
-        """Keep it. Where that cannot be, as on a disk that is only read, whoever looks reads the log again."""
+        """Keep it, if there is a log. Where that cannot be, as on a disk that is only read, whoever looks reads it again."""
+        if not self.stamp:
+            return
         told = f"{BEGINS}{json.dumps(asdict(self))}}}\n"
         with suppress(OSError, StorageError):
             if file.parent.is_dir():  # a run that was deleted stays so
