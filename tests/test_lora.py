@@ -400,7 +400,7 @@ def test_files_that_are_no_lora(model, lora, tmp_path):
     file.write_bytes(b"not a LoRA at all")
     refuse("damaged or incomplete")
     save_file({"weight": torch.ones(2)}, file)
-    refuse("0 of its 1 tensors are those of a LoRA for Stable Diffusion; 1 are not, such as weight")
+    refuse("0 of its 1 tensors are those of a LoRA for Stable Diffusion 1.x; 1 are not, such as weight")
     extra = {
         f"lora_te_text_model_encoder_layers_9_mlp_fc1{end}": torch.ones(2, 2)
         for end in (".lora_down.weight", ".lora_up.weight")
