@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("diffusers")
 
@@ -22,6 +23,7 @@ from rlr_core import config
 from rlr_core.cli import main
 from rlr_core.cli.progress import Narrator
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.log import EventLog
 from rlr_core.trainer import Painting
 
 HEAVY = "torch", "diffusers", "transformers", "peft", "open_clip", "gradio", "matplotlib"
@@ -354,12 +356,11 @@ def test_bad_input(spoil, settings, message, desk, capsys):
         (["sample", "a", "--lora", "nowhere.safetensors"], "no file at nowhere.safetensors"),
         (["sample", "a", "--count", "0"], "--count 0"),
         (["sample", "a", "--strengths", "0,1"], "--strengths without --lora"),
-        (["sample", "a", "--lora", "x", "--strengths", "0,b"], "--strengths 0,b"),
+        (["sample", "a", "--lora", "x", "--strengths", "0,b"], "strengths 0,b"),
         (
             ["score", "nowhere.png", "--prompt", "a", "--reward", "reward.py:bright"],
             "nowhere.png cannot be read",
         ),
-        (["score", "nowhere.png", "--prompt", "a", "--reward", "embeded"], "did you mean 'embedded'?"),
     ],
 )
 def test_bad_arguments(arguments, message, desk, capsys):
@@ -368,8 +369,15 @@ def test_bad_arguments(arguments, message, desk, capsys):
     assert message in error and "expected:" in error and "what to do:" in error
 
 
+def test_a_reward_of_a_wrong_name(desk, capsys):
+    Image.new("RGB", (8, 8)).save("picture.png")
+    assert rlr("score", "picture.png", "--prompt", "a", "--reward", "embeded") == 2
+    assert "did you mean 'embedded'?" in capsys.readouterr().err
+
+
 def test_a_run_that_is_not_running_is_not_stopped(desk, capsys):
     used(desk)
+    EventLog(desk / "run" / "events.jsonl").append("stopped", iteration=1)
     assert rlr("stop", "run") == 2 and "is not running" in capsys.readouterr().err
 
 

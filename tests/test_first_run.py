@@ -243,7 +243,7 @@ def test_what_is_missing_is_told_before_anything_is_loaded(desk, capsys, monkeyp
             "there is no checkpoint at nowhere.safetensors",
         ),
         ([*checkpoint, *reward, *prompts, *setting("model.clip_skip=99")], "model.clip_skip = 99"),
-        ([*checkpoint, *reward, *prompts, *setting("model.vae=nowhere.pt")], "there is no VAE at nowhere.pt"),
+        ([*checkpoint, *reward, *prompts, *setting("model.vae=nowhere.pt")], "nowhere.pt"),
         ([*checkpoint, *reward, *prompts, *setting("sampling.size=63")], "63"),
         ([*checkpoint, *reward, *prompts, *setting("lora.start=nowhere.safetensors")], "nowhere.safetensors"),
     ]:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,3 +136,48 @@ def test_the_snippet_paints_what_training_paints(guidance, xl, tmp_path):
     theirs = program["paint"](pipe, latents=canvas.noise([3], "cpu").initial(), output_type="pt")
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
     assert (ours - paint(plain(["red cat"]), [3])[0]).abs().max() > 1e-4, "stages would not be seen"
+
+
+# the hosts themselves
+
+
+def ask(host: str, jobs: list[dict[str, Any]], folder: Path) -> list[list[Any]]:
+    """What the real host shows at each step."""
+    variable = f"{host.upper()}_DIR"
+    if variable not in os.environ:
+        pytest.skip(f"{variable} does not name the host's folder")
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    python = os.environ.get(f"{host.upper()}_PYTHON", sys.executable)
+    script = Path(__file__).with_name("host_stages.py")
+    command = [python, str(script), host, os.environ[variable], str(folder / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.host
+def test_a1111s_own_parser_shows_the_stage_of_each_step(tmp_path):
+    cases = [(parse_line(line), steps) for line in LINES.values() for steps in range(10, 51)]
+    jobs = [
+        {"text": prompt_editing(said, StageSettings(), schedule(steps))[0], "steps": steps}
+        for said, steps in cases
+    ]
+    for (said, steps), told in zip(cases, ask("webui", jobs, tmp_path), strict=True):
+        stages = StageSettings().boundaries_of(said).stage_of_step(schedule(steps)).tolist()
+        assert told == [said.prompts[stage] for stage in stages], (said, steps)
+
+
+@pytest.mark.host
+def test_comfyui_itself_takes_one_stage_at_each_step(tmp_path):
+    prompts = [*map(parse_line, LINES.values()), StagePrompts(("a", "b", "c"), boundaries=NOISE)]
+    cases = [
+        (said, steps, scheduler) for said in prompts for steps in range(10, 51, 4) for scheduler in SCHEDULERS
+    ]
+    jobs = [
+        {"ranges": ranges(said, StageSettings(), steps, scheduler), "steps": steps, "scheduler": scheduler}
+        for said, steps, scheduler in cases
+    ]
+    for (said, steps, scheduler), told in zip(cases, ask("comfyui", jobs, tmp_path), strict=True):
+        levels = _schedule(SCHEDULERS[scheduler](steps))
+        stages = StageSettings().boundaries_of(said).stage_of_step(levels).tolist()
+        assert told == [[stage] for stage in stages], (said, steps, scheduler)

@@ -158,8 +158,8 @@ def test_pictures_are_those_of_the_painter(workshop):
     made = trainer(workshop, output__evaluation=5, training__iterations=2, training__ema=0.5)
     *_, after = (event for event in made.run() if isinstance(event, Evaluation))
     with made.averaged():
-        assert torch.equal(made.setup.painter(after.prompts, after.seeds), after.images)
-    assert not torch.equal(made.setup.painter(after.prompts, after.seeds), after.images)
+        assert torch.equal(made.setup.painter(plain(after.prompts), after.seeds), after.images)
+    assert not torch.equal(made.setup.painter(plain(after.prompts), after.seeds), after.images)
 
 
 def test_the_lora_is_trainings_own_whenever_something_is_told(workshop):

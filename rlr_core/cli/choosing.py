@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlr_core.config import PRESETS, Tables, parse_override, read_settings
+from rlr_core.config import PRESETS, Tables, parse_override, preset, read_settings
 from rlr_core.errors import ConfigError, PromptError
 from rlr_core.storage import user_path
 
@@ -45,7 +45,7 @@ def add_choices(command: argparse.ArgumentParser) -> None:
 def add_preset(command: argparse.ArgumentParser) -> None:
     """`--preset`."""
     text = "settings to start from: " + "; ".join(f"{name}, {p.summary}" for name, p in PRESETS.items())
-    command.add_argument("--preset", default="", metavar="NAME", help=text)
+    command.add_argument("--preset", metavar="NAME", help=text)
 
 
 def add_settings(command: argparse.ArgumentParser, *sections: str) -> None:
@@ -66,7 +66,9 @@ def composed_of(options: argparse.Namespace, file: Path | None, device: str = ""
     for text in options.set:
         _refuse_two_values(named, parse_override(text), f"--set {text}")
     tables = [_table(setting, value) for setting, value in named.values()]
-    return composed(file, [*options.set, *tables], options.preset, device)
+    if options.preset is not None:
+        preset(options.preset)  # no name at all is no preset either
+    return composed(file, [*options.set, *tables], options.preset or "", device)
 
 
 def refuse_unchosen(made: Composed) -> None:

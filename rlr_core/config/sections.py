@@ -129,7 +129,7 @@ class PromptConfig:
     blend: float = setting(
         0.0, "share of the chain over which a stage turns into the next; 0 is at once", low=0, high=1
     )
-    wildcards: str = setting("", "folder with a file for each __wildcard__")
+    wildcards: str = setting("", "folder with a file for each __wildcard__", path=True)
     variants: int = setting(
         16, "texts drawn of a line with {a|b} or __wildcards__, at most", low=1, high=10_000
     )

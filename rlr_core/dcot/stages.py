@@ -103,7 +103,8 @@ class StagePrompts:
 
     def __post_init__(self) -> None:
         if not self.prompts or any(not prompt.strip() for prompt in self.prompts):
-            raise PromptError("a stage without words", "a prompt for every stage", "say what it should draw")
+            got = "a stage without words" if len(self.prompts) > 1 else "an empty prompt"
+            raise PromptError(got, "a prompt with words, for every stage", "say what it should draw")
         longest = max((*self.prompts, *self.negatives, self.intent), key=len)
         if len(longest) > LONGEST:
             raise PromptError(

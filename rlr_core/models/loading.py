@@ -55,6 +55,12 @@ def load_model(
         ConfigError: a setting that such a checkpoint does not take, or a layer that its text encoder does not have.
     """
     path = CHECKPOINT if checkpoint == "embedded" else user_path(checkpoint)
+    if not os.path.isdir(path) and not os.path.isfile(path):
+        raise CheckpointError(
+            f"there is no checkpoint at {path}",
+            '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
+            "check model.checkpoint for a typing error",
+        )
     request = Request(
         name=checkpoint if checkpoint == "embedded" else path.resolve().name,
         device=torch.device(device),
@@ -68,16 +74,10 @@ def load_model(
         architecture, folders = architecture_of_folder(path)
         _refuse_untaken(architecture, request)
         return folders.load(path, request)
-    if os.path.isfile(path):
-        tensors = open_tensors(path, allow_pickle=allow_pickle)
-        architecture = architecture_of_file(path, tensors.header)
-        _refuse_untaken(architecture, request)
-        return architecture.load_file(path, tensors, request)
-    raise CheckpointError(
-        f"there is no checkpoint at {path}",
-        '"embedded", or a file or folder on this machine (names on the Hugging Face Hub are not looked up)',
-        "check model.checkpoint for a typing error",
-    )
+    tensors = open_tensors(path, allow_pickle=allow_pickle)
+    architecture = architecture_of_file(path, tensors.header)
+    _refuse_untaken(architecture, request)
+    return architecture.load_file(path, tensors, request)
 
 
 def _refuse_untaken(architecture: Architecture, request: Request) -> None:

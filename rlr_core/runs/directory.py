@@ -252,13 +252,14 @@ def free_folder(root: Path, name: str) -> Path:
 
 def reserved_folder(root: Path, name: str) -> Path:
     """Make `free_folder`, so that nobody else takes it. Raises `StorageError`."""
+    folder = free_folder(root, name)
     with storing(root):
         root.mkdir(parents=True, exist_ok=True)
     while True:
-        folder = free_folder(root, name)
         with storing(folder), suppress(FileExistsError):  # another process was faster: the next one
             folder.mkdir()
             return folder
+        folder = free_folder(root, name)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ def probe(rewards: Rewards, size: Size, device: torch.device, prompts: Sequence[
             with seeded(0):
                 scores = _asked(reward, pictures, prompts)
         except RewardError as error:
+            if isinstance(error.__cause__, torch.OutOfMemoryError):
+                continue  # that says nothing of the reward, and the run knows how to do with less
             raise _of(setting, reward, error) from error
         _refuse_nothing_finite(setting, reward, scores)
 
