@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("diffusers")
 
@@ -78,8 +79,10 @@ def test_names_that_it_refuses(name: str) -> None:
 )
 @pytest.mark.parametrize("name", ["tpu", "cuda:x"])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(
-    command: list[str], name: str, capsys: pytest.CaptureFixture[str]
+    command: list[str], name: str, capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
     assert main([*command, name]) == 2
     assert f"one of auto, {', '.join(devices_here())}" in capsys.readouterr().err
 

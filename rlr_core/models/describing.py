@@ -26,10 +26,13 @@ def describe_checkpoint(path: Path, *, allow_pickle: bool = False) -> Descriptio
     return architecture_of_file(path, tensors.header).describe_file(path, tensors)
 
 
-def family_of_checkpoint(path: Path, *, allow_pickle: bool = False) -> StableDiffusionFamily:
-    """Raises as `describe_checkpoint`; a family's folder of configs, without weights, is of that family."""
+def family_of_checkpoint(path: Path, *, allow_pickle: bool = False) -> StableDiffusionFamily | None:
+    """The family of a Stable Diffusion checkpoint, None of another architecture. Raises as `describe_checkpoint`.
+
+    A family's folder of configs, without weights, is of that family.
+    """
     for family in FAMILIES.values():
         if path == family.configs:
             return family
     title = describe_checkpoint(path, allow_pickle=allow_pickle).family
-    return next(family for family in FAMILIES.values() if family.title == title)
+    return next((family for family in FAMILIES.values() if family.title == title), None)

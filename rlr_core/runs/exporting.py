@@ -124,10 +124,10 @@ def _about_model(config: ModelConfig, guessed: LoraFamily | None) -> tuple[LoraF
     name = {"ss_sd_model_name": config.checkpoint if embedded else path.resolve().name}
     with suppress(RLRError, OSError):
         found = describe_checkpoint(path, allow_pickle=config.allow_pickle)
-        family = next(each.lora for each in FAMILIES.values() if each.title == found.family)
         prediction = found.prediction if config.prediction == "auto" else config.prediction
         resolution = {"modelspec.resolution": f"{found.size}x{found.size}"}
-        return family, {**name, **resolution, **family.metadata(prediction)}
+        if family := next((each.lora for each in FAMILIES.values() if each.title == found.family), guessed):
+            return family, {**name, **resolution, **family.metadata(prediction)}
     if guessed:
         return guessed, name
     raise CheckpointError(

@@ -56,4 +56,4 @@ def defaults_for(model: ModelConfig, device: str) -> Defaults:
     family = family_of_checkpoint(user_path(model.checkpoint), allow_pickle=model.allow_pickle)
     half = half_precision(device)
     precision = {"model.precision": Default(half, "half the memory of float32, and this card is fast in it")}
-    return {**family.defaults, **(precision if half else {})}
+    return {**(family.defaults if family else {}), **(precision if half else {})}

@@ -38,7 +38,7 @@ def half_precision(device: str) -> str:
     """The precision below float32 that a device computes fast in, "" for none. A card that is not here counts as new."""
     if not device.startswith("cuda"):
         return ""
-    old = device in devices_here() and torch.cuda.get_device_capability(device) < (8, 0)
+    old = device in devices_here() and torch.cuda.get_device_capability(torch.device(device)) < (8, 0)
     return "float16" if old else "bfloat16"
 
 
