@@ -66,8 +66,8 @@ def resume(
     """
     directory = RunDirectory.open(Path(folder))
     with directory.held():
-        directory.refuse_if_finished()
         directory.remove_leftovers()
+        directory.refuse_if_finished()
         go_on(directory, listen, materials, should_stop)
     return directory
 
