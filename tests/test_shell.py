@@ -76,7 +76,7 @@ QUICK = """
 import sys
 from rlr_core.cli import main
 assert main(sys.argv[1:]) == 0
-heavy = {name for name in ("torch._dynamo", "sympy", "peft", "torchvision", "matplotlib") if sys.modules.get(name)}
+heavy = {name for name in ("torch._dynamo", "peft", "torchvision", "matplotlib") if sys.modules.get(name)}
 assert not heavy, heavy
 import torch
 weight = torch.nn.Parameter(torch.zeros(2))

@@ -1,4 +1,4 @@
-"""Import what paints in half of the time: without torch's compiler, which is not used to paint.
+"""Import what paints in two thirds of the time: without torch's compiler, which is not used to paint.
 
 transformers and diffusers mark functions for it when they are imported, and so import it, with sympy and torch.distributed.
 Here the marks are taken for granted, and the libraries find neither torchvision nor peft, which they would import as well. That
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import ModuleType
 from typing import Any
 
@@ -19,16 +19,25 @@ NOT_NEEDED = ("peft", "torchvision")
 """Which are not imported while None stands for them in `sys.modules`."""
 
 
-def import_painting() -> None:
-    """Import the networks' classes. Where a library does not bear it, it is imported as usual when it is needed."""
+@contextmanager
+def painting_only() -> Iterator[None]:
+    """Inside, networks are imported and loaded without the compiler, where the libraries bear that."""
+    with _without_compiler() if _imported_without() else nullcontext():
+        yield
+
+
+def _imported_without() -> bool:
+    """Import the networks' classes; whether that went well. Where it did not, the usual import tells what is wrong."""
     if {COMPILER, *NOT_NEEDED} & set(sys.modules):
-        return
-    with suppress(Exception), _without_compiler():  # libraries raise of all kinds; the usual import tells
+        return False
+    with suppress(Exception), _without_compiler():  # libraries raise of all kinds
         from transformers import CLIPTokenizer  # noqa: F401
 
         from rlr_core.models.stable_diffusion.loading.networks import class_of
 
         class_of("unet")
+        return True
+    return False
 
 
 @contextmanager
@@ -45,7 +54,7 @@ def _without_compiler() -> Iterator[None]:
     finally:
         torch.compiler.disable, torch.distributed.is_available = disable, is_available
         for name in (COMPILER, *NOT_NEEDED):
-            del sys.modules[name]
+            sys.modules.pop(name, None)
 
 
 def _compiler(torch_folder: str) -> ModuleType:

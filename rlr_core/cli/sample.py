@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlr_core.cli.given import checkpoint, existing
-from rlr_core.cli.quick import import_painting
+from rlr_core.cli.quick import painting_only
 from rlr_core.cli.saying import say
 from rlr_core.config import RunConfig, load
 from rlr_core.embedded import CHECKPOINT
@@ -67,12 +67,8 @@ def sample(options: argparse.Namespace) -> None:
     lora = existing(options.lora) if options.lora else None
     if lora:
         read_header(lora)  # a wrong path is told before anything is loaded
-    import_painting()
-    from rlr_core.trainer.devices import threads
-
-    with threads(config.model.threads):
-        paint = _painter(config, lora)
-        rows = {name: paint(strength, prompts, seeds) for name, strength in strengths.items()}
+    with painting_only():
+        rows = _painted(config, lora, strengths, prompts, seeds)
     facts = _facts(config, lora)
     told = {
         name: [
@@ -109,6 +105,17 @@ def _files(folder: Path, strengths: Collection[str], count: int) -> dict[tuple[s
     marks = {name: f"-strength-{name}" if len(strengths) > 1 else "" for name in strengths}
     files = {(name, k): folder / f"{k:03d}{mark}.png" for name, mark in marks.items() for k in range(count)}
     return files | {("", 0): folder / "sheet.png"}
+
+
+def _painted(
+    config: RunConfig, lora: Path | None, strengths: dict[str, float], prompts: list[str], seeds: list[int]
+) -> dict[str, Any]:
+    """The pictures at each strength, by its name."""
+    from rlr_core.trainer.devices import threads
+
+    with threads(config.model.threads):
+        paint = _painter(config, lora)
+        return {name: paint(strength, prompts, seeds) for name, strength in strengths.items()}
 
 
 def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str], list[int]], Any]:
