@@ -26,6 +26,7 @@ import runs
 import tiny
 
 from rlr_core.config import from_dict, load, to_dict, to_toml
+from rlr_core.dcot import plain
 from rlr_core.models import load_model
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.runs import log, runner
@@ -222,6 +223,6 @@ def test_configs_of_a_folder(build, count, tmp_path):
             describe_checkpoint(folder)
             model = load_model(str(folder), device="cpu", dtype=torch.float32, clip_skip=1)
             model.lora_metadata()
-            painter(model, config.sampling, config.inference, negative="")(["a b"], [0])
+            painter(model, config.sampling, config.inference)(plain(["a b"]), [0])
 
     assert rounds(count, "folder", one) < count

@@ -299,4 +299,4 @@ def test_rlr_runs_loads_no_torch(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     listed, loaded = done.stdout.splitlines()
-    assert "finished" in listed and "held-out score" in listed and loaded == "[]"
+    assert "finished" in listed and "score" in listed and loaded == "[]"

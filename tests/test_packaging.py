@@ -20,6 +20,8 @@ PACKAGE = Path(rlr_core.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {
     "bench": {"sd", "clip"},
+    "cli": {"sd"},
+    "dcot": {"prompts"},
     "embedded": {"sd"},
     "lora": {"sd"},
     "models": {"sd"},

@@ -134,6 +134,7 @@ def test_a_mix_is_predicted_without_measuring_its_scale() -> None:
     alone = rehearse(load(None), "cuda")
     parts = "{embedded=0.7, embedded-held-out=0.3, sharpness=0.1}"
     mixed = ["reward.name=mix", f"reward.mix={parts}", "estimator.name=reinforce"]
+    mixed += ["reward.held_out=embedded-held-out"]
     both = rehearse(load(None, mixed), "cuda")
     scorer = (
         alone.weights["rewards"]

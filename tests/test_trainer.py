@@ -324,9 +324,8 @@ def test_a_first_order_part_needs_a_gradient(workshop):
 
 
 def test_a_reward_that_returns_one_number_for_all(workshop):
-    made = trainer(workshop, reward__name=f"{workshop / 'reward.py'}:shape", estimator__name="half")
     with pytest.raises(RewardError, match="returned a Tensor of shape \\(\\)"):
-        list(made.run())
+        trainer(workshop, reward__name=f"{workshop / 'reward.py'}:shape", estimator__name="half")
 
 
 def test_ignored_settings_are_told(workshop):
