@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from rlr_core.chain import PromptSchedule, Schedule, Text, flow_matching, variance_exploding
 from rlr_core.config import PromptConfig
 from rlr_core.dcot import Boundaries, StagePrompts, StageSettings, format_line, parse_line, plain, together
-from rlr_core.dcot.files import from_table, parsed, read_lines, stripped, to_table
+from rlr_core.dcot.files import from_table, parsed, read_lines, stripped
 from rlr_core.dcot.host_syntax import without_weights
 from rlr_core.dcot.wildcards import expanded
 from rlr_core.errors import PromptError
@@ -67,6 +67,19 @@ def stage_prompts(draw: Any) -> StagePrompts:
         intent=draw(some.just("") | texts),
         count=draw(some.integers(1, 9)),
     )
+
+
+def to_table(prompts: StagePrompts) -> dict[str, Any]:
+    """The inverse of `from_table`."""
+    first, *more = prompts.prompts
+    table: dict[str, Any] = {"stages": list(prompts.prompts)} if more else {"prompt": first}
+    if prompts.intent:
+        table |= {"stages": list(prompts.prompts), "prompt": prompts.intent}
+    if prompts.negatives:
+        table["negative"] = list(prompts.negatives)
+    if prompts.boundaries and prompts.boundaries.values:
+        table["noise" if prompts.boundaries.by_noise else "at"] = list(prompts.boundaries.values)
+    return table | ({"times": prompts.count} if prompts.count > 1 else {})
 
 
 # how they are written

@@ -131,19 +131,6 @@ def from_table(table: dict[str, Any]) -> StagePrompts:
     )
 
 
-def to_table(prompts: StagePrompts) -> dict[str, Any]:
-    """The inverse of `from_table`."""
-    first, *more = prompts.prompts
-    table: dict[str, Any] = {"stages": list(prompts.prompts)} if more else {"prompt": first}
-    if prompts.intent:
-        table |= {"stages": list(prompts.prompts), "prompt": prompts.intent}
-    if prompts.negatives:
-        table["negative"] = list(prompts.negatives)
-    if prompts.boundaries and prompts.boundaries.values:
-        table["noise" if prompts.boundaries.by_noise else "at"] = list(prompts.boundaries.values)
-    return table | ({"times": prompts.count} if prompts.count > 1 else {})
-
-
 def _one_line(text: Any) -> str:
     """Encoders read a line break as a space."""
     if not isinstance(text, str):
