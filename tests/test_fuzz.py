@@ -1,4 +1,4 @@
-"""Whatever a file holds: an `RLRError` or an answer, within a second, in bounded memory. About a minute of work in all.
+"""Whatever a file holds: an `RLRError` or an answer, within a moment, in bounded memory. About a minute of work in all.
 
 Each test goes through a number of seeds; a failure names its seed. Headers of LoRA files have tests of their own.
 """

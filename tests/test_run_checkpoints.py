@@ -21,9 +21,10 @@ from safetensors.torch import save
 from rlr_core.config import RunConfig, to_dict
 from rlr_core.errors import RunError
 from rlr_core.runs import checkpoints
-from rlr_core.runs.checkpoints import Checkpoint, Checkpoints, sealed
+from rlr_core.runs.checkpoints import MAGIC, VERSION, Checkpoint, Checkpoints, sealed
 
 RUN = "0123456789abcdef"
+MARK = MAGIC + b"%d " % VERSION
 KINDS = 161
 
 
@@ -48,7 +49,7 @@ def resealed(values: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(values, buffer)
     data = buffer.getvalue()
-    return b"RLR checkpoint 1 %s\n" % checkpoints.hashlib.sha256(data).hexdigest().encode() + data
+    return MARK + b"%s\n" % checkpoints.hashlib.sha256(data).hexdigest().encode() + data
 
 
 GOOD = written(checkpoint(4))
@@ -58,14 +59,14 @@ HOLDS = {**vars(checkpoint(4)), "config": to_dict(RunConfig())}
 
 def others() -> dict[str, bytes]:
     """Files of another kind, and checkpoints that are whole, but not of this run, place or version."""
-    picture, old, version = io.BytesIO(), io.BytesIO(), GOOD.replace(b"checkpoint 1 ", b"checkpoint 2 ", 1)
+    picture, old, version = io.BytesIO(), io.BytesIO(), GOOD.replace(MARK, MAGIC + b"%d " % (VERSION + 1), 1)
     Image.new("RGB", (8, 8)).save(picture, "PNG")
     torch.save({"events": 40, "trainer": checkpoint(4).trainer}, old)
     config = {**to_dict(RunConfig()), "sampler": {"steps": 3}}
     without = {f"without {name}": resealed({k: v for k, v in HOLDS.items() if k != name}) for name in HOLDS}
     return {
         "nothing": b"",
-        "a line": b"RLR checkpoint 1\n",
+        "a line": MARK[:-1] + b"\n",
         "its line alone": GOOD[:LINE],
         "without its line": GOOD[LINE:],
         "text": b"no checkpoint\n",
@@ -84,7 +85,7 @@ def others() -> dict[str, bytes]:
         "with more in it": resealed({**HOLDS, "more": 1}),
         "a list": resealed([1, 2, 3]),
         "an object": resealed(torch.nn.Linear(2, 2)),
-        "no pickle": b"RLR checkpoint 1 %s\nabc" % checkpoints.hashlib.sha256(b"abc").hexdigest().encode(),
+        "no pickle": MARK + b"%s\nabc" % checkpoints.hashlib.sha256(b"abc").hexdigest().encode(),
         "twice": GOOD + GOOD,
         "a byte more": GOOD + b"\0",
         "a byte before": b"\0" + GOOD,
@@ -219,7 +220,7 @@ def test_torch_alone_would_load_altered_numbers():
     ("name", "told"),
     [
         ("of an earlier version", "no checksum: an earlier version of RLR wrote it"),
-        ("of a later version", "format is 2, that of this version of RLR is 1"),
+        ("of a later version", f"format is {VERSION + 1}, that of this version of RLR is {VERSION}"),
         ("of another run", "of another run"),
         ("of another iteration", "of iteration 3, whatever its name says"),
         ("of settings that are not there", "another version of RLR wrote it: unknown key 'sampler'"),
@@ -289,4 +290,4 @@ def test_no_file_is_no_checkpoint_yet(tmp_path):
 
 
 def test_the_file_says_what_it_is():
-    assert re.fullmatch(rb"RLR checkpoint 1 [0-9a-f]{64}", GOOD.split(b"\n")[0])
+    assert re.fullmatch(rb"RLR checkpoint [0-9]+ [0-9a-f]{64}", GOOD.split(b"\n")[0])

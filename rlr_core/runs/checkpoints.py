@@ -2,7 +2,7 @@
 
 torch.load checks no sums: a flipped bit becomes another weight. A file is therefore one line,
 
-    RLR checkpoint 1 <SHA-256 of all that follows, in hex>
+    RLR checkpoint 2 <SHA-256 of all that follows, in hex>
 
 and then what torch.save wrote. Whatever fails the check, or is of another run, is set aside under another name, so that it
 never counts as one of those that are kept, and the next older one is taken.

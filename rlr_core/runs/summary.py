@@ -180,7 +180,7 @@ def _better(found: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> B
     if not found or found[-1]["iteration"] == evaluations[-1]["iteration"]:
         return None
     best = found[-1]
-    scores = next(event["scores"] for event in evaluations if event["iteration"] == best["iteration"])
+    scores = next((each["scores"] for each in evaluations if each["iteration"] == best["iteration"]), [])
     compared = Comparison.of(evaluations[-1]["scores"][: len(scores)], scores)
     start = Comparison.of(evaluations[0]["scores"][: len(scores)], scores)
     won = compared and compared.difference > 0
