@@ -99,13 +99,14 @@ def _sections(config: RunConfig, comments: bool, shown: Callable[[str, str], str
 
 
 def _toml_line(f: dataclasses.Field[Any], value: Any, comments: bool) -> str:
-    line = f"{f.name} = {_toml_value(value)}"
+    line = f"{f.name} = {value_text(value)}"
     choices = " | ".join(f.metadata["choices"])
     comment = "; ".join(part for part in (f.metadata["comment"], choices) if part)
     return f"{line}  # {comment}" if comments and comment else line
 
 
-def _toml_value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A setting's value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -115,10 +116,10 @@ def _toml_value(value: Any) -> str:
         )
         return f'"{escaped}"'
     if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(value_text(item) for item in value) + "]"
     if isinstance(value, dict):
         return (
-            "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+            "{" + ", ".join(f"{value_text(key)} = {value_text(item)}" for key, item in value.items()) + "}"
         )
     return repr(value)
 

@@ -171,7 +171,7 @@ def _series(evaluations: list[dict[str, Any]]) -> list[Series]:
                 checks.setdefault(
                     event["iteration"], own
                 )  # the first of an iteration: no more pairs than the others
-            found.append(Series(group, name, compared, _points(checks), min(map(len, checks.values()))))
+            found.append(Series(group, name, compared, points(checks), min(map(len, checks.values()))))
     return found
 
 
@@ -198,8 +198,8 @@ def _scores_by_series(event: dict[str, Any]) -> dict[tuple[str, str], list[float
     return scores
 
 
-def _points(checks: dict[int, list[float | None]]) -> list[tuple[float, float, float]]:
-    """Of scores by iteration, the start first."""
+def points(checks: dict[int, list[float | None]]) -> list[tuple[float, float, float]]:
+    """(Iteration, mean, half width of the paired difference from the start) of scores by iteration, the start first."""
     count = min(map(len, checks.values()))
     start = next(iter(checks.values()))[:count]
     compared = {x: Comparison.of(start, values[:count]) for x, values in checks.items()}

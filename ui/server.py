@@ -1,0 +1,70 @@
+"""The server: our routes and Gradio's app behind one guard."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import gradio as gr
+from fastapi import FastAPI
+
+from ui.app import LOOK, build, theme
+from ui.guard import Guard, Rules
+from ui.routes import router
+from ui.workspace import Workspace
+
+UPLOAD = "32mb"
+"""Of one file, at most."""
+
+log = logging.getLogger("rlr.ui")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens: host, port, and the path prefix that a proxy in front of it takes away."""
+
+    host: str = "127.0.0.1"
+    port: int = 7866
+    prefix: str = ""
+
+
+def application(workspace: Workspace, rules: Rules, prefix: str = "") -> Guard:
+    """All that is served."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(router(workspace))
+    gr.mount_gradio_app(
+        app,
+        build(workspace),
+        path="/",
+        root_path=prefix,
+        allowed_paths=[],
+        max_file_size=UPLOAD,
+        show_error=True,
+        theme=theme(),
+        css=(LOOK / "style.css").read_text(encoding="utf-8"),
+        head=f"<script>{(LOOK / 'script.js').read_text(encoding='utf-8')}</script>",
+        footer_links=[],
+        ssr_mode=False,
+    )
+    return Guard(app, rules)
+
+
+def serve(workspace: Workspace, address: Address, rules: Rules) -> None:
+    """Serve until told to end; runs go on without us."""
+    import uvicorn
+
+    threading.Thread(target=_warm_up, daemon=True).start()
+    uvicorn.run(
+        application(workspace, rules, address.prefix),
+        host=address.host,
+        port=address.port,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
+
+
+def _warm_up() -> None:
+    """Load what the first click would wait for."""
+    import rlr_core.runs.launching
+    import rlr_core.trainer.deciding  # noqa: F401
