@@ -1,6 +1,7 @@
 """Makes RLR's own Python environment (`.venv` in this folder) and starts what is asked for.
 
     python install.py               only installs
+    python install.py ui …          … and opens the GUI in the browser
     python install.py demo …        … and runs `rlr demo …`
     python install.py test …        … and runs the tests; further arguments go to pytest
     python install.py check         … and runs the linters, the type checker and the import contract
@@ -47,7 +48,7 @@ EXE = ".exe" if WINDOWS else ""
 VENV_BIN = VENV / ("Scripts" if WINDOWS else "bin")
 PYTHON = VENV_BIN / ("python" + EXE)
 
-COMMANDS = ("install", "demo", "test", "check")
+COMMANDS = ("install", "ui", "demo", "test", "check")
 OLDEST_UV = (0, 8)
 DOWNLOAD_GB = 3
 NEEDED_GB = 6.0
@@ -74,7 +75,7 @@ def main(arguments: "list[str]") -> int:
     try:
         if command and command not in COMMANDS:
             raise InstallError(f"got {command!r}, expected nothing or one of {', '.join(COMMANDS)}")
-        if rest and command not in ("demo", "test"):
+        if rest and command not in ("ui", "demo", "test"):
             raise InstallError(f"got {' '.join(rest)!r} after {command!r}, which takes no arguments")
         install(developer=command in ("test", "check"))
         return start(command, rest)
@@ -93,6 +94,9 @@ def say(text: str) -> None:
 
 def start(command: str, rest: "list[str]") -> int:
     """Run what the command names in the environment; returns its exit code."""
+    if command == "ui":
+        os.chdir(ROOT)
+        return hand_over([PYTHON, "-m", "ui", *rest])
     if command == "demo":
         return hand_over([PYTHON, "-m", "rlr_core", "demo", *rest])
     if command == "test":
@@ -100,7 +104,7 @@ def start(command: str, rest: "list[str]") -> int:
         return hand_over([PYTHON, "-m", "pytest", *rest])
     if command == "check":
         return check()
-    say("installed. `python install.py demo` trains a first LoRA; every other command is in")
+    say("installed. `python install.py ui` opens the GUI, `python install.py demo` trains a first LoRA; every command is in")
     say(f"  {VENV_BIN / ('rlr' + EXE)} --help")
     return 0
 

@@ -40,10 +40,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rlr ui", description="The GUI, in a browser.")
-    parser.add_argument("--home", type=Path, default=Path(), help="folder of runs and settings (default: this one)")
+    parser.add_argument(
+        "--home", type=Path, default=Path(), help="folder of runs and settings (default: this one)"
+    )
     parser.add_argument("--port", type=int, default=0, help=f"(default: {PORT}, or the next that is free)")
-    parser.add_argument("--listen", metavar="HOST", nargs="?", const="0.0.0.0", default="127.0.0.1", help="serve other machines, too; wants --auth")
-    parser.add_argument("--auth", metavar="USER:PASSWORD", default=os.environ.get("RLR_UI_AUTH", ""), help="asked for in the browser (or the variable RLR_UI_AUTH)")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST",
+        nargs="?",
+        const="0.0.0.0",
+        default="127.0.0.1",
+        help="serve other machines, too; wants --auth",
+    )
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        default=os.environ.get("RLR_UI_AUTH", ""),
+        help="asked for in the browser (or the variable RLR_UI_AUTH)",
+    )
     parser.add_argument("--root-path", default="", help="path prefix under which a proxy serves the GUI")
     parser.add_argument("--no-browser", action="store_true", help="open no page")
     return parser

@@ -19,7 +19,9 @@ RUNS = """<div class="runs rlr"><aside aria-label="all runs"><h1>Runs</h1>
 
 def build(workspace: Workspace) -> gr.Blocks:
     """All pages of a workspace."""
-    links = "".join(f'<a href="?view={name.lower()}" data-page="{name.lower()}">{name}</a>' for name in TITLES)
+    links = "".join(
+        f'<a href="?view={name.lower()}" data-page="{name.lower()}">{name}</a>' for name in TITLES
+    )
     with gr.Blocks(title="RLR", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(RAIL.format(links=links), apply_default_css=False)
         for title in TITLES:

@@ -147,10 +147,16 @@ def better(config: RunConfig, state: RunState, live: Live, width: int) -> str:
             end,
             marks,
         )
-        if held_out
+        if len(held_out) > 1
         else "",
         *(
-            chart(f"Only watched: {short(name)}", [Curve(short(name), "second", live.watched(name), True)], width, 150, end)
+            chart(
+                f"Only watched: {short(name)}",
+                [Curve(short(name), "second", live.watched(name), True)],
+                width,
+                150,
+                end,
+            )
             for name in config.reward.watch
         ),
         chart(
@@ -172,10 +178,23 @@ def answer(state: RunState, live: Live, judged: Judged) -> str:
         return f"The pictures {pairs.verdict}: {judged.score} {pairs.before:.3f} → {pairs.after:.3f} ({pairs.change}, 95%)."
     found = live.held_out()
     if len(found) < 2:
-        return "The first comparison comes with the second check on held-out pictures." if live.checks else "Nothing was measured yet."
+        start = (
+            f"{judged.score[:1].upper()}{judged.score[1:]} of the start: {found[0][1]:.3f}. " if found else ""
+        )
+        return (
+            f"{start}The first comparison comes with the next check."
+            if start
+            else "Nothing was measured yet."
+        )
     (_, start, _), (iteration, now, band) = found[0], found[-1]
     difference = now - start
-    clear = "clearly better" if difference > band else "clearly worse" if -difference > band else "not clearly different"
+    clear = (
+        "clearly better"
+        if difference > band
+        else "clearly worse"
+        if -difference > band
+        else "not clearly different"
+    )
     return f"So far, at iteration {iteration:g}: {clear} ({signed(difference)} ± {band:.3f})."
 
 
@@ -187,7 +206,11 @@ def hood(directory: RunDirectory, config: RunConfig, state: RunState, live: Live
         f"<h4>Config</h4><pre class='toml' tabindex='0'>{html.escape(to_toml(config, comments=False))}</pre>"
         f"<p class='actions'><button type='button' data-action='clone'>{ACTIONS['clone']}</button>"
         f"<button type='button' data-copy='.toml'>Copy the config</button>"
-        + (f"<button type='button' data-action='kill'>{ACTIONS['kill']}</button>" if state.state == "running" else "")
+        + (
+            f"<button type='button' data-action='kill'>{ACTIONS['kill']}</button>"
+            if state.state == "running"
+            else ""
+        )
         + (
             f"<button type='button' data-action='delete'>{ACTIONS['delete']}</button>"
             if state.state not in ("running", "starting", "queued")
@@ -210,7 +233,10 @@ def _parts(live: Live) -> str:
         return ""
     rows = ""
     for name in recent[-1]:
-        norm, noise, weight = (_mean([parts.get(name, {}).get(key) for parts in recent]) for key in ("norm", "standard_error", "weight"))
+        norm, noise, weight = (
+            _mean([parts.get(name, {}).get(key) for parts in recent])
+            for key in ("norm", "standard_error", "weight")
+        )
         rows += f"<tr><td>{html.escape(name)}</td><td>{norm}</td><td>{noise}</td><td>{weight}</td></tr>"
     return (
         "<h4>Parts of the gradient, mean of the last 20 iterations</h4><table><thead><tr><th>part</th><th>length</th>"
@@ -226,6 +252,11 @@ def _mean(values: Sequence[float | None]) -> str:
 def _pace(live: Live) -> str:
     seconds = [event["seconds"] for event in live.iterations[-20:] if event["seconds"]]
     skipped = sum(1 for event in live.iterations if event.get("reason"))
-    told = [f"{fmean(seconds):.2f} s an iteration" if seconds else "", f"{skipped} iterations skipped" if skipped else ""]
+    told = [
+        f"{fmean(seconds):.2f} s an iteration" if seconds else "",
+        f"{skipped} iterations skipped" if skipped else "",
+    ]
     warnings = "".join(f"<li>{html.escape(event['message'])}</li>" for event in live.of("warning")[-5:])
-    return f"<p class='note'>{', '.join(filter(None, told))}</p>" + (f"<h4>Warnings</h4><ul>{warnings}</ul>" if warnings else "")
+    return f"<p class='note'>{', '.join(filter(None, told))}</p>" + (
+        f"<h4>Warnings</h4><ul>{warnings}</ul>" if warnings else ""
+    )

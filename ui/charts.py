@@ -29,7 +29,9 @@ class Curve:
     dots: bool = False
 
 
-def thinned(points: Sequence[tuple[float, float, float]], most: int = POINTS) -> list[tuple[float, float, float]]:
+def thinned(
+    points: Sequence[tuple[float, float, float]], most: int = POINTS
+) -> list[tuple[float, float, float]]:
     """At most so many points: means of neighbours, whose bands are those of a mean; first and last stay."""
     if len(points) <= most:
         return list(points)
@@ -39,7 +41,9 @@ def thinned(points: Sequence[tuple[float, float, float]], most: int = POINTS) ->
     return [points[0], *((x, y, band) for x, y, band in means), points[-1]]
 
 
-def chart(title: str, curves: Sequence[Curve], width: int, height: int, end: float, marks: Sequence[float] = ()) -> str:
+def chart(
+    title: str, curves: Sequence[Curve], width: int, height: int, end: float, marks: Sequence[float] = ()
+) -> str:
     """SVG of curves over 0 … `end` iterations; `marks` are alarms."""
     curves = [Curve(each.name, each.kind, thinned(each.points), each.dots) for each in curves if each.points]
     if not curves:
@@ -47,7 +51,9 @@ def chart(title: str, curves: Sequence[Curve], width: int, height: int, end: flo
     frame = _Frame(width, height, end, *_range(curves))
     drawn = "".join(frame.line(each) for each in curves)
     alarms = "".join(frame.mark(x) for x in marks)
-    data = json.dumps({"curves": [[c.name, [(round(x, 2), round(y, 4)) for x, y, _ in c.points]] for c in curves]})
+    data = json.dumps(
+        {"curves": [[c.name, [(round(x, 2), round(y, 4)) for x, y, _ in c.points]] for c in curves]}
+    )
     return (
         f'<figure class="chart" data-chart="{html.escape(data, quote=True)}" data-frame="{LEFT},{width - RIGHT},{end:g}">'
         f"<figcaption>{html.escape(title)}</figcaption>"
@@ -65,7 +71,10 @@ def sparkline(values: Sequence[float], width: int = 60, height: int = 20) -> str
     low, high = min(values), max(values)
     spread = (high - low) or 1.0
     step = (width - 4) / (len(values) - 1)
-    path = " ".join(f"{2 + k * step:.1f},{height - 2 - (y - low) / spread * (height - 4):.1f}" for k, y in enumerate(values))
+    path = " ".join(
+        f"{2 + k * step:.1f},{height - 2 - (y - low) / spread * (height - 4):.1f}"
+        for k, y in enumerate(values)
+    )
     return f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true"><polyline points="{path}"/></svg>'
 
 
@@ -96,7 +105,9 @@ class _Frame:
         return LEFT + (self.width - LEFT - RIGHT) * value / max(self.end, 1)
 
     def y(self, value: float) -> float:
-        return self.height - BOTTOM - (self.height - TOP - BOTTOM) * (value - self.low) / (self.high - self.low)
+        return (
+            self.height - BOTTOM - (self.height - TOP - BOTTOM) * (value - self.low) / (self.high - self.low)
+        )
 
     def axes(self) -> str:
         ticks = nice(self.low, self.high)
@@ -116,7 +127,11 @@ class _Frame:
         up = [f"{self.x(x):.1f},{self.y(y + band):.1f}" for x, y, band in curve.points]
         down = [f"{self.x(x):.1f},{self.y(y - band):.1f}" for x, y, band in reversed(curve.points)]
         banded = any(band for _, _, band in curve.points)
-        area = f'<polygon class="band {curve.kind}" points="{" ".join(up + down)}"/>' if banded and len(up) > 1 else ""
+        area = (
+            f'<polygon class="band {curve.kind}" points="{" ".join(up + down)}"/>'
+            if banded and len(up) > 1
+            else ""
+        )
         places = [(self.x(x), self.y(y)) for x, y, _ in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         dots = "".join(f'<circle class="{curve.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places)

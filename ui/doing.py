@@ -54,7 +54,9 @@ def _ask(what: str) -> Act:
 
         if not request(workspace.run(name).folder, what):
             raise RunError(f"the run {name} is not running", "a running run", "reload the page")
-        return {"told": f"It comes after this iteration: a {'preview' if what == 'preview' else 'checkpoint and a LoRA'}."}
+        return {
+            "told": f"It comes after this iteration: a {'preview' if what == 'preview' else 'checkpoint and a LoRA'}."
+        }
 
     return act
 
@@ -83,7 +85,11 @@ def _best(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, 
 
 def _up(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
     queue, folder = Queue(workspace.runs), workspace.run(name).folder
-    place = [path.name for path in queue.waiting()].index(name) if name in {p.name for p in queue.waiting()} else 0
+    place = (
+        [path.name for path in queue.waiting()].index(name)
+        if name in {p.name for p in queue.waiting()}
+        else 0
+    )
     queue.move(folder, max(0, place - 1))
     return {"told": "It is earlier in the queue."}
 
@@ -96,7 +102,9 @@ def _remove(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str
 def _delete(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
     directory = workspace.run(name)
     if values.get("name") != name:
-        raise ConfigError("no name", f"the run's name, {name}", "type it to delete the run with all that is in it")
+        raise ConfigError(
+            "no name", f"the run's name, {name}", "type it to delete the run with all that is in it"
+        )
     with directory.held(0.2):
         pass  # nobody works on it
     shutil.rmtree(directory.folder)
@@ -130,9 +138,13 @@ def _export(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str
     if not all(isinstance(value, str) for value in told.values()):
         raise ConfigError("an export without all of its choices", ", ".join(told), "reload the page")
     if told["folder"] not in map(str, workspace.loras):
-        raise ConfigError(f"the folder {told['folder'][:200]!r}", "one of the folders for LoRAs", "add it in Settings")
+        raise ConfigError(
+            f"the folder {told['folder'][:200]!r}", "one of the folders for LoRAs", "add it in Settings"
+        )
     if problem := name_problem(told["as"]):
-        raise ConfigError(f"a LoRA called {told['as'][:80]!r}: {problem}", "a plain name", "choose another one")
+        raise ConfigError(
+            f"a LoRA called {told['as'][:80]!r}: {problem}", "a plain name", "choose another one"
+        )
     file = export(
         directory,
         told["file"],

@@ -43,10 +43,14 @@ def export(
             raise ConfigError(f"the file {source[:80]!r}", "a LoRA file of this run", "reload the page")
     file = read_lora(given)
     if file.family is None:
-        raise CheckpointError(f"{source} does not tell which family it is for", "a LoRA of this run", "choose another")
+        raise CheckpointError(
+            f"{source} does not tell which family it is for", "a LoRA of this run", "choose another"
+        )
     wanted = kind if kind != "auto" else file.family.formats[0]
     metadata = {**file.metadata, "ss_output_name": out.stem}
-    write_lora(out, file.weights, metadata, kind=wanted, family=file.family, dtype=getattr(torch, precision, None))
+    write_lora(
+        out, file.weights, metadata, kind=wanted, family=file.family, dtype=getattr(torch, precision, None)
+    )
     _write_beside(directory, out, words)
     return out
 
@@ -60,4 +64,6 @@ def _write_beside(directory: RunDirectory, out: Path, words: str) -> None:
         write_text(out.with_suffix(".json"), json.dumps(card, ensure_ascii=False, indent=1) + "\n")
     picture = lora.with_suffix(".preview.png")
     with suppress(OSError):
-        write_atomically(out.with_suffix(".preview.png"), lambda temporary: shutil.copyfile(picture, temporary))
+        write_atomically(
+            out.with_suffix(".preview.png"), lambda temporary: shutil.copyfile(picture, temporary)
+        )

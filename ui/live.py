@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,8 @@ from rlr_core.runs.summary import points
 
 RECENT = 30
 """Iterations whose pace tells what is left."""
+WIDTHS = 8
+"""Of browsers, for which charts are kept."""
 KEPT = 16
 """Runs that are kept in memory; a run that is looked at again is read again."""
 
@@ -42,6 +45,15 @@ class Live:
     others: list[dict[str, Any]] = field(default_factory=list)
     painting: dict[str, Any] | None = None
     latest: int = 0
+    _drawn: dict[int, tuple[int, str]] = field(default_factory=dict)
+
+    def drawn(self, width: int, draw: Callable[[], str]) -> str:
+        """The charts of a width, drawn anew when something has come."""
+        latest, html = self._drawn.get(width, (-1, ""))
+        if latest != self.latest:
+            html = draw()
+            self._drawn = {**dict([*self._drawn.items()][-WIDTHS:]), width: (self.latest, html)}
+        return html
 
     def follow(self) -> None:
         """Take in what has come since."""
@@ -59,7 +71,9 @@ class Live:
             case "evaluation":
                 self.checks.append(event)
             case "preview":
-                self.previews.append({key: event.get(key) for key in ("seq", "iteration", "file", "prompts", "seeds")})
+                self.previews.append(
+                    {key: event.get(key) for key in ("seq", "iteration", "file", "prompts", "seeds")}
+                )
             case "painting":
                 pass
             case _:
@@ -114,14 +128,22 @@ class Live:
         known = [event for event in self.iterations if event.get("reward") is not None]
         means = smoothed([event["reward"] for event in known])
         errors = smoothed_errors([event["reward_error"] or 0.0 for event in known])
-        return [(event["iteration"], mean, 1.96 * error) for event, mean, error in zip(known, means, errors, strict=True)]
+        return [
+            (event["iteration"], mean, 1.96 * error)
+            for event, mean, error in zip(known, means, errors, strict=True)
+        ]
 
 
 def _short(event: dict[str, Any]) -> dict[str, Any]:
     """Of an iteration, what is drawn: a run may have tens of thousands."""
     clock = event.get("clock") or {}
     kept = {key: event.get(key) for key in ("seq", "iteration", "reward", "reward_error", "reason")}
-    return {**kept, "parts": event.get("parts") or {}, "time": clock.get("time"), "seconds": clock.get("seconds")}
+    return {
+        **kept,
+        "parts": event.get("parts") or {},
+        "time": clock.get("time"),
+        "seconds": clock.get("seconds"),
+    }
 
 
 class Lives:

@@ -28,7 +28,9 @@ def tile(folder: Path, name: str, number: int, count: int, side: int) -> bytes:
             left = number * width
             picture = sheet.convert("RGB").crop((left, 0, left + width - MARGIN, sheet.height))
     except (OSError, ValueError) as error:
-        raise RunError(f"{name} cannot be read: {error}", "a preview of this run", "reload the page") from None
+        raise RunError(
+            f"{name} cannot be read: {error}", "a preview of this run", "reload the page"
+        ) from None
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=90)

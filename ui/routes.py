@@ -15,7 +15,8 @@ from rlr_core.errors import RLRError
 from rlr_core.runs.queue import Queue
 from ui import cards
 from ui.doing import ACTIONS, start_demo
-from ui.live import Lives
+from ui.fetching import fetch, fetched
+from ui.live import Live, Lives
 from ui.pictures import tile
 from ui.shelf import Shelf, lines
 from ui.workspace import Workspace
@@ -44,7 +45,9 @@ def router(workspace: Workspace) -> APIRouter:
         return answered(lambda: _run(workspace, lives, name, width, seen.split(",")))
 
     @made.get("/rlr/picture/{name}/{file:path}")
-    def picture(name: str, file: str, request: Request, tile: int = 0, of: int = 1, side: int = 256) -> Response:
+    def picture(
+        name: str, file: str, request: Request, tile: int = 0, of: int = 1, side: int = 256
+    ) -> Response:
         """A picture of a run."""
         return _picture(workspace, name, file, request.headers.get("if-none-match", ""), tile, of, side)
 
@@ -53,6 +56,16 @@ def router(workspace: Workspace) -> APIRouter:
         """Do something to a run."""
         shelf.forget()
         return answered(lambda: ACTIONS[action](workspace, name, values), known=action in ACTIONS)
+
+    @made.post("/rlr/reward/{name}/fetch")
+    def fetching(name: str) -> Response:
+        """Download a reward's weights."""
+        return answered(lambda: fetch(workspace, name))
+
+    @made.get("/rlr/reward/{name}")
+    def reward(name: str) -> Response:
+        """How far a download is."""
+        return answered(lambda: fetched(workspace, name))
 
     @made.post("/rlr/demo")
     def demo() -> Response:
@@ -87,11 +100,13 @@ def _run(workspace: Workspace, lives: Lives, name: str, width: int, seen: list[s
     wide = max(WIDTHS[0], min(width, WIDTHS[1]))
     pieces: dict[str, Any] = {
         "head": cards.head(directory, state, live, stopping=stopping),
-        "pictures": {"previews": _previews(live), "seeds": bool(live.previews)},
-        "better": cards.better(config, state, live, wide),
+        "pictures": _pictures(live),
+        "better": live.drawn(wide, lambda: cards.better(config, state, live, wide)),
         "hood": cards.hood(directory, config, state, live, ""),
     }
-    marks = {key: hashlib.blake2s(repr(piece).encode(), digest_size=6).hexdigest() for key, piece in pieces.items()}
+    marks = {
+        key: hashlib.blake2s(repr(piece).encode(), digest_size=6).hexdigest() for key, piece in pieces.items()
+    }
     return {
         "state": state.state,
         "pieces": {key: piece for key, piece in pieces.items() if marks[key] not in seen},
@@ -99,18 +114,27 @@ def _run(workspace: Workspace, lives: Lives, name: str, width: int, seen: list[s
     }
 
 
-def _previews(live: Any) -> list[dict[str, Any]]:
-    return [
-        {"iteration": event["iteration"], "file": event["file"], "prompts": event["prompts"]} for event in live.previews
-    ]
+def _pictures(live: Live) -> dict[str, Any]:
+    """A run may have a thousand previews: their prompts are told once."""
+    prompts = live.previews[0]["prompts"] if live.previews else []
+    return {"prompts": prompts, "iterations": [event["iteration"] for event in live.previews]}
 
 
-def _picture(workspace: Workspace, name: str, file: str, known: str, number: int, count: int, side: int) -> Response:
+def _picture(
+    workspace: Workspace, name: str, file: str, known: str, number: int, count: int, side: int
+) -> Response:
     try:
         folder = workspace.run(name).folder
         data = tile(folder, file, number, count, side)
     except RLRError as error:
         return JSONResponse({"error": str(error)}, 404)
     mark = f'"{hashlib.blake2s(data, digest_size=8).hexdigest()}"'
-    headers = {"ETag": mark, "Cache-Control": "private, max-age=3600" if file.startswith("previews") else "no-cache"}
-    return Response(status_code=304, headers=headers) if known == mark else Response(data, 200, headers, "image/webp")
+    headers = {
+        "ETag": mark,
+        "Cache-Control": "private, max-age=3600" if file.startswith("previews") else "no-cache",
+    }
+    return (
+        Response(status_code=304, headers=headers)
+        if known == mark
+        else Response(data, 200, headers, "image/webp")
+    )

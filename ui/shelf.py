@@ -44,7 +44,9 @@ class Shelf:
             now = time.monotonic()
             if root != self._root or now - self._read > max(MOMENT, COSTS * self._took):
                 found = list_runs(root)
-                self._states = sorted(found, key=lambda state: (state.state not in LIVE, -(state.updated or 0)))
+                self._states = sorted(
+                    found, key=lambda state: (state.state not in LIVE, -(state.updated or 0))
+                )
                 self._read, self._took, self._root = time.monotonic(), time.monotonic() - now, root
             return self._states
 
@@ -63,7 +65,9 @@ def lines(states: list[RunState], search: str = "") -> list[Line]:
 
 def _line(state: RunState) -> Line:
     share = state.iteration / state.iterations if state.iterations else 0.0
-    return Line(state.folder.name, state.state, badge(state.state), _gain(state), ago(state.updated), round(share, 4))
+    return Line(
+        state.folder.name, state.state, badge(state.state), _gain(state), ago(state.updated), round(share, 4)
+    )
 
 
 def _gain(state: RunState) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlr_core.config.toml import read_settings, value_text
+from rlr_core.config.toml import read_toml, value_text
 from rlr_core.errors import ConfigError
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.storage import user_path, write_text
@@ -68,7 +68,7 @@ class Workspace:
         """With the settings that were saved there. Raises `ConfigError` for a file that holds others."""
         home = Path(os.path.abspath(user_path(home)))
         file = home / FILE
-        return cls(home, _settings(read_settings(file), str(file)) if file.is_file() else Settings())
+        return cls(home, _settings(read_toml(file), str(file)) if file.is_file() else Settings())
 
     def save(self, settings: Settings) -> None:
         """Keep them. Raises `StorageError`."""
@@ -110,7 +110,9 @@ class Workspace:
     def run_folder(self, name: str) -> Path:
         """Where a run of that name is: never outside the folder of runs."""
         if not NAME.fullmatch(name) or name in (".", ".."):
-            raise ConfigError(f"a run called {name[:40]!r}", "the name of a folder of runs", "choose it from the list")
+            raise ConfigError(
+                f"a run called {name[:40]!r}", "the name of a folder of runs", "choose it from the list"
+            )
         return self.runs / name
 
     def lora_files(self) -> Iterator[Path]:
@@ -142,13 +144,19 @@ def _settings(tables: dict[str, Any], source: str) -> Settings:
         known = {each.name: each for each in dataclasses.fields(kind)} if kind else {}
         unknown = [section] if kind is None or not isinstance(table, dict) else [*(set(table) - set(known))]
         if unknown:
-            raise ConfigError(f"{unknown[0]} in {source}", "the GUI's own settings", f"correct or delete {source}")
+            raise ConfigError(
+                f"{unknown[0]} in {source}", "the GUI's own settings", f"correct or delete {source}"
+            )
         values = {}
         for key, value in table.items():
             wanted = tuple if isinstance(known[key].default, tuple) else str
             value = tuple(value) if wanted is tuple and isinstance(value, list) else value
-            if not isinstance(value, wanted) or (wanted is tuple and not all(isinstance(v, str) for v in value)):
-                raise ConfigError(f"{section}.{key} = {value!r} in {source}", "texts", f"correct or delete {source}")
+            if not isinstance(value, wanted) or (
+                wanted is tuple and not all(isinstance(v, str) for v in value)
+            ):
+                raise ConfigError(
+                    f"{section}.{key} = {value!r} in {source}", "texts", f"correct or delete {source}"
+                )
             values[key] = value
         made[section] = kind(**values)
     return Settings(**made)

@@ -110,7 +110,7 @@
         at.state = told.state;
         at.marks = told.marks;
         for (const [piece, value] of Object.entries(told.pieces)) {
-            if (piece === "pictures") pictures(value.previews); else put(piece, value);
+            if (piece === "pictures") pictures(value.iterations, value.prompts); else put(piece, value);
         }
     }
 
@@ -124,19 +124,21 @@
     }
 
     // pictures: the start below, the chosen moment above it, a wipe between them
-    const tile = (preview, k) => new URL(`rlr/picture/${encodeURIComponent(at.run)}/${preview.file}?tile=${k}&of=${preview.prompts.length}&side=512`, base()).href;
+    const tile = (iteration, k, count) => new URL(`rlr/picture/${encodeURIComponent(at.run)}/previews/${String(iteration).padStart(6, "0")}.png?tile=${k}&of=${count}&side=512`, base()).href;
 
-    function pictures(previews) {
+    function pictures(previews, prompts) {
         at.previews = previews;
+        at.count = prompts.length;
         const box = $('[data-piece="pictures"]');
         if (!previews.length) { box.innerHTML = ""; return; }
         if (at.following || at.position >= previews.length) at.position = previews.length - 1;
         if (!$(".pairs", box)) {
-            box.innerHTML = `<div class="pairs"></div><div class="timeline"><span>start</span>
+            box.innerHTML = `<div class="pairs"></div><p class="note">Move over a picture, or use the arrow keys on it: the start appears from the left.</p>
+                <div class="timeline"><span>start</span>
                 <input type="range" min="0" step="1" aria-label="which preview"><output></output></div>`;
-            $(".pairs", box).innerHTML = previews[0].prompts.map((prompt, k) => `<figure><div class="wipe" tabindex="0" role="slider" data-wipe
+            $(".pairs", box).innerHTML = prompts.map((prompt, k) => `<figure><div class="wipe" tabindex="0" role="slider" data-wipe
                 aria-label="${escaped(prompt)}: start or now" aria-valuemin="0" aria-valuemax="100" aria-valuenow="0">
-                <img alt="${escaped(prompt)}" data-k="${k}"><img alt="" src="${tile(previews[0], k)}"></div><figcaption title="${escaped(prompt)}">${escaped(prompt)}</figcaption></figure>`).join("");
+                <img alt="${escaped(prompt)}" data-k="${k}"><img alt="" src="${tile(previews[0], k, prompts.length)}"></div><figcaption title="${escaped(prompt)}">${escaped(prompt)}</figcaption></figure>`).join("");
             $("input", box).addEventListener("input", (event) => {
                 at.position = Number(event.target.value);
                 at.following = at.position === at.previews.length - 1;
@@ -150,10 +152,10 @@
 
     function moment() {
         const preview = at.previews[at.position], box = $('[data-piece="pictures"]');
-        $("output", box).textContent = at.position === 0 ? "the start" : `iteration ${preview.iteration}`;
+        $("output", box).textContent = at.position === 0 ? "the start" : `iteration ${preview}`;
         $("input", box).setAttribute("aria-valuetext", $("output", box).textContent);
         for (const image of box.querySelectorAll("img[data-k]")) {
-            const source = tile(preview, image.dataset.k);
+            const source = tile(preview, image.dataset.k, at.count);
             if (image.src !== source) image.src = source;
         }
     }
@@ -219,7 +221,24 @@
         tick();
     }
 
+    // weights of rewards: the row tells how far they are
+    async function download(button) {
+        const path = `rlr/reward/${encodeURIComponent(button.dataset.download)}`, cell = button.parentElement;
+        button.disabled = true;
+        let told = await ask(`${path}/fetch`, {}).catch((error) => ({ state: "failed", message: error.message }));
+        while (told.state === "fetching") {
+            cell.textContent = `${(told.done / 1e9).toFixed(2)} of ${(told.total / 1e9).toFixed(2)} GB`;
+            await new Promise((later) => setTimeout(later, 1000));
+            told = await ask(path).catch(() => told);
+        }
+        cell.replaceChildren(told.state === "installed" ? "installed: Refresh shows it" : button);
+        button.disabled = false;
+        if (told.state === "failed") toast(told.message);
+    }
+
     document.addEventListener("click", async (event) => {
+        const fetching = event.target.closest("[data-download]");
+        if (fetching) { download(fetching); return; }
         const target = event.target.closest("a[data-page], a[data-run], [data-go], [data-demo], [data-action], [data-back], [data-copy]");
         if (!target || event.ctrlKey || event.metaKey) return;
         const data = target.dataset;
@@ -273,6 +292,11 @@
     addEventListener("popstate", read);
     document.addEventListener("visibilitychange", () => { if (!document.hidden) tick(); });
     window.rlr = { show, toast, ask };
+    window.rlrClone = (name) => {
+        const box = $("#clone textarea, #clone input");
+        Object.getOwnPropertyDescriptor(Object.getPrototypeOf(box), "value").set.call(box, name);
+        box.dispatchEvent(new Event("input", { bubbles: true }));
+    };
 
     // Gradio mounts the page after this script is there
     const waiting = setInterval(() => {

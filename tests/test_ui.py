@@ -1,0 +1,391 @@
+"""The GUI without a browser: what it reads from run folders, whom it lets in, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import runs
+
+pytest.importorskip("diffusers")
+pytest.importorskip("gradio")
+
+from fastapi.testclient import TestClient
+from starlette.datastructures import Headers
+
+from rlr_core.config import RunConfig, load, to_dict
+from rlr_core.embedded import DEMO
+from rlr_core.errors import ConfigError, PromptError
+from rlr_core.runs import log, runner
+from ui import charts, form, words
+from ui.form import Filled, compose, filled_by
+from ui.guard import LARGEST, Rules, refusal
+from ui.live import Live, Lives
+from ui.server import application
+from ui.workspace import FILE, Settings, Workspace
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A GUI's home with one finished run, in a folder with a space, an umlaut and a Chinese sign."""
+    folder = tmp_path_factory.mktemp("home") / "Bilder für 画"
+    folder.mkdir()
+    workshop = runs.workshop(folder)
+    runner.start(runs.config(workshop, training__iterations=3), folder / "runs" / "läuft 1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(home) -> TestClient:
+    return TestClient(application(Workspace.open(home), Rules()), base_url="http://127.0.0.1:7866")
+
+
+# one run
+
+
+def test_a_run_is_followed_as_its_log_grows(home, tmp_path):
+    """In two halves or at once: the same."""
+    whole = (home / "runs" / "läuft 1" / "events.jsonl").read_bytes()
+    file = tmp_path / "events.jsonl"
+    halves = Live(log.Follower(file))
+    for cut in range(0, len(whole), 700):
+        file.write_bytes(whole[: cut + 700])
+        halves.follow()
+    once = Live(log.Follower(home / "runs" / "läuft 1" / "events.jsonl"))
+    once.follow()
+    assert halves.iterations == once.iterations and len(once.iterations) == 3
+    assert halves.checks == once.checks and halves.previews == once.previews and halves.others == once.others
+
+
+def test_what_a_resumed_run_went_back_behind_is_void(tmp_path):
+    events = log.EventLog(tmp_path / "events.jsonl")
+    for iteration in (1, 2, 3):
+        events.append("iteration", iteration=iteration, reward=0.1 * iteration, reward_error=0.0, parts={})
+    live = Live(log.Follower(events.path))
+    live.follow()
+    events.go_back(1)
+    events.append("iteration", iteration=2, reward=0.7, reward_error=0.0, parts={})
+    live.follow()
+    assert [(each["iteration"], each["reward"]) for each in live.iterations] == [(1, 0.1), (2, 0.7)]
+
+
+def test_a_log_that_is_another_one_is_read_anew(home, tmp_path):
+    directory = Workspace.open(home).run("läuft 1")
+    lives = Lives()
+    assert lives.of(directory).done == 3
+    whole = directory.events_file.read_bytes()
+    try:
+        directory.events_file.write_bytes(whole[:200].rpartition(b"\n")[0] + b"\n")
+        assert lives.of(directory).done == 0
+    finally:
+        directory.events_file.write_bytes(whole)
+    assert lives.of(directory).done == 3
+
+
+def test_time_left_is_that_of_the_pace():
+    live = Live(log.Follower(Path("none")))
+    live.iterations = [{"iteration": k, "time": 100.0 + 2 * k, "seconds": 1.5} for k in range(1, 41)]
+    assert live.seconds_left(100) == pytest.approx(120)
+    assert Live(log.Follower(Path("none"))).seconds_left(100) is None
+
+
+# curves
+
+
+def test_a_curve_of_any_length_is_drawn_with_few_points():
+    points = [(float(k), k / 10_000, 0.01) for k in range(10_000)]
+    thin = charts.thinned(points)
+    assert len(thin) <= charts.POINTS and thin[0] == points[0] and thin[-1] == points[-1]
+    assert all(y == pytest.approx(x / 10_000, abs=1e-3) for x, y, _ in thin)
+    svg = charts.chart("a <b>", [charts.Curve("c", "main", points)], 800, 200, 10_000)
+    assert len(svg) < 40_000 and "a &lt;b&gt;" in svg and svg.count("<polyline") == 1
+
+
+def test_ticks_are_round_numbers_in_the_range():
+    for low, high in ((0, 1), (0.349, 0.958), (-3, 900), (1e-6, 2e-6), (5.0, 5.1)):
+        ticks = charts.nice(low, high)
+        assert 2 <= len(ticks) <= 3 and all(low <= tick <= high + 1e-12 for tick in ticks)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (95, "2 min"),
+        (3600, "60 min"),
+        (3600 * 3.5, "3 h 30 min"),
+        (3600 * 20, "20 h"),
+        (86400 * 9, "9 days"),
+    ],
+)
+def test_durations_are_as_people_say_them(seconds, told):
+    assert words.duration(seconds) == told
+
+
+# from the page to a config
+
+
+def test_nothing_changed_is_the_demo():
+    made = compose(Filled(), "models/rewards")
+    demo = load(DEMO)
+    assert made.training == demo.training and made.sampling == demo.sampling and made.output == demo.output
+    assert made.model == demo.model and made.reward.name == demo.reward.name
+
+
+def test_every_setting_is_on_the_page():
+    """A new one in the core appears without an edit here."""
+    shown = {each.name for _, _, settings in form.settings() for each in settings}
+    every = {f"{section}.{key}" for section, table in to_dict(RunConfig()).items() for key in table}
+    assert shown | set(form.SIMPLE) == every and not shown & set(form.SIMPLE)
+    assert all(
+        each.comment
+        for _, _, settings in form.settings()
+        for each in settings
+        if each.name not in UNCOMMENTED
+    )
+
+
+UNCOMMENTED: set[str] = set()
+
+
+def test_a_config_comes_back_from_the_page():
+    filled = Filled(
+        rewards={"embedded": 0.7, "sharpness": 0.3},
+        prompts="a red ring on grass\n# no\n\na blue star on sand",
+        judged="a green circle on slate",
+        preset="default",
+        rank=4,
+        iterations=7,
+        seed=3,
+        name="mine",
+        advanced={
+            "training.learning_rate": "0.001",
+            "lora.targets": "all",
+            "memory.checkpoint_denoiser": "true",
+            "model.device": "",
+        },
+    )
+    made = compose(filled, "models/rewards")
+    assert made.prompts.train == ["a red ring on grass", "a blue star on sand"] and made.reward.mix == {
+        "embedded": 0.7,
+        "sharpness": 0.3,
+    }
+    assert (made.lora.rank, made.training.iterations, made.training.seed, made.training.learning_rate) == (
+        4,
+        7,
+        3,
+        1e-3,
+    )
+    again = compose(filled_by(made), "models/rewards")
+    assert again == made
+
+
+def test_prompts_per_stage():
+    filled = Filled(stages=("two people\na cat", "hands\npaws", "skin\nfur"), boundaries=(0.4, 0.7))
+    made = compose(filled, "").prompts
+    assert made.train == [
+        "coarse: two people | mid: hands | fine: skin",
+        "coarse: a cat | mid: paws | fine: fur",
+    ]
+    assert made.boundaries == [0.4, 0.7]
+    with pytest.raises(PromptError, match="2 coarse, 1 mid, 2 fine"):
+        compose(Filled(stages=("a\nb", "c", "d\ne"), boundaries=(0.4, 0.7)), "")
+
+
+@pytest.mark.parametrize(
+    ("filled", "told"),
+    [
+        (Filled(rewards={}), "no reward"),
+        (Filled(advanced={"training.learning_rate": "fast"}), "training.learning_rate = 'fast'"),
+        (Filled(advanced={"training.ema": "7"}), "training.ema = 7"),
+        (Filled(iterations=0), "training.iterations = 0"),
+        (Filled(name="../up"), "output.name"),
+        (
+            Filled(checkpoint="nowhere.safetensors", rewards={"sharpness": 1.0}, prompts="a"),
+            "there is no checkpoint",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_the_cores_words(filled, told):
+    from rlr_core.errors import RLRError
+
+    with pytest.raises(RLRError, match=re.escape(told)):
+        compose(filled, "")
+
+
+def test_a_checkpoint_of_ones_own_wants_prompts_and_a_reward():
+    with pytest.raises(PromptError, match="no prompts"):
+        compose(Filled(checkpoint="mine.safetensors", rewards={"sharpness": 1.0}), "")
+    with pytest.raises(ConfigError, match="embedded reward"):
+        compose(Filled(checkpoint="mine.safetensors", prompts="a"), "")
+
+
+# the workspace
+
+
+def test_settings_are_kept(tmp_path):
+    workspace = Workspace.open(tmp_path)
+    folders = form.dataclasses.replace(
+        workspace.settings.folders, checkpoints=("a b", 'c"d', "ü画"), runs="r"
+    )
+    workspace.save(Settings(folders))
+    assert Workspace.open(tmp_path).settings == Settings(folders)
+    (tmp_path / FILE).write_text("[folders]\nruns = 3\n")
+    with pytest.raises(ConfigError, match="folders.runs = 3"):
+        Workspace.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../runs", "/etc", "a\\b", "", "x" * 300, "a\0b", "a\nb"])
+def test_a_name_never_leaves_the_folder_of_runs(tmp_path, name):
+    with pytest.raises(ConfigError):
+        Workspace.open(tmp_path).run_folder(name)
+
+
+# who may ask
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1:7866"}, 200),
+        ({"host": "localhost:7866", "origin": "http://localhost:7866"}, 200),
+        ({"host": "[::1]:7866"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": ""}, 403),
+        ({"host": "127.0.0.1:7866", "origin": "http://evil.example"}, 403),
+        ({"host": "127.0.0.1:7866", "origin": "null"}, 403),
+        ({"host": "127.0.0.1:7866", "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
+        ({"host": "127.0.0.1:7866", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),
+        ({"host": "127.0.0.1:7866", "content-length": str(LARGEST + 1)}, 413),
+        ({"host": "127.0.0.1:7866", "content-length": "-1"}, 413),
+    ],
+)
+def test_who_is_let_in(headers, status):
+    assert refusal(Headers(headers), Rules())[0] == status
+
+
+def test_with_a_password():
+    rules, host = Rules("me:Schlüssel", ("*",)), {"host": "my-machine:7866"}
+    import base64
+
+    def told(text: str) -> Headers:
+        return Headers({**host, "authorization": f"Basic {base64.b64encode(text.encode()).decode()}"})
+
+    assert refusal(Headers(host), rules)[0] == 401
+    assert (
+        refusal(told("me:wrong"), rules)[0] == 401
+        and refusal(Headers({**host, "authorization": "Basic ?"}), rules)[0] == 401
+    )
+    assert refusal(told("me:Schlüssel"), rules)[0] == 200
+
+
+def test_other_machines_want_a_password(capsys):
+    from ui.__main__ import main
+
+    assert main(["--listen", "--no-browser"]) == 2
+    assert "without --auth" in capsys.readouterr().err
+    assert main(["--auth", "nobody", "--no-browser"]) == 2
+
+
+# what is served
+
+
+def test_the_page_and_its_list(client):
+    assert client.get("/").status_code == 200
+    told = client.get("/rlr/runs").json()
+    assert (
+        told["total"] == 1
+        and told["lines"][0]["name"] == "läuft 1"
+        and told["lines"][0]["state"] == "finished"
+    )
+    assert client.get("/rlr/runs", params={"search": "nothing"}).json()["lines"] == []
+
+
+def test_a_run_is_told_once(client):
+    told = client.get("/rlr/run/läuft 1").json()
+    assert set(told["pieces"]) == {"head", "pictures", "better", "hood"} and told["state"] == "finished"
+    assert len(told["pieces"]["pictures"]["iterations"]) == 2 and "Export" in told["pieces"]["head"]
+    again = client.get("/rlr/run/läuft 1", params={"seen": ",".join(told["marks"].values())}).json()
+    assert again["pieces"] == {}
+
+
+def test_pictures_are_small_and_kept(client):
+    iteration = client.get("/rlr/run/läuft 1").json()["pieces"]["pictures"]
+    path = f"/rlr/picture/läuft 1/previews/{iteration['iterations'][0]:06d}.png"
+    got = client.get(path, params={"tile": 0, "of": len(iteration["prompts"]), "side": 256})
+    assert (
+        got.status_code == 200 and got.headers["content-type"] == "image/webp" and len(got.content) < 100_000
+    )
+    headers = {"If-None-Match": got.headers["etag"]}
+    assert client.get(path, params={"of": len(iteration["prompts"])}, headers=headers).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/rlr/picture/läuft 1/config.toml", "/rlr/picture/läuft 1/../../x.png", "/rlr/picture/..%2F..%2Fetc/previews/000000.png",
+        "/rlr/picture/läuft 1/previews/000000.png?tile=9&of=2", "/rlr/picture/läuft 1/previews/000000.png?of=0",
+        "/rlr/picture/läuft 1/previews/999999.png", "/rlr/picture/läuft 1/previews/000000.png?side=100000",
+        "/rlr/run/nobody", "/rlr/run/..", "/rlr/run/%2Fetc", "/rlr/reward/nothing", "/runs/../rlr-ui.toml",
+        "/gradio_api/file=/etc/passwd", "/gradio_api/file=rlr-ui.toml", "/gradio_api/file=../../etc/passwd", "/static/../../etc/passwd",
+    ],
+)  # fmt: skip
+def test_nothing_else_is_read(client, path):
+    got = client.get(path)
+    assert got.status_code in (400, 403, 404, 422), got.text[:200]
+    assert "root:" not in got.text and "[model]" not in got.text
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["stop", "kill", "preview", "save", "resume", "up", "remove", "delete", "extend", "export", "fly"],
+)
+@pytest.mark.parametrize(
+    "values", [{}, {"name": 3, "iterations": "x", "file": ["/etc"]}, {"folder": "/etc", "as": "../x"}]
+)
+def test_what_a_finished_run_does_not_do_is_refused(client, home, action, values):
+    before = {path: path.stat().st_mtime_ns for path in (home / "runs" / "läuft 1").glob("*.safetensors")}
+    got = client.post(f"/rlr/run/läuft 1/{action}", json=values)
+    assert got.status_code in (400, 404) and got.json()["error"], got.text
+    assert {
+        path: path.stat().st_mtime_ns for path in (home / "runs" / "läuft 1").glob("*.safetensors")
+    } == before
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"\xff", b"[" * 100_000, b'{"a":' * 1000])
+def test_what_is_no_table_is_refused(client, body):
+    got = client.post("/rlr/run/läuft 1/extend", content=body, headers={"content-type": "application/json"})
+    assert got.status_code in (400, 422), got.text[:200]
+
+
+def test_a_lora_is_put_into_a_folder_of_a_host(client, home):
+    told = client.post("/rlr/run/läuft 1/choices", json={}).json()
+    values = {
+        "file": told["files"][0], "folder": told["folders"][0], "as": "für画", "format": "auto", "precision": "float16", "words": "w",
+    }  # fmt: skip
+    got = client.post("/rlr/run/läuft 1/export", json=values)
+    assert got.status_code == 200 and got.json()["prompt"] == "<lora:für画:1>", got.text
+    file = Path(told["folders"][0]) / "für画.safetensors"
+    from rlr_core.lora import read_lora
+
+    assert read_lora(file).weights
+    assert json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["activation text"] == "w"
+    assert file.with_suffix(".preview.png").is_file()
+    again = client.post("/rlr/run/läuft 1/export", json=values)
+    assert again.status_code == 400 and "there already" in again.json()["error"]
+    assert client.post("/rlr/run/läuft 1/export", json={**values, "force": True}).status_code == 200
+    outside = client.post("/rlr/run/läuft 1/export", json={**values, "folder": str(home)})
+    assert outside.status_code == 400
+
+
+def test_two_hundred_at_once(client):
+    from concurrent.futures import ThreadPoolExecutor
+
+    began = time.process_time()
+    with ThreadPoolExecutor(20) as pool:
+        told = list(pool.map(lambda _: client.get("/rlr/run/läuft 1").status_code, range(200)))
+    assert set(told) == {200} and time.process_time() - began < 60

@@ -1,0 +1,204 @@
+"""From what is filled in on the Train page to a config, and back. Settings that nobody touched keep their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+from rlr_core.config import (
+    RunConfig,
+    Tables,
+    changes,
+    from_dict,
+    merged,
+    parse_override,
+    read_settings,
+    to_dict,
+)
+from rlr_core.config.toml import value_text
+from rlr_core.embedded import DEMO
+from rlr_core.errors import ConfigError, PromptError
+
+SIMPLE = (
+    "model.checkpoint", "reward.name", "reward.mix", "reward.held_out", "reward.folder", "prompts.train", "prompts.held_out",
+    "prompts.file", "prompts.held_out_file", "prompts.boundaries", "lora.rank", "training.iterations", "training.seed", "output.name",
+)  # fmt: skip
+"""Settings that the page has fields of its own for; all others are under Advanced."""
+EMBEDDED = "embedded"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One line of Advanced, from the config's own metadata.
+
+    Attributes:
+        name: as "training.learning_rate".
+        default: as TOML writes it.
+        comment: its explanation.
+        choices: that it has; ("true", "false") of a switch; () for anything.
+    """
+
+    name: str
+    default: str
+    comment: str
+    choices: tuple[str, ...]
+
+
+def settings() -> Iterator[tuple[str, str, list[Setting]]]:
+    """Section, what it is about, and its settings, of those that `SIMPLE` leaves."""
+    defaults = to_dict(RunConfig())
+    for section in dataclasses.fields(RunConfig):
+        kind: Any = section.default_factory
+        kinds = get_type_hints(kind)
+        found = [
+            Setting(
+                f"{section.name}.{field.name}",
+                value_text(defaults[section.name][field.name]),
+                field.metadata["comment"],
+                field.metadata["choices"] or (("true", "false") if kinds[field.name] is bool else ()),
+            )
+            for field in dataclasses.fields(kind)
+            if f"{section.name}.{field.name}" not in SIMPLE
+        ]
+        yield section.name, (kind.__doc__ or "").strip(), found
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """The page's own fields.
+
+    Attributes:
+        rewards: name → weight, of those that are chosen; one's own as "file.py:function".
+        prompts, judged: one per line.
+        stages: texts of coarse, mid and fine, a line of each for every prompt; () for plain prompts.
+        boundaries: where stages meet, as fractions of the chain.
+        advanced: setting → text.
+    """
+
+    checkpoint: str = EMBEDDED
+    rewards: Mapping[str, float] = dataclasses.field(default_factory=lambda: {EMBEDDED: 1.0})
+    judge: str = "auto"
+    prompts: str = ""
+    stages: tuple[str, ...] = ()
+    boundaries: tuple[float, ...] = ()
+    judged: str = ""
+    preset: str = "default"
+    rank: int | None = None
+    iterations: int | None = None
+    seed: int | None = None
+    name: str = ""
+    advanced: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def compose(filled: Filled, rewards_folder: str) -> RunConfig:
+    """The config of a run. Raises `RLRError` for what cannot be."""
+    from rlr_core.trainer.composing import composed
+
+    checkpoint = filled.checkpoint.strip() or EMBEDDED
+    base = read_settings(DEMO) if checkpoint == EMBEDDED else {}
+    tables = merged(
+        base,
+        chosen(filled, checkpoint),
+        {"reward": _rewards(filled, checkpoint), "model": {"checkpoint": checkpoint}},
+    )
+    tables["reward"]["folder"] = rewards_folder
+    return composed(None, [tables, *_advanced(filled.advanced)], filled.preset).config
+
+
+def chosen(filled: Filled, checkpoint: str) -> Tables:
+    """What the page's own fields say."""
+    numbers = {
+        "lora": {"rank": filled.rank},
+        "training": {"iterations": filled.iterations, "seed": filled.seed},
+    }
+    tables: Tables = {
+        section: {key: value for key, value in table.items() if value is not None}
+        for section, table in numbers.items()
+    }
+    tables["prompts"] = _prompts(filled, checkpoint)
+    if filled.name.strip():
+        tables["output"] = {"name": filled.name.strip()}
+    return tables
+
+
+def _prompts(filled: Filled, checkpoint: str) -> dict[str, Any]:
+    train = _staged(filled.stages) if filled.stages else lines(filled.prompts)
+    if not train and checkpoint != EMBEDDED:
+        raise PromptError(
+            "no prompts", "what the pictures are to show, one prompt per line", "write some, or upload a file"
+        )
+    told: dict[str, Any] = {"train": train} if train else {}
+    if filled.stages and filled.boundaries:
+        told["boundaries"] = list(filled.boundaries)
+    if judged := lines(filled.judged):
+        told["held_out"] = judged
+    return told
+
+
+def lines(text: str) -> list[str]:
+    """Without empty ones and comments."""
+    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+
+
+def _staged(texts: tuple[str, ...]) -> list[str]:
+    """Lines of a prompts file: "coarse: … | mid: … | fine: …"."""
+    columns = [lines(text) for text in texts]
+    counts = {len(column) for column in columns}
+    if len(counts) > 1:
+        told = ", ".join(f"{len(column)} {name}" for name, column in zip(STAGES, columns, strict=True))
+        raise PromptError(
+            f"prompts per stage: {told}",
+            "as many lines in each box",
+            "line 1 of all boxes is the first prompt",
+        )
+    rows = zip(*columns, strict=True)
+    return [" | ".join(f"{name}: {text}" for name, text in zip(STAGES, row, strict=True)) for row in rows]
+
+
+STAGES = ("coarse", "mid", "fine")
+
+
+def _rewards(filled: Filled, checkpoint: str) -> dict[str, Any]:
+    if not filled.rewards:
+        raise ConfigError("no reward", "at least one to train towards", "choose one")
+    if checkpoint != EMBEDDED and EMBEDDED in filled.rewards:
+        raise ConfigError(
+            "the embedded reward", "one for this checkpoint: it knows drawn shapes alone", "choose another"
+        )
+    told: dict[str, Any] = {"held_out": filled.judge or "auto"}
+    if len(filled.rewards) == 1:
+        return {**told, "name": next(iter(filled.rewards))}
+    return {**told, "name": "mix", "mix": dict(filled.rewards)}
+
+
+def _advanced(texts: Mapping[str, str]) -> list[Tables]:
+    return [parse_override(f"{name}={text}") for name, text in texts.items() if text.strip()]
+
+
+def filled_by(config: RunConfig) -> Filled:
+    """The page as it would have made a config: of a run that is cloned, or a file that is loaded."""
+    reward, prompts = config.reward, config.prompts
+    checkpoint = config.model.checkpoint
+    base = from_dict(
+        merged(read_settings(DEMO) if checkpoint == EMBEDDED else {}, {"model": {"checkpoint": checkpoint}})
+    )
+    advanced = {each.name: _text(each.now) for each in changes(base, config) if each.name not in SIMPLE}
+    return Filled(
+        checkpoint=checkpoint,
+        rewards=dict(reward.mix) if reward.name == "mix" else {reward.name: 1.0},
+        judge=reward.held_out,
+        prompts="\n".join(prompts.train),
+        judged="\n".join(prompts.held_out),
+        boundaries=tuple(prompts.boundaries),
+        preset="default",
+        rank=config.lora.rank,
+        iterations=config.training.iterations,
+        seed=config.training.seed,
+        name=config.output.name,
+        advanced=advanced,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value else value_text(value)
