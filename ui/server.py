@@ -10,6 +10,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from ui.app import LOOK, build, theme
+from ui.form_routes import form_router
 from ui.guard import Guard, Rules
 from ui.routes import router
 from ui.workspace import Workspace
@@ -33,6 +34,7 @@ def application(workspace: Workspace, rules: Rules, prefix: str = "") -> Guard:
     """All that is served."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router(workspace))
+    app.include_router(form_router(workspace))
     gr.mount_gradio_app(
         app,
         build(workspace),
@@ -42,12 +44,18 @@ def application(workspace: Workspace, rules: Rules, prefix: str = "") -> Guard:
         max_file_size=UPLOAD,
         show_error=True,
         theme=theme(),
-        css=(LOOK / "style.css").read_text(encoding="utf-8"),
-        head=f"<script>{(LOOK / 'script.js').read_text(encoding='utf-8')}</script>",
+        css=_joined("style.css", "*.css"),
+        head=f"<script>{_joined('script.js', '*.js')}</script>",
         footer_links=[],
         ssr_mode=False,
     )
     return Guard(app, rules)
+
+
+def _joined(first: str, pattern: str) -> str:
+    """The files of the look, the general one first: the others rest on it."""
+    files = sorted(LOOK.glob(pattern), key=lambda file: (file.name != first, file.name))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def serve(workspace: Workspace, address: Address, rules: Rules) -> None:

@@ -69,7 +69,7 @@ def sample(options: argparse.Namespace) -> None:
         read_header(lora)  # a wrong path is told before anything is loaded
     with painting_only():
         rows = _painted(config, lora, strengths, prompts, seeds)
-    facts = _facts(config, lora)
+    facts = facts_of(config, lora)
     told = {
         name: [
             replace(facts, prompt=prompt, seed=seed, strength=strength)
@@ -140,7 +140,7 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     return painted
 
 
-def _facts(config: RunConfig, lora: Path | None) -> Painted:
+def facts_of(config: RunConfig, lora: Path | None) -> Painted:
     """What all pictures of one call have in common; prompt, seed, strength and size are each one's own."""
     from rlr_core.runs.hashes import checkpoint_hash, lora_hash
     from rlr_core.runs.painted import Painted
