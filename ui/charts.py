@@ -1,4 +1,4 @@
-"""Curves as inline SVG, made on the server: two lines at most, bands for what is uncertain, the last value at the line's end."""
+"""Curves as inline SVG, made on the server: bands for what is uncertain, the last value at the line's end."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, PromptError
 
 SIMPLE = (
-    "model.checkpoint", "reward.name", "reward.mix", "reward.held_out", "reward.folder", "prompts.train", "prompts.held_out",
-    "prompts.file", "prompts.held_out_file", "prompts.boundaries", "lora.rank", "training.iterations", "training.seed", "output.name",
+    "model.checkpoint", "reward.name", "reward.mix", "reward.held_out", "reward.folder", "prompts.train",
+    "prompts.held_out", "prompts.file", "prompts.held_out_file", "prompts.boundaries", "lora.rank", "training.iterations",
+    "training.seed", "output.name",
 )  # fmt: skip
 """Settings that the page has fields of its own for; all others are under Advanced."""
 EMBEDDED = "embedded"

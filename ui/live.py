@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from threading import Lock
@@ -99,7 +100,7 @@ class Live:
         recent = [event for event in self.iterations[-RECENT:] if event["time"]]
         if len(recent) < 2:
             return None
-        paces = [b["time"] - a["time"] for a, b in zip(recent, recent[1:], strict=False)]
+        paces = [b["time"] - a["time"] for a, b in pairwise(recent)]
         mean = (recent[-1]["time"] - recent[0]["time"]) / (len(recent) - 1)
         pace = mean if len(recent) >= RECENT // 2 else median(paces)
         return max(0.0, pace * (total - self.done))

@@ -19,7 +19,7 @@ def _folders(name: str, title: str, text: str, several: bool) -> str:
     add = f'<button type="button" class="quiet" data-add="{name}">Add a folder</button>' if several else ""
     return (
         f'<fieldset class="folders" data-folders="{name}"><legend>{title}</legend><p class="soft">{text}</p>'
-        f'<ul></ul>{add}</fieldset>'
+        f"<ul></ul>{add}</fieldset>"
     )
 
 

@@ -73,7 +73,7 @@ class TrainPage:
                 self._rewards(form.EMBEDDED),
                 value=[form.EMBEDDED],
                 label="Train towards",
-                elem_classes="chips",
+                elem_classes="reward-chips",
             )
             self.weights = gr.Textbox(
                 label="Weights", info="One number for each, in this order; equal ones if nothing is written.",
@@ -172,8 +172,8 @@ class TrainPage:
             *self.advanced.values(),
         }  # fmt: skip
         filling = [
-            self.checkpoint, self.rewards, self.weights, self.own, self.judge, self.staged, self.prompts, self.judged, self.name,
-            self.preset, self.iterations, self.rank, self.seed, *self.advanced.values(),
+            self.checkpoint, self.rewards, self.weights, self.own, self.judge, self.staged, self.prompts, self.judged,
+            self.name, self.preset, self.iterations, self.rank, self.seed, *self.advanced.values(),
         ]  # fmt: skip
         chosen = [self.about, self.rewards, self.judge, self.missing, self.iterations]
         self.checkpoint.change(self._chosen, [self.checkpoint, self.rewards], chosen, **PRIVATE)
@@ -301,7 +301,8 @@ class TrainPage:
             if prompts.held_out
             else "; the same at other seeds to judge by"
         )
-        return f"<div class='rlr'><p class='fact'><b>{len(prompts.train)} prompts</b> to train on{aside}.</p><ol>{shown}</ol>{more}</div>"
+        count = f"<p class='fact'><b>{len(prompts.train)} prompts</b> to train on{aside}.</p>"
+        return f"<div class='rlr'>{count}<ol>{shown}</ol>{more}</div>"
 
     def _saved(self, data: Data) -> str | None:
         """A file with the settings, for the browser."""
@@ -350,7 +351,8 @@ STAGES = (
     ("Mid: the shapes", "relaxed hands with five fingers"),
     ("Fine: the detail", "skin texture, soft light"),
 )
-CHAIN = """<div class="chain" aria-hidden="true"><i class="coarse">layout</i><i class="mid">shapes</i><i class="fine">detail</i></div>"""
+CHAIN = """<div class="chain" aria-hidden="true"><i class="coarse">layout</i><i class="mid">shapes</i>
+<i class="fine">detail</i></div>"""
 SEARCH = '<input type="search" class="filter" placeholder="Search settings" aria-label="search settings">'
 FILTER = """element.addEventListener('input', (event) => {
   const words = event.target.value.toLowerCase().split(/\\s+/);
