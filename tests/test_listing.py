@@ -186,7 +186,7 @@ ENDS = {
     "launched": "interrupted",
     "iteration": "interrupted",
     "resumed": "interrupted",
-} | {end: end for end in ("finished", "stopped", "failed")}
+} | {end: end for end in ("queued", "finished", "stopped", "failed")}
 
 
 def expected(worker: str, last: str) -> str:

@@ -11,6 +11,7 @@ from rlr_core.cli.bench import bench
 from rlr_core.cli.checkpoints import checkpoint, checkpoints
 from rlr_core.cli.choosing import composed_of, refuse_unchosen
 from rlr_core.cli.lora import lora
+from rlr_core.cli.queue import add_to_queue, going_on_with_queue, queue, resume_in_queue
 from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
 from rlr_core.cli.saying import say
@@ -27,8 +28,8 @@ from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import user_path
 
 __all__ = [
-    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "report",
-    "resume", "rewards", "runs", "sample", "score", "stop", "train",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "queue",
+    "report", "resume", "rewards", "runs", "sample", "score", "stop", "train",
 ]  # fmt: skip
 
 
@@ -69,6 +70,9 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
     given, config = config.prompts, decided(config)
     tell_method(config)
     tell_judge(config, given)
+    if options.queue:
+        add_to_queue(config, options, name)
+        return
     run = user_path(options.run) if options.run else None
     if options.detach:
         _tell_launched(launch(config, run, name))
@@ -80,9 +84,10 @@ def _start(config: RunConfig, options: argparse.Namespace, name: str) -> None:
             f"The run's folder is {folder}. It may be stopped (Ctrl-C, or rlr stop) and resumed at any time.",
             flush=True,
         )
-        with Narrator(config) as narrator, stopping_on_interrupt(directory):
-            start(config, folder, narrator)
-    _tell_outcome(directory)
+        with going_on_with_queue(directory):
+            with Narrator(config) as narrator, stopping_on_interrupt(directory):
+                start(config, folder, narrator)
+            _tell_outcome(directory)
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -107,6 +112,9 @@ def _go_on(options: argparse.Namespace) -> None:
     from rlr_core.runs.launching import launch_resume
     from rlr_core.runs.resuming import restore_config
 
+    if options.queue:
+        resume_in_queue(options.run)
+        return
     if options.detach:
         launch_resume(options.run)
         _tell_launched(options.run)
@@ -123,9 +131,10 @@ def _go_on(options: argparse.Namespace) -> None:
         f"Going on with {options.run}{'' if extended else f', which {came}'} at iteration {state.iteration}.",
         flush=True,
     )
-    with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
-        runner.resume(options.run, narrator)
-    _tell_outcome(directory)
+    with going_on_with_queue(directory):
+        with Narrator(directory.config, state) as narrator, stopping_on_interrupt(directory):
+            runner.resume(options.run, narrator)
+        _tell_outcome(directory)
 
 
 def _tell_launched(folder: Path) -> None:

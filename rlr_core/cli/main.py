@@ -17,6 +17,7 @@ from rlr_core.cli.checkpoints import add_checkpoint, add_checkpoints
 from rlr_core.cli.choosing import add_choices, add_preset, add_settings
 from rlr_core.cli.lora import add_lora
 from rlr_core.cli.plan import add_plan
+from rlr_core.cli.queue import add_queue
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
@@ -90,13 +91,7 @@ def parser() -> argparse.ArgumentParser:
     add_settings(demo)
 
     train = _command(commands, "train", "train a LoRA for a checkpoint, towards a reward, with prompts")
-    train.add_argument(
-        "config",
-        type=Path,
-        nargs="?",
-        metavar="CONFIG.toml",
-        help="with more settings, or all; `rlr config` prints one with comments",
-    )
+    _add_config(train)
     _add_run(train)
     add_choices(train)
 
@@ -145,6 +140,12 @@ def parser() -> argparse.ArgumentParser:
 
     add_score(_command(commands, "score", "score picture files with rewards"))
 
+    acts = add_queue(_command(commands, "queue", "list the runs that wait for their turn"))
+    add = _command(acts, "add", "let a new run wait for its turn, as `rlr train --queue` does")
+    _add_config(add)
+    add_choices(add)
+    add.set_defaults(command=_late("train"), run=None, detach=False, queue=True)
+
     runs = _command(commands, "runs", "list the runs in a folder")
     runs.add_argument("root", type=Path, nargs="?", default=Path("runs"), help="(default: %(default)s)")
 
@@ -185,7 +186,21 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     _add_detach(command)
 
 
-def _add_detach(command: argparse.ArgumentParser) -> None:
+def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
+        "config",
+        type=Path,
+        nargs="?",
+        metavar="CONFIG.toml",
+        help="with more settings, or all; `rlr config` prints one with comments",
+    )
+
+
+def _add_detach(command: argparse.ArgumentParser) -> None:
+    ways = command.add_mutually_exclusive_group()
+    ways.add_argument(
         "--detach", action="store_true", help="in a process of its own, which outlives this terminal"
+    )
+    ways.add_argument(
+        "--queue", action="store_true", help="the same, when the runs that wait before it are over"
     )

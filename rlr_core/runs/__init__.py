@@ -7,6 +7,10 @@
     RunDirectory(folder).state()        # "starting", "running", …, and who works on it
     request_stop(folder)
 
+    queue = Queue(Path("runs"))
+    queue.add(config)                   # trains when those before it are over
+    queue.advance()                     # as often as the view is drawn: starts the next one where nothing is at work
+
 `start` and `resume` train in this process.
 """
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from rlr_core.runs.launching import launch, launch_resume
     from rlr_core.runs.listing import list_runs
     from rlr_core.runs.log import Follower, counting
+    from rlr_core.runs.queue import Queue
     from rlr_core.runs.runner import request_stop, resume, start
     from rlr_core.runs.state import RunState
 
@@ -29,6 +34,7 @@ _FILES = {
     "launching": ("launch", "launch_resume"),
     "listing": ("list_runs",),
     "log": ("Follower", "counting"),
+    "queue": ("Queue",),
     "runner": ("request_stop", "resume", "start"),
     "state": ("RunState",),
 }
@@ -36,6 +42,7 @@ _HOME = {name: file for file, names in _FILES.items() for name in names}
 
 __all__ = [
     "Follower",
+    "Queue",
     "RunDirectory",
     "RunState",
     "counting",

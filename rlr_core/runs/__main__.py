@@ -11,6 +11,7 @@ from pathlib import Path
 from rlr_core.errors import RLRError
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.queue import Queue
 from rlr_core.runs.runner import go_on
 
 PATIENCE = 60.0
@@ -18,12 +19,24 @@ PATIENCE = 60.0
 
 
 def main(folder: Path) -> int:
-    """Carry the run out, unless somebody else has; returns the exit code, 2 for a problem that the user can put right."""
+    """Carry the run out, unless somebody else has; returns the exit code, 2 for a problem that the user can put right.
+
+    However it ends, the next run that waits for its turn is started then.
+    """
     directory, told_to_stop = RunDirectory.open(folder), threading.Event()
     _stop_when_told(told_to_stop)
+    try:
+        return _work(directory, told_to_stop)
+    finally:
+        if not told_to_stop.is_set():  # a system that shuts down is to begin with nothing more
+            with suppress(OSError, RLRError):
+                Queue(directory.folder.parent).advance()
+
+
+def _work(directory: RunDirectory, told_to_stop: threading.Event) -> int:
     with directory.held(PATIENCE):
         if not directory.is_launched:
-            print(f"{folder} is in other hands", file=sys.stderr)
+            print(f"{directory.folder} is in other hands", file=sys.stderr)
             return 0
         end = log.ending(directory.events_file)
         follower = log.Follower(directory.events_file, end.offset, end.sequence)

@@ -206,6 +206,11 @@ class RunDirectory:
         return self._last == "launched"
 
     @property
+    def is_queued(self) -> bool:
+        """Whether the run waits for its turn. Raises `RunError` where its log cannot be read."""
+        return self._last == "queued"
+
+    @property
     def is_extended(self) -> bool:
         """Whether the run was given more iterations that nobody has begun with."""
         return self._last == "extended"

@@ -7,10 +7,11 @@ as it is later on; and the process's own output, with all that libraries say, is
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from rlr_core.config import RunConfig
-from rlr_core.errors import RunError
+from rlr_core.errors import RLRError, RunError
 from rlr_core.runs import log
 from rlr_core.runs.detached import spawn
 from rlr_core.runs.directory import RUNS, RunDirectory, reserved_folder
@@ -30,9 +31,7 @@ def launch(config: RunConfig, folder: Path | None = None, name: str = "") -> Pat
 
     Raises `RLRError` for a folder in use, and for prompts or a LoRA file that cannot be read.
     """
-    config = self_contained(config)
-    if config.lora.start:
-        read_header(Path(config.lora.start))
+    config = startable(config)
     directory = RunDirectory(folder or reserved_folder(RUNS, name or config.output.name))
     directory.refuse_if_taken()
     with directory.held():
@@ -49,11 +48,43 @@ def launch_resume(folder: Path) -> None:
     """
     directory = RunDirectory.open(folder)
     with directory.held():
-        directory.refuse_if_finished()
-        restore_config(directory)
-        resumption(directory)
-        directory.remove_leftovers()
+        prepare_to_go_on(directory)
         _launch(directory)
+
+
+def launch_queued(directory: RunDirectory) -> bool:
+    """Start a run that waits for its turn; False where it does so no more, or cannot be started, of which its log then tells.
+
+    Raises `RLRError` where its folder is in use, or cannot be written.
+    """
+    with directory.held():
+        if not directory.is_queued:
+            return False
+        try:
+            prepare_to_go_on(directory)
+        except (OSError, RLRError) as error:
+            log.EventLog(directory.events_file).failed(error)
+            return False
+        with suppress(RunError):  # its log has it
+            _launch(directory)
+            return True
+    return False
+
+
+def startable(config: RunConfig) -> RunConfig:
+    """A config that means the same wherever it is read. Raises `RLRError` for what can be seen at once."""
+    config = self_contained(config)
+    if config.lora.start:
+        read_header(Path(config.lora.start))
+    return config
+
+
+def prepare_to_go_on(directory: RunDirectory) -> None:
+    """Make a run's folder ready for a worker. The lock is held by the caller. Raises `RunError` as `launch_resume` does."""
+    directory.refuse_if_finished()
+    restore_config(directory)
+    resumption(directory)
+    directory.remove_leftovers()
 
 
 def _launch(directory: RunDirectory) -> None:

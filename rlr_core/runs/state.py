@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 QUIET = 900.0
 """Seconds after which a worker of another computer that has written nothing is no longer taken for one at work."""
-AT_WORK, OVER = ("starting", "running"), ("finished", "stopped", "failed")
+AT_WORK, TOLD = ("starting", "running"), ("queued", "finished", "stopped", "failed")
+"""The states of a run that a process has in its hands, and those that the last event of its log says by itself."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class RunState:
     """A run as its folder tells it: all that a line of a list needs.
 
     Attributes:
-        state: "starting" (a process is about to take it up), "running", "finished", "stopped", "failed", "interrupted"
-            (killed, power lost), or "damaged".
+        state: "queued" (it waits for its turn), "starting" (a process is about to take it up), "running", "finished",
+            "stopped", "failed", "interrupted" (killed, power lost), or "damaged".
         iteration: of `iterations`.
         first, latest: mean reward of the first and the latest iteration, None before there are any: one batch each.
         message: why it failed, what raised the alarm, or what is damaged.
@@ -97,7 +98,7 @@ def word_for(directory: RunDirectory, worker: Worker | None, last: str) -> str:
     """The state, by the note of a worker and the type of the last event, which was read after the note."""
     if worker and worker.works and _lives(directory, worker):
         return "running"
-    if last in OVER:
+    if last in TOLD:
         return last
     if last == "launched" and worker and _lives(directory, worker):
         return "starting"
@@ -125,7 +126,7 @@ def _message(directory: RunDirectory, word: str, worker: Worker | None, told: Ov
         return told.problem
     if word == "failed":
         return told.failure
-    return told.facts.alarm or ("" if word in OVER else _doubt(directory, word, worker, told))
+    return told.facts.alarm or ("" if word in TOLD else _doubt(directory, word, worker, told))
 
 
 def _doubt(directory: RunDirectory, word: str, worker: Worker | None, told: Overview) -> str:
