@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -408,9 +406,7 @@ LOGGED = {AlarmRaised: "alarm", NewBest: "best", Evaluation: "evaluation"}
 )
 def test_a_rollback_survives_kill_9(point, workshop, rolled_back, tmp_path):
     (tmp_path / "run.toml").write_text(to_toml(hacked(workshop, "rollback")), encoding="utf-8")
-    script = [sys.executable, killed.__file__, point, str(tmp_path / "run.toml"), str(tmp_path / "run")]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=200)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed.exit_code(killed.by_config, point, tmp_path / "run") == -signal.SIGKILL
     runner.resume(tmp_path / "run", lambda event: None)
     runs.assert_same_run(tmp_path / "run", rolled_back)
 
