@@ -7,12 +7,16 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlr_core.errors import StorageError
 
+WINDOWS = os.name == "nt"
+PATIENCE = 2.0
+"""Seconds for which Windows is asked again."""
 PERMISSIONS = "check the folder's permissions, or choose another folder"
 ADVICE = {
     errno.ENOSPC: "free some space; then `rlr resume` goes on from the last checkpoint",
@@ -57,11 +61,26 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
             if durable:
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace(temporary, path)
             if durable:
                 _sync_folder(path.parent)
         finally:
             _remove(temporary)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Put a file in the place of another one. Raises `OSError`.
+
+    Windows refuses that while somebody has the other one open, as who looks at a run has for a moment: it is asked again.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def temporary_beside(path: Path) -> Path:

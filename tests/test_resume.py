@@ -51,11 +51,9 @@ def test_another_seed_is_another_run(workshop, reference, tmp_path):
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_run_is_resumed_as_if_nothing_had_happened(point, workshop, reference, tmp_path, capsys):
-    config_file, folder = tmp_path / "run.toml", tmp_path / "run"
-    config_file.write_text(config.to_toml(runs.config(workshop)), encoding="utf-8")
-    script = [sys.executable, killed.__file__, point, str(config_file), str(folder)]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=200)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    folder = tmp_path / "run"
+    folder.with_suffix(".toml").write_text(config.to_toml(runs.config(workshop)), encoding="utf-8")
+    assert killed.exit_code(killed.by_config, point, folder) == -signal.SIGKILL
     assert RunDirectory(folder).state().state == "interrupted"
     assert main(["resume", str(folder)]) == 0
     runs.assert_same_run(folder, reference)

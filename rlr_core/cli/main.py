@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # consoles that lack a character show another one
     options = parser().parse_args(arguments)
+    options.alone = arguments is None  # nobody else is in this process
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", module="rlr_core")

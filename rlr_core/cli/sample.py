@@ -67,7 +67,7 @@ def sample(options: argparse.Namespace) -> None:
     lora = existing(options.lora) if options.lora else None
     if lora:
         read_header(lora)  # a wrong path is told before anything is loaded
-    with painting_only():
+    with painting_only() if options.alone else nullcontext():
         rows = _painted(config, lora, strengths, prompts, seeds)
     facts = facts_of(config, lora)
     told = {

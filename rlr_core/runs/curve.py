@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.iterations import spread
 from rlr_core.runs.summary import Summary
 from rlr_core.storage import write_atomically
+
+POINTS = 2000
+"""Drawn at most: more than the picture has columns of pixels."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,16 @@ def reward_curve(summary: Summary, *, narrow: bool = False, dark: bool = False) 
 
 
 def _draw(axes: Any, summary: Summary, colours: _Colours) -> None:
-    iterations = [event for event in summary.of("iteration") if event["reward"] is not None]
-    x, rewards = ([event[key] for event in iterations] for key in ("iteration", "reward"))
-    smooth = smoothed(rewards)
-    errors = smoothed_errors([event["reward_error"] or 0.0 for event in iterations])
-    low, high = ([s + sign * 1.96 * e for s, e in zip(smooth, errors, strict=True)] for sign in (-1, 1))
+    taken = summary.taken
+    batches = [k for k, reward in enumerate(taken.rewards) if not math.isnan(reward)]
+    smooth = smoothed([taken.rewards[k] for k in batches])
+    errors = smoothed_errors([0.0 if math.isnan(taken.errors[k]) else taken.errors[k] for k in batches])
+    drawn = spread(len(batches), POINTS)
+    x, rewards = ([column[batches[k]] for k in drawn] for column in (taken.numbers, taken.rewards))
+    mean = [smooth[k] for k in drawn]
+    low, high = ([smooth[k] + sign * 1.96 * errors[k] for k in drawn] for sign in (-1, 1))
     axes.plot(x, rewards, ".", color=colours.faint, markersize=4, label="one batch")
-    axes.plot(x, smooth, color=colours.line, label="running mean")
+    axes.plot(x, mean, color=colours.line, label="running mean")
     axes.fill_between(x, low, high, color=colours.line, alpha=0.2, linewidth=0, label="its 95% band")
     for event in summary.of("alarm"):
         axes.axvline(event["iteration"], color=colours.alarm, linestyle="--", linewidth=1.2, label="alarm")

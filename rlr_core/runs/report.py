@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from string import Template
@@ -16,11 +18,14 @@ from rlr_core.config import Judged, RewardConfig, RunConfig, nearest, to_toml
 from rlr_core.estimators import ESTIMATORS
 from rlr_core.runs.curve import reward_curve
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.iterations import FACTS, Iterations, spread
 from rlr_core.runs.pictures import SHOWN, tiles
 from rlr_core.runs.scoreboard import MARKS, alarm_banner, scoreboard, with_minus
 from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import write_text
 
+PREVIEWS = 40
+"""On the page at most."""
 PAGE = Path(__file__).with_name("report.template.html")
 
 
@@ -41,16 +46,16 @@ def _page(directory: RunDirectory, summary: Summary) -> str:
         warnings=_warnings(summary.of("warning")),
         scoreboard=_scoreboard(directory, summary),
         curve=_curve(summary),
-        curve_note=_curve_note(summary.of("iteration")),
+        curve_note=_curve_note(summary.taken),
         previews=_previews(directory, summary),
-        parts=_parts(summary.of("iteration")),
+        parts=_parts(summary.taken),
         config=html.escape(to_toml(config, comments=False)),
     )
 
 
 def _so_far(summary: Summary, config: RunConfig) -> str:
     """Of a run that has iterations left, and so no scores after training; "" for one that is over."""
-    done = max((e["iteration"] for kind in ("iteration", "skipped") for e in summary.of(kind)), default=0)
+    done = max(summary.taken.done, summary.skipped.done)
     over = done >= config.training.iterations or any(e["when"] == "after" for e in summary.of("evaluation"))
     if over:
         return ""
@@ -89,9 +94,9 @@ def _warnings(events: list[dict[str, Any]]) -> str:
 
 
 def _facts(directory: RunDirectory, summary: Summary) -> str:
-    config, iterations = directory.config, summary.of("iteration")
+    config = directory.config
     judged = Judged.of(config)
-    seconds = sum(event["clock"]["seconds"] for event in iterations)
+    seconds = sum(_known(summary.taken.seconds))
     rows = {
         "Checkpoint": config.model.checkpoint,
         "Reward": _reward(config.reward),
@@ -100,7 +105,7 @@ def _facts(directory: RunDirectory, summary: Summary) -> str:
         "Training reward": str(summary.trained) if summary.trained else "not evaluated",
         "Estimator": f"{config.estimator.name}: {ESTIMATORS[config.estimator.name].summary}",
         "Preset": _preset(config),
-        "Iterations": f"{len(iterations)} of {config.training.batch_size} pictures each; {len(summary.of('skipped'))} skipped",
+        "Iterations": f"{len(summary.taken)} of {config.training.batch_size} pictures each; {len(summary.skipped)} skipped",
         "Training time": f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds",
         "LoRA": f"{config.output.name}.safetensors, rank {config.lora.rank}",
         "Best on the way": _best(summary.of("best")),
@@ -159,9 +164,9 @@ def _curve(summary: Summary) -> str:
     return f'<picture>{sources}<img alt="reward curve" src="{wide}"></picture>'
 
 
-def _curve_note(iterations: list[dict[str, Any]]) -> str:
+def _curve_note(taken: Iterations) -> str:
     """What the curve's rewards were measured on, and a mix's unit."""
-    latest = iterations[-1] if iterations else {"measured_on": "finished pictures", "reward_parts": {}}
+    latest = {"measured_on": "finished pictures", "reward_parts": {}} | taken.latest
     notes = [f"Measured on the {latest['measured_on']} of each batch."]
     if latest["measured_on"] == "predicted pictures":
         notes = [
@@ -187,9 +192,9 @@ def _before_after(directory: RunDirectory, summary: Summary) -> str:
 
 
 def _previews(directory: RunDirectory, summary: Summary) -> str:
-    """Without scores: so few pictures would not tell the same as the evaluation."""
-    rows = []
-    for event in summary.of("preview"):
+    """Without scores: so few pictures would not tell the same as the evaluation. Of a long run, some."""
+    rows, previews = [], summary.of("preview")
+    for event in (previews[k] for k in spread(len(previews), PREVIEWS)):
         shown = _tiles(directory.folder / event["file"], len(event["prompts"]))
         pictures = "".join(
             f'<img alt="{html.escape(prompt)}" title="{html.escape(prompt)}" src="{tile}">'
@@ -215,24 +220,23 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _parts(iterations: list[dict[str, Any]]) -> str:
+def _parts(taken: Iterations) -> str:
     """Each part's typical norm, noise and weight."""
     rows = []
-    for name in iterations[-1]["parts"] if iterations else []:
-        reports = [event["parts"][name] for event in iterations]
-        cells = [
-            _mean_or_dash([report[key] for report in reports]) for key in ("norm", "standard_error", "weight")
-        ]
-        rows.append(
-            f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        )
+    for name, columns in taken.parts.items():
+        cells = "".join(f"<td>{_mean_or_dash(columns[fact])}</td>" for fact in FACTS)
+        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
     return "".join(rows)
 
 
-def _mean_or_dash(values: list[float | None], form: str = ".3g") -> str:
-    """Of the known ones: a single chunk tells no standard error, and NaN is no score."""
-    known = [value for value in values if value is not None]
+def _mean_or_dash(values: Iterable[float], form: str = ".3g") -> str:
+    """Of the known ones: a single chunk tells no standard error."""
+    known = _known(values)
     return format(sum(known) / len(known), form) if known else "–"
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
 
 
 def _data(png: bytes) -> str:

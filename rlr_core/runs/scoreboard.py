@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlr_core.config import Judged, RunConfig
+from rlr_core.runs.iterations import spread
 from rlr_core.runs.sparkline import sparkline
 from rlr_core.runs.summary import Series, short
 
@@ -20,6 +21,8 @@ TITLES = {
 }
 MARKS = {"better": "▲", "worse": "▼", "unclear": "●"}
 """Beside a verdict's colour and word."""
+POINTS = 180
+"""Of a curve along the way at most: as many as it has pixels."""
 WHAT_IT_DID = {
     "warn": "Training went on.",
     "stop": "The run was stopped there; rlr resume goes on with it.",
@@ -45,12 +48,13 @@ def _row(series: Series, name: str) -> str:
     change = f"{compared.difference:+.{digits}f} ± {compared.half_width:.{digits}f}"
     numbers = (f"{compared.before:.{digits}f}", f"{compared.after:.{digits}f}")
     kind, word = _verdict(series)
+    points = [series.points[k] for k in spread(len(series.points), POINTS)]
     cells = [
         f'<td class="name">{html.escape(name)}</td>',
         *(f'<td class="number">{with_minus(number)}</td>' for number in numbers),
         f'<td class="number change">{with_minus(change)}</td>',
         f'<td class="word {kind}">{word}</td>',
-        f"<td class='curve'>{sparkline(series.points, html.escape(name + ' along the way'))}</td>",
+        f"<td class='curve'>{sparkline(points, html.escape(name + ' along the way'))}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rlr_core.runs import log
+from rlr_core.runs.iterations import Iterations
+from rlr_core.runs.log import Follower
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Summary:
     Attributes:
         held_out: by the reward that only watches.
         trained: by the reward that is trained on.
+        events: that count, but for those of iterations and of how far a painting has come.
+        taken, skipped: the iterations.
         series: these two, parts of a mix, watched rewards and image statistics.
         better: where the pictures got worse, the LoRA of the best check.
     """
@@ -127,26 +130,47 @@ class Summary:
     held_out: Comparison | None
     trained: Comparison | None
     events: list[dict[str, Any]]
+    taken: Iterations
+    skipped: Iterations
     series: list[Series] = field(default_factory=list)
     better: Better | None = None
 
     @classmethod
     def read(cls, events_file: Path) -> Summary:
-        """From an event log."""
-        events = log.read(events_file)
+        """From an event log, which may be larger than the memory."""
+        told = _read(events_file)
+        events = told[0]
         evaluations = [event for event in events if event["type"] == "evaluation"]
         if not {"before", "after"} <= {event["when"] for event in evaluations}:
-            return cls(None, None, events)
+            return cls(None, None, *told)
         series = _series(evaluations)
         known = {each.group: each.comparison for each in series}
         held_out, better = known.get("held-out"), None
         if held_out and held_out.verdict == "got worse":
             better = _better([event for event in events if event["type"] == "best"], evaluations)
-        return cls(held_out, known.get("trained"), events, series, better)
+        return cls(held_out, known.get("trained"), *told, series, better)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one type."""
         return [event for event in self.events if event["type"] == kind]
+
+
+def _read(events_file: Path) -> tuple[list[dict[str, Any]], Iterations, Iterations]:
+    """What counts of a log (see `log.counting`): events, and the iterations that were taken and skipped."""
+    events: list[dict[str, Any]] = []
+    tables = {"iteration": Iterations(), "skipped": Iterations()}
+    for event in Follower(events_file).each():
+        kind = event["type"]
+        if kind in tables:
+            tables[kind].add(event)
+        elif kind == "resumed":
+            for table in tables.values():
+                table.go_back(event["after"])
+            while events and events[-1]["seq"] > event["after"]:
+                events.pop()
+        elif kind != "painting":
+            events.append(event)
+    return events, tables["iteration"], tables["skipped"]
 
 
 def compared(before: Sequence[Any], after: Sequence[Any]) -> Comparison | None:
