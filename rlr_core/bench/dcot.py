@@ -105,11 +105,12 @@ def study_dcot(methods: Mapping[str, Method], budget: Budget, seeds: int | None,
         Arm(f"by stage, sub-chains from {weak} alone", split, (weak,)),
         Arm(AGAINST, AGAINST),
     ]
+    first = next(iter(methods))
     jobs = [
         (method, seed, arm)
         for method in methods.values()
         for seed in range(seeds or method.seeds)
-        for arm in arms
+        for arm in (arms if method.name == first else arms[:-1])  # a control once
     ]
     settings = [arm.settings(method, seed, budget, desk.device) for method, seed, arm in jobs]
     results = desk.complete(learn_staged, settings, "dcot", "training")
