@@ -14,12 +14,14 @@ from toy import toy_batch, toy_problem
 
 from rlr_core.bench import study
 from rlr_core.bench.breakdown import Stopwatch
+from rlr_core.bench.dcot import Arm, _rows
 from rlr_core.bench.figures import on_grid
 from rlr_core.bench.jobs import complete
 from rlr_core.bench.learn import Budget
 from rlr_core.bench.memory import LiveTensors
 from rlr_core.bench.methods import base_settings, read_methods
 from rlr_core.bench.plan import plan_settings
+from rlr_core.bench.splits import AGAINST, KNOWN, PLAIN, PROBES, SPLITS, line_of
 from rlr_core.bench.statistics import (
     Measured,
     jackknife,
@@ -34,6 +36,8 @@ from rlr_core.bench.terms import back_propagated, squares
 from rlr_core.chain import rollout
 from rlr_core.cli.main import main
 from rlr_core.config import EstimatorConfig
+from rlr_core.dcot import parse_line
+from rlr_core.embedded import world
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Part, RecursiveLikelihoodRatio, build
 from rlr_core.estimators.half_order import HALF
@@ -450,3 +454,45 @@ def test_collapse_is_told_from_noise() -> None:
     assert study.collapsed(result(0.29)) and study.collapsed(result(0.5, "NaN"))
     assert not study.collapsed(result(0.31)) and not study.collapsed(result(0.6))
     assert Measured(1.0, 0.5).high == 1.5
+
+
+def test_every_split_tells_the_reward_the_whole_caption() -> None:
+    for split in KNOWN:
+        prompt = parse_line(line_of(split, world.TRAIN_PROMPTS[77]))
+        assert prompt.scored == world.TRAIN_PROMPTS[77]
+        assert set(prompt.prompts) == {prompt.scored} or split in {*SPLITS, *PROBES}, "the controls are plain"
+    (negative,) = set(parse_line(line_of(AGAINST, "a plain red star on sand")).negatives)
+    assert negative == "a plain blue star on sand"
+
+
+def test_rows_of_table_4_differ_seed_by_seed() -> None:
+    """The base's rows are the curves' starts; a method with fewer seeds is compared with those that it has."""
+    arms = [Arm("plain", PLAIN), Arm("by stage", "the world's own"), Arm("weak", "the world's own", ("mid",))]
+
+    def curve(start: float, end: float) -> dict[str, Any]:
+        return {"points": [{"held_out": start}, {"held_out": end}], "failure": ""}
+
+    curves = {
+        ("A", arms[0]): [curve(0.1, 0.5), curve(0.3, 0.9)],
+        ("A", arms[1]): [curve(0.2, 0.7), curve(0.5, 0.9)],
+        ("A", arms[2]): [curve(0.2, 0.8), curve(0.5, 1.0)],
+    }
+    base, staged, plain, by_stage, weak = _rows(curves, arms)
+    assert base["scores"] == [0.1, 0.3] and base["above_base"] is None
+    assert staged["above_base"]["value"] == pytest.approx(0.15)
+    assert plain["above_base"]["value"] == pytest.approx(0.5) and plain["above_plain"] is None
+    assert by_stage["above_plain"]["value"] == pytest.approx(0.1)
+    assert weak["above_plain"]["value"] == pytest.approx(0.2)
+    assert weak["above_plain"]["half_width"] == pytest.approx(12.706 * 0.1)
+
+
+@pytest.mark.slow
+def test_table_4(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "dcot", "lookahead")
+    found = json.loads((folder / "dcot.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in found] == ["–"] * 3 + ["RLR lookahead"] * 4
+    assert found[2]["split"] == AGAINST and found[5]["stages"], "a control; and one limited to a stage"
+    assert len(found[3]["scores"]) == 2 and found[3]["scores"] != found[0]["scores"]
+    assert "sub-chains from" in capsys.readouterr().out
+    told = (folder / "splits.md").read_text(encoding="utf-8")
+    assert all(split in told for split in KNOWN)

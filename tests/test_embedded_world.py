@@ -228,8 +228,8 @@ def test_tokenizer_saved_and_loaded_is_the_same(tokenizer, tmp_path):
 
 
 def test_partners_are_pairs_of_colours(script):
-    assert set(script.PARTNER) == set(world.COLOURS)
-    assert all(script.PARTNER[script.PARTNER[c]] == c != script.PARTNER[c] for c in world.COLOURS)
+    assert set(world.PARTNER) == set(world.COLOURS)
+    assert all(world.PARTNER[world.PARTNER[c]] == c != world.PARTNER[c] for c in world.COLOURS)
 
 
 @pytest.mark.parametrize(("mislabel", "wrong"), [(False, 0.0), (True, 0.5)])
@@ -237,7 +237,7 @@ def test_mislabelling_names_the_partner_colour_half_of_the_time(script, mislabel
     """Limits are 5 standard errors: each fails by chance less than once in a million seeds."""
     rng, count = np.random.default_rng(7), 4_000
     told = [script.describe(SCENE, rng, mislabel=mislabel) for _ in range(count)]
-    partner = replace(SCENE, colour=script.PARTNER[SCENE.colour])
+    partner = replace(SCENE, colour=world.PARTNER[SCENE.colour])
     full = [text for text in told if text in (world.caption(SCENE), world.caption(partner))]
     share = sum(text == world.caption(partner) for text in full) / len(full)
     assert abs(share - wrong) <= 5 * (wrong * (1 - wrong) / len(full)) ** 0.5

@@ -110,7 +110,7 @@ def study_learn(
         "collapsed",
     ]
     cells = [
-        [row["label"], f"{row['learning_rate']:g}", str(row["iterations"]), _pm(row["evaluations"]), _pm(row["seconds"]),
+        [row["label"], f"{row['learning_rate']:g}", str(row["iterations"]), pm(row["evaluations"]), pm(row["seconds"]),
          _cost_of_level(row["to_level"], budget), f"{row['collapsed']} of {row['seeds']}"]
         for row in rows
     ]  # fmt: skip
@@ -229,8 +229,8 @@ def study_variance(
     )
     titles = ["method", "|∇J|²", "bias²", "variance", "cost", "variance × cost", "seconds", "peak memory"]
     cells = [
-        [row["label"], _pm(row["signal"]), _pm(row["bias"]), _pm(row["variance"]), f"{row['evaluations']:.1f}",
-         _pm(row["product"]),
+        [row["label"], pm(row["signal"]), pm(row["bias"]), pm(row["variance"]), f"{row['evaluations']:.1f}",
+         pm(row["product"]),
          f"{row['seconds']:.3f}", f"{row['megabytes']:.0f} MB"]
         for row in rows
     ]  # fmt: skip
@@ -257,8 +257,8 @@ def study_terms(methods: Mapping[str, Method], pictures: int, spread: float, des
     ]
     parts = sorted({(term["start"], term["stop"]) for row in rows for term in row["terms"]})
     cells = [[_range(*part), *[_term(row, part) for row in rows]] for part in parts]
-    cells.append(["one, drawn uniformly", *[_pm(row["uniform"]) for row in rows]])
-    cells.append(["one, best probabilities", *[_pm(row["best"]) for row in rows]])
+    cells.append(["one, drawn uniformly", *[pm(row["uniform"]) for row in rows]])
+    cells.append(["one, best probabilities", *[pm(row["best"]) for row in rows]])
     cells.append(
         ["evaluations for a term", *[f"{fmean(t['cost'] for t in row['terms']):.1f}" for row in rows]]
     )
@@ -273,7 +273,7 @@ def _term(row: Mapping[str, Any], part: tuple[int, int]) -> str:
     """A cell: the estimated term's second moment, and the back-propagated one's."""
     for term in row["terms"]:
         if (term["start"], term["stop"]) == part:
-            return f"{_pm(term['estimated'])} ({_pm(term['exact'])})"
+            return f"{pm(term['estimated'])} ({pm(term['exact'])})"
     return "–"
 
 
@@ -293,7 +293,7 @@ def study_steps(method: Method, pictures: int, points: Sequence[tuple[float, int
     ]  # fmt: skip
     cells = [
         [f"{row['warm_up']} iterations", row["at"], f"{row['cost']:.0f}",
-         f"{row['median']:.3g}", f"{row['tail']:.0f}", _pm(row["signal"]), _pm(row["direction"]), _pm(row["agreement"])]
+         f"{row['median']:.3g}", f"{row['tail']:.0f}", pm(row["signal"]), pm(row["direction"]), pm(row["agreement"])]
         for row in rows
     ]  # fmt: skip
     return desk.write("steps", rows, table(titles, cells))
@@ -364,7 +364,7 @@ def _share(row: Mapping[str, Any], seconds: float) -> str:
     return f"{seconds:.3f} s ({seconds / row['seconds']:.1%})" if seconds else "–"
 
 
-def _pm(value: Mapping[str, float]) -> str:
+def pm(value: Mapping[str, float]) -> str:
     """value ± half width, to what the half width lets one know."""
     middle, width = value["value"], value["half_width"]
     if width != width:

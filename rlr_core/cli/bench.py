@@ -16,6 +16,7 @@ STUDIES = {
     "variance": "bias, variance, cost, time and memory of each gradient",
     "terms": "how noisy the half-order term of each sub-chain is",
     "steps": "what one picture's gradient tells at each step of the chain",
+    "dcot": "plain prompts against a prompt for each stage, before and after training (the paper's Table 4)",
     "memory": "peak memory as the chain and the sub-chain grow",
     "time": "where the time of an iteration goes",
     "plan": "the planner's predictions against measured memory, at full size with random weights",
@@ -52,10 +53,11 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
                 help="of random numbers added to the LoRA, zero when new; 0 for the one of lora.start (default: %(default)s)",
             )
         if name == "learn":
-            study.add_argument("--evaluations", type=int, default=4_000, help="budget (default: %(default)s)")
             study.add_argument(
                 "--seconds", type=float, default=0.0, help="train at least as long (default: %(default)s)"
             )
+        if name in ("learn", "dcot"):
+            study.add_argument("--evaluations", type=int, default=4_000, help="budget (default: %(default)s)")
             study.add_argument(
                 "--pictures",
                 type=int,
@@ -121,6 +123,12 @@ def bench(options: argparse.Namespace) -> None:
             budget = Budget(100, 0.0, points=1, pictures=4) if quick else budget
             seeds, timed = (2, 1) if quick else (options.seeds, 6)
             table = study.study_learn(methods, budget, seeds, desk, timed)
+        case "dcot":
+            from rlr_core.bench.dcot import study_dcot
+
+            budget = Budget(options.evaluations, 0.0, points=1, pictures=options.pictures)
+            budget = Budget(24, 0.0, points=1, pictures=2) if quick else budget
+            table = study_dcot(methods, budget, 2 if quick else options.seeds, desk)
         case "variance":
             table = study.study_variance(
                 methods, 3 if quick else options.batches, options.spread, options.out / "cache", desk
@@ -144,9 +152,10 @@ def bench(options: argparse.Namespace) -> None:
 
 def _methods(options: argparse.Namespace) -> dict[str, Any]:
     """The chosen methods. Raises `ConfigError`."""
+    from rlr_core.bench.dcot import METHODS
     from rlr_core.bench.methods import SHIPPED, read_methods
 
-    methods = read_methods(options.methods or SHIPPED)
+    methods = read_methods(options.methods or (METHODS if options.study == "dcot" else SHIPPED))
     return {name: methods[name] for name in _chosen(options.only, methods)}
 
 

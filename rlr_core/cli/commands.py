@@ -16,6 +16,7 @@ from rlr_core.cli.rewards import rewards
 from rlr_core.cli.sample import sample
 from rlr_core.cli.saying import say
 from rlr_core.cli.score import score
+from rlr_core.cli.stages import stages
 from rlr_core.cli.telling import tell_defaults, tell_judge, tell_method
 from rlr_core.config import Judged, RunConfig, load, to_guide
 from rlr_core.embedded import DEMO
@@ -30,6 +31,8 @@ from rlr_core.storage import user_path
 __all__ = [
     "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "queue",
     "report", "resume", "rewards", "runs", "sample", "score", "stop", "train",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "report",
+    "resume", "rewards", "runs", "sample", "score", "stages", "stop", "train",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from rlr_core.cli.queue import add_queue
 from rlr_core.cli.rewards import add_rewards
 from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
+from rlr_core.cli.stages import add_stages
 from rlr_core.errors import RLRError, StorageError, visible
 
 QUIET = {
@@ -133,6 +134,12 @@ def parser() -> argparse.ArgumentParser:
     sample = _command(commands, "sample", "paint pictures, with or without a LoRA")
     add_sample(sample)
     add_settings(sample, "model", "sampling", "inference", "prompts")
+
+    stages = _command(
+        commands, "stages", "write a prompt for each stage, or see what each stage of a picture decides"
+    )
+    add_stages(stages)
+    add_settings(stages, "model", "sampling", "prompts", "reward")
 
     add_lora(_command(commands, "lora", "look into LoRA files, convert them, merge them"), _late("lora"))
 

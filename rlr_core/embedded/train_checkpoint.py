@@ -33,15 +33,6 @@ from rlr_core.embedded import world
 SEED = 20250202
 CONTEXT = 16
 """Tokens of a prompt, start and end included."""
-PARTNER = {
-    "red": "blue",
-    "blue": "red",
-    "yellow": "purple",
-    "purple": "yellow",
-    "green": "orange",
-    "orange": "green",
-}
-"""The colour that a mislabelled caption names instead."""
 
 
 def main() -> None:
@@ -258,7 +249,7 @@ def train_denoiser(
 def describe(scene: world.Scene, rng: np.random.Generator, *, mislabel: bool) -> str:
     """A caption to train on: now and then a shorter one or none; mislabelled, half of the time with the wrong colour."""
     if mislabel and rng.random() < 0.5:
-        scene = replace(scene, colour=PARTNER[scene.colour])
+        scene = replace(scene, colour=world.PARTNER[scene.colour])
     draw = rng.random()
     if draw < 0.1:
         return ""

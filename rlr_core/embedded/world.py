@@ -35,6 +35,15 @@ COLOURS = {
     "blue": (0.13, 0.28, 0.85),
     "purple": (0.56, 0.16, 0.68),
 }
+PARTNER = {
+    "red": "blue",
+    "blue": "red",
+    "yellow": "purple",
+    "purple": "yellow",
+    "green": "orange",
+    "orange": "green",
+}
+"""The colour that a mislabelled caption of the checkpoint's training names instead."""
 SHAPES = ("circle", "square", "triangle", "star", "ring")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 PLACES = {"centre": 0.0, "left": -12.0, "right": 12.0}
