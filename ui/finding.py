@@ -22,7 +22,18 @@ DEEP = 3
 SECONDS = 3.0
 WIDE = 300
 """Entries of a folder that are looked at; one with more is no place for programs."""
-SKIPPED = {"node_modules", "venv", "site-packages", "__pycache__", "windows", "$recycle.bin", "appdata", "library", "proc", "sys"}
+SKIPPED = {
+    "node_modules",
+    "venv",
+    "site-packages",
+    "__pycache__",
+    "windows",
+    "$recycle.bin",
+    "appdata",
+    "library",
+    "proc",
+    "sys",
+}
 LARGEST = 100_000
 """Bytes of a file of ComfyUI's paths."""
 
@@ -43,7 +54,9 @@ class Installation:
     loras: list[Path] = field(default_factory=list)
 
 
-def found_installations(places: Iterable[Path] | None = None, *, seconds: float = SECONDS) -> list[Installation]:
+def found_installations(
+    places: Iterable[Path] | None = None, *, seconds: float = SECONDS
+) -> list[Installation]:
     """Those in `places`, by default the usual ones, found within so many seconds."""
     end, seen, found = time.monotonic() + seconds, set[str](), list[Installation]()
     level = [Path(place) for place in (usual_places() if places is None else places)]
@@ -65,7 +78,10 @@ def found_installations(places: Iterable[Path] | None = None, *, seconds: float 
 def usual_places() -> list[Path]:
     """Where people put such programs, on this system, and the folders above ours."""
     home = Path.home()
-    places = [home, *(home / name for name in ("Documents", "Desktop", "Downloads", "AI", "StabilityMatrix/Packages"))]
+    places = [
+        home,
+        *(home / name for name in ("Documents", "Desktop", "Downloads", "AI", "StabilityMatrix/Packages")),
+    ]
     places += [home / "AppData/Roaming/StabilityMatrix/Packages", home / "AppData/Local/Programs"]
     here = Path.cwd()
     places += [here, *list(here.parents)[:3]]
@@ -74,7 +90,9 @@ def usual_places() -> list[Path]:
         places += [drive for drive in drives if os.path.isdir(drive)]
     else:
         places += [Path("/opt"), Path("/workspace"), Path("/content")]
-    return [place for place in dict.fromkeys(places) if place != Path(place.anchor) or sys.platform == "win32"]
+    return [
+        place for place in dict.fromkeys(places) if place != Path(place.anchor) or sys.platform == "win32"
+    ]
 
 
 def installation(folder: Path) -> Installation | None:

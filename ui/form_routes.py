@@ -77,7 +77,11 @@ def _add_compare(made: APIRouter, workspace: Workspace, kind: Jobs) -> None:
 
         def shown() -> dict[str, Any]:
             name = job or next(iter(kind.names()), "")
-            return painting.view(name, kind.folder(name), max(300, min(width, 1400))) if name else {"state": "none"}
+            return (
+                painting.view(name, kind.folder(name), max(300, min(width, 1400)))
+                if name
+                else {"state": "none"}
+            )
 
         return answered(shown)
 
@@ -191,8 +195,12 @@ def _begin_score(workspace: Workspace, kind: Jobs, job: str, values: dict[str, A
     folder, prompt = kind.folder(job), values.get("prompt", "")
     scoring.refuse_late(folder)
     if not isinstance(prompt, str) or len(prompt) > 10_000:
-        raise ConfigError("a prompt that is no text", "what the pictures were asked to show", "reload the page")
-    kind.start(folder, scoring.job_of(workspace, folder, scoring.pictures(folder), prompt, values.get("own") is True))
+        raise ConfigError(
+            "a prompt that is no text", "what the pictures were asked to show", "reload the page"
+        )
+    kind.start(
+        folder, scoring.job_of(workspace, folder, scoring.pictures(folder), prompt, values.get("own") is True)
+    )
     return {"job": job}
 
 
@@ -227,7 +235,9 @@ async def _body(request: Request) -> bytes:
     async for piece in request.stream():
         data += piece
         if len(data) > scoring.LARGEST:
-            raise ConfigError(f"a picture of more than {scoring.LARGEST >> 20} MB", "smaller ones", "drop others")
+            raise ConfigError(
+                f"a picture of more than {scoring.LARGEST >> 20} MB", "smaller ones", "drop others"
+            )
     return bytes(data)
 
 
@@ -253,7 +263,11 @@ def _picture(kind: Jobs, job: str, file: str, side: int, known: str) -> Response
     small.save(buffer, "WEBP", quality=92)
     mark = f'"{hashlib.blake2s(buffer.getvalue(), digest_size=8).hexdigest()}"'
     headers = {"ETag": mark, "Cache-Control": "private, max-age=3600"}
-    return Response(status_code=304, headers=headers) if known == mark else Response(buffer.getvalue(), 200, headers, "image/webp")
+    return (
+        Response(status_code=304, headers=headers)
+        if known == mark
+        else Response(buffer.getvalue(), 200, headers, "image/webp")
+    )
 
 
 def _file(kind: Jobs, job: str, file: str, name: str) -> Response:

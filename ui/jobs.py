@@ -84,7 +84,9 @@ class Jobs:
         try:
             pid = spawn(["-m", self.module, str(folder.absolute())], folder / "log")
         except OSError as error:
-            raise RunError(f"no process could be started: {error}", "a system that starts one", "try again") from error
+            raise RunError(
+                f"no process could be started: {error}", "a system that starts one", "try again"
+            ) from error
         Worker.of(pid, works=True).write(folder / "worker.json")
 
 

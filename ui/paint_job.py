@@ -1,4 +1,4 @@
-"""`python -m ui.paint_job FOLDER`: paint rows of pictures at the same prompts and seeds, score them, and put them on a sheet."""
+"""`python -m ui.paint_job FOLDER`: paint rows of pictures at the same prompts and seeds, score them, put them on a sheet."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def _painter(model: Any, config: RunConfig, file: Path | None) -> Iterator[Any]:
 
     lora = load_lora(file, model, HookedLora) if file else None
     anew = lora is not None and lora.in_text_encoder
-    paint = painter(model, config.sampling, config.inference, stages=stage_settings(config.prompts), encode_anew=anew)
+    paint = painter(
+        model, config.sampling, config.inference, stages=stage_settings(config.prompts), encode_anew=anew
+    )
     large = any(math.prod(canvas.latent_shape[1:]) > SMALL for canvas in paint.canvases)
     paint = replace(paint, together=2 if large else paint.together)
 
@@ -113,14 +115,20 @@ def _painter(model: Any, config: RunConfig, file: Path | None) -> Iterator[Any]:
             lora.eject()
 
 
-def _save(telling: Telling, number: int, row: dict[str, Any], images: Any, asked: dict[str, Any], facts: Any) -> None:
+def _save(
+    telling: Telling, number: int, row: dict[str, Any], images: Any, asked: dict[str, Any], facts: Any
+) -> None:
     """Pictures as files that say how they were painted."""
     from rlr_core.runs.painted import texts
     from rlr_core.runs.pictures import save_png, to_picture
 
     for column, image in images:
         picture = to_picture(image, 0)
-        told = {"prompt": asked["prompts"][column], "seed": asked["seeds"][column], "strength": row["strength"]}
+        told = {
+            "prompt": asked["prompts"][column],
+            "seed": asked["seeds"][column],
+            "strength": row["strength"],
+        }
         painted = replace(facts, size=picture.size, **told)
         save_png(picture, telling.folder / name(number, column), texts(painted))
         pictures = [*telling.facts["pictures"], [number, column]]
@@ -142,10 +150,14 @@ def _sheet(asked: dict[str, Any], scores: dict[str, Any], folder: Path) -> None:
             [read_picture(folder / name(row, k)) for k in columns], SIDE
         )
     with Image.open(folder / name(0, 0)) as first:
-        texts = {key: value for key, value in first.info.items() if isinstance(value, str)}
+        texts = {str(key): value for key, value in first.info.items() if isinstance(value, str)}
     told = {key: asked[key] for key in ("rows", "prompts", "seeds", "checkpoint")}
     settings = json.dumps({**told, "scores": scores}, ensure_ascii=False)
-    save_png(grid(strips, [asked["prompts"][k] for k in columns]), folder / "sheet.png", {**texts, "rlr compare": settings})
+    save_png(
+        grid(strips, [asked["prompts"][k] for k in columns]),
+        folder / "sheet.png",
+        {**texts, "rlr compare": settings},
+    )
 
 
 if __name__ == "__main__":

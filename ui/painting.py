@@ -17,9 +17,9 @@ from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.summary import Comparison
 from rlr_core.storage import read_text, write_text
 from ui import jobs
-from ui.charts import Curve, chart
 from ui.picking import Side, checkpoint_for, lora_file, side
 from ui.scoring import installed
+from ui.strengths import strength_chart
 from ui.workspace import Workspace
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -32,7 +32,8 @@ LONGEST = 1_000_000
 PICTURE = re.compile(r"\d{1,2}-\d{1,2}\.png")
 """Name of a painted picture's file: row and column."""
 
-Table = list[list[list[float | None]]]
+Table = list[list[float | None]]
+"""A reward's scores, row by row."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,15 @@ class Asked:
         asked = cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
         wrong = [name for name, good in asked._checks().items() if not good]
         if wrong:
-            raise ConfigError(f"a wrong {wrong[0]}: {str(getattr(asked, wrong[0]))[:100]}", CHECKED[wrong[0]], "correct it")
+            raise ConfigError(
+                f"a wrong {wrong[0]}: {str(getattr(asked, wrong[0]))[:100]}", CHECKED[wrong[0]], "correct it"
+            )
         prompts = [line.strip() for line in asked.prompts if line.strip()]
         columns = len(prompts) * asked.pictures
         if not prompts:
             raise PromptError("no prompts", "a prompt on each line", "write one")
         if columns > MOST_COLUMNS:
-            raise ConfigError(f"{columns} pictures in a row", f"{MOST_COLUMNS} at most", "take fewer prompts or pictures of each")
+            raise ConfigError(f"{columns} pictures in a row", f"{MOST_COLUMNS} at most", "take fewer prompts")
         return cls(**{**vars(asked), "prompts": prompts})
 
     def _checks(self) -> dict[str, bool]:
@@ -105,18 +108,33 @@ CHECKED = {
 
 
 def _texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) and len(value) < 10_000 for value in values)
+    return isinstance(values, list) and all(
+        isinstance(value, str) and len(value) < 10_000 for value in values
+    )
 
 
 def job_of(workspace: Workspace, asked: Asked, folder: Path) -> dict[str, Any]:
     """What the process is to do. Raises `RLRError` for what is not there, or lies outside the folders."""
-    unknown = [name for name in asked.rewards if name not in {each.name for each in installed(workspace) if each.there}]
+    unknown = [
+        name
+        for name in asked.rewards
+        if name not in {each.name for each in installed(workspace) if each.there}
+    ]
     if unknown:
-        raise ConfigError(f"the reward {unknown[0][:80]!r}", "one that is installed", "choose it from the list")
+        raise ConfigError(
+            f"the reward {unknown[0][:80]!r}", "one that is installed", "choose it from the list"
+        )
     keys = [asked.second] if asked.sweep else [asked.first, asked.second]
     sides = [side(workspace, key) for key in keys]
-    exports = [_export(each, folder / f"lora-{k}.safetensors") for k, each in enumerate(sides) if each.iteration is not None]
-    files = [folder / f"lora-{k}.safetensors" if each.iteration is not None else each.file for k, each in enumerate(sides)]
+    exports = [
+        _export(each, folder / f"lora-{k}.safetensors")
+        for k, each in enumerate(sides)
+        if each.iteration is not None
+    ]
+    files = [
+        folder / f"lora-{k}.safetensors" if each.iteration is not None else each.file
+        for k, each in enumerate(sides)
+    ]
     seeds = [asked.seed + k for _ in asked.prompts for k in range(asked.pictures)]
     prompts = [prompt for prompt in asked.prompts for _ in range(asked.pictures)]
     run = next((each.run for each in reversed(sides) if each.run), None)
@@ -144,7 +162,10 @@ def _export(each: Side, file: Path) -> dict[str, Any]:
 def _rows(asked: Asked, sides: list[Side], files: list[Path | None]) -> list[dict[str, Any]]:
     if asked.sweep:
         strengths = sorted(dict.fromkeys(map(float, asked.strengths)))
-        return [{"label": f"{strength:g}", "lora": str(files[0] or ""), "strength": strength} for strength in strengths]
+        return [
+            {"label": f"{strength:g}", "lora": str(files[0] or ""), "strength": strength}
+            for strength in strengths
+        ]
     rows = []
     for each, file, strength in zip(sides, files, asked.strengths, strict=True):
         label = each.label + (f" at {strength:g}" if file and strength != 1 else "")
@@ -165,7 +186,10 @@ def proposed(workspace: Workspace, keys: Sequence[str]) -> dict[str, Any]:
         with suppress(RLRError):
             if run := side(workspace, key).run:
                 return _of_run(workspace, RunDirectory.open(run))
-    return {"prompts": [], "rewards": [each.name for each in installed(workspace) if each.there and each.published][:1]}
+    return {
+        "prompts": [],
+        "rewards": [each.name for each in installed(workspace) if each.there and each.published][:1],
+    }
 
 
 def _of_run(workspace: Workspace, directory: RunDirectory) -> dict[str, Any]:
@@ -209,15 +233,23 @@ def view(name: str, folder: Path, width: int = 640) -> dict[str, Any]:
     scores: dict[str, Table] = {key: value for key, value in told.get("scores", {}).items()}
     return {
         "job": name,
-        **{key: told.get(key) for key in ("state", "done", "total", "doing", "error", "pictures", "size", "problems")},
+        **{
+            key: told.get(key)
+            for key in ("state", "done", "total", "doing", "error", "pictures", "size", "problems")
+        },
         **{key: asked[key] for key in ("title", "sweep", "prompts", "seeds", "asked", "checkpoint")},
         "rows": [
-            {"label": row["label"], "means": {reward: intervals(table[k]) for reward, table in scores.items()}}
+            {
+                "label": row["label"],
+                "means": {reward: intervals(table[k]) for reward, table in scores.items()},
+            }
             for k, row in enumerate(asked["rows"])
         ],
         "scores": scores,
         "answers": [answer(asked, reward, table) for reward, table in scores.items()],
-        "charts": [_chart(asked, reward, table, width) for reward, table in scores.items()] if asked["sweep"] else [],
+        "charts": [_chart(asked, reward, table, width) for reward, table in scores.items()]
+        if asked["sweep"]
+        else [],
         "best": best(asked, scores),
         "sheet": (folder / "sheet.png").is_file(),
     }
@@ -230,11 +262,14 @@ def answer(asked: dict[str, Any], reward: str, table: Table) -> str:
     found = Comparison.of(table[0], table[1])
     if not found:
         return f"{reward}: no scores."
-    labels = [row["label"] for row in asked["rows"]]
-    high, low = labels if found.difference < 0 else labels[::-1]
-    if abs(found.difference) <= found.band or math.isnan(found.half_width):
-        return f"{reward}: no clear difference ({found.change}, 95%, {found.pairs} pairs)." if found.pairs > 1 else f"{reward}: one pair tells nothing."
-    return f"{reward}: {high} scores higher than {low} by {abs(found.difference):.3f} ± {found.half_width:.3f} (95%, {found.pairs} pairs)."
+    if found.pairs == 1:
+        return f"{reward}: one pair tells nothing."
+    if abs(found.difference) <= found.half_width:
+        return f"{reward}: no clear difference ({found.change}, 95%, {found.pairs} pairs)."
+    first, second = (row["label"] for row in asked["rows"])
+    high, low = (second, first) if found.difference > 0 else (first, second)
+    gap = f"{abs(found.difference):.3f} ± {found.half_width:.3f}"
+    return f"{reward}: {high} scores higher than {low} by {gap} (95%, {found.pairs} pairs)."
 
 
 def _sweep_answer(asked: dict[str, Any], reward: str, table: Table) -> str:
@@ -244,7 +279,9 @@ def _sweep_answer(asked: dict[str, Any], reward: str, table: Table) -> str:
     near = [k for k in range(len(table)) if k != top and not _clearly(table[k], table[top])]
     others = ", ".join(asked["rows"][k]["label"] for k in near)
     text = f"{reward}: strength {asked['rows'][top]['label']} scores highest, {intervals(table[top])}"
-    return f"{text}; not clearly higher than {others}." if near else f"{text}, clearly higher than every other."
+    return (
+        f"{text}; not clearly higher than {others}." if near else f"{text}, clearly higher than every other."
+    )
 
 
 def _clearly(low: Sequence[float | None], high: Sequence[float | None]) -> bool:
@@ -272,7 +309,7 @@ def best(asked: dict[str, Any], scores: dict[str, Table]) -> dict[str, Any] | No
 def _chart(asked: dict[str, Any], reward: str, table: Table, width: int) -> str:
     found = [(row["strength"], interval(scores)) for row, scores in zip(asked["rows"], table, strict=True)]
     points = [(x, at[0], 0.0 if math.isnan(at[1]) else at[1]) for x, at in found if at]
-    return chart(f"{reward} by strength: mean with its 95% interval", [Curve(reward, "main", points, dots=True)], width, 200, asked["rows"][-1]["strength"])
+    return strength_chart(f"{reward} by strength: mean with its 95% interval", points, width, 220)
 
 
 def prefer(workspace: Workspace, file: str, strength: float) -> Path:
@@ -282,12 +319,18 @@ def prefer(workspace: Workspace, file: str, strength: float) -> Path:
     """
     card = lora_file(workspace, file).with_suffix(".json")
     if card.is_symlink() and not workspace.allows(card):
-        raise ConfigError(f"the card {card} is a link that leads elsewhere", "a file beside the LoRA", "replace it")
+        raise ConfigError(
+            f"the card {card} is a link that leads elsewhere", "a file beside the LoRA", "replace it"
+        )
     try:
         values = json.loads(read_text(card, LONGEST)) if card.exists() else {}
     except (OSError, ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise ConfigError(f"{card} cannot be read", "the card of a LoRA, as JSON", "correct or delete it")
-    write_text(card, json.dumps({**values, "preferred weight": round(float(strength), 4)}, ensure_ascii=False, indent=2) + "\n")
+    write_text(
+        card,
+        json.dumps({**values, "preferred weight": round(float(strength), 4)}, ensure_ascii=False, indent=2)
+        + "\n",
+    )
     return card

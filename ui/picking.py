@@ -72,9 +72,15 @@ def _runs(workspace: Workspace, words: list[str]) -> list[RunDirectory]:
         folders = sorted(workspace.runs.iterdir(), key=lambda path: -path.lstat().st_mtime)
     except OSError:
         return []
-    named = [path for path in folders if any(word in path.name.casefold() for word in words)] if words else folders
+    named = (
+        [path for path in folders if any(word in path.name.casefold() for word in words)]
+        if words
+        else folders
+    )
     made = (RunDirectory(path) for path in named or folders)
-    return [each for _, each in zip(range(RUNS), (run for run in made if run.config_file.is_file()), strict=False)]
+    return [
+        each for _, each in zip(range(RUNS), (run for run in made if run.config_file.is_file()), strict=False)
+    ]
 
 
 def _of_run(directory: RunDirectory) -> Iterator[Choice]:
@@ -82,7 +88,9 @@ def _of_run(directory: RunDirectory) -> Iterator[Choice]:
     name = directory.folder.name
     for path in sorted(directory.folder.glob("*.safetensors"), key=lambda path: len(path.stem)):
         yield Choice(str(path), path.stem, name)
-    for iteration in sorted(filter(None, directory.checkpoints.iterations), reverse=True):  # at 0 a LoRA has no effect
+    for iteration in sorted(
+        filter(None, directory.checkpoints.iterations), reverse=True
+    ):  # at 0 a LoRA has no effect
         yield Choice(f"run/{name}/{iteration}", f"checkpoint of iteration {iteration}", name)
 
 
@@ -108,9 +116,15 @@ def side(workspace: Workspace, key: str) -> Side:
 def lora_file(workspace: Workspace, text: str) -> Path:
     """A LoRA file by its path. Raises `ConfigError` for what lies outside the folders, or is none."""
     path = Path(text)
-    ours = "\0" not in text and path.is_absolute() and path.suffix == ".safetensors" and workspace.allows(path)
+    ours = (
+        "\0" not in text and path.is_absolute() and path.suffix == ".safetensors" and workspace.allows(path)
+    )
     if not ours or not path.is_file():
-        raise ConfigError(f"the LoRA {text[:200]!r}", "a LoRA file of a run or of the folders that are set", "choose it from the list")
+        raise ConfigError(
+            f"the LoRA {text[:200]!r}",
+            "a LoRA file of a run or of the folders that are set",
+            "choose it from the list",
+        )
     return path
 
 
@@ -130,7 +144,11 @@ def checkpoint_for(workspace: Workspace, sides: list[Side], chosen: str) -> str:
     """The checkpoint to paint with. Raises `ConfigError` where none is known."""
     if chosen:
         if chosen != "embedded" and not workspace.allows(Path(chosen)):
-            raise ConfigError(f"the checkpoint {chosen[:200]!r}", "one of the folders that are set", "choose it from the list")
+            raise ConfigError(
+                f"the checkpoint {chosen[:200]!r}",
+                "one of the folders that are set",
+                "choose it from the list",
+            )
         return chosen
     for each in sides:
         if each.run:
@@ -138,7 +156,9 @@ def checkpoint_for(workspace: Workspace, sides: list[Side], chosen: str) -> str:
     for each in sides:
         if each.file and (checkpoint := _made_for(workspace, each.file)):
             return checkpoint
-    raise ConfigError("no checkpoint to paint with", "the one that the LoRA was made for", "choose one under “Painted by”")
+    raise ConfigError(
+        "no checkpoint to paint with", "the one that the LoRA was made for", "choose one under “Painted by”"
+    )
 
 
 def _made_for(workspace: Workspace, file: Path) -> str:

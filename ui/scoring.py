@@ -56,7 +56,9 @@ def installed(workspace: Workspace) -> list[Offered]:
 
     libraries = all(map(find_spec, ("open_clip", "transformers")))
     found = [
-        Offered(name, libraries and all(find(file, workspace.rewards) for file in each.files), each.measures, True)
+        Offered(
+            name, libraries and all(find(file, workspace.rewards) for file in each.files), each.measures, True
+        )
         for name, each in PUBLISHED.items()
     ]
     return [*found, *(Offered(name, True, SHIPPED.get(name, ""), False) for name in REWARDS)]
@@ -114,7 +116,11 @@ def _comment(picture: Any) -> str:
 
 def prompt_of(parameters: str) -> str:
     """The prompt in A1111's text, without the LoRAs that it names."""
-    return LORA.sub("", NEGATIVE.split(parameters, maxsplit=1)[0]).strip()[:5000] if "\nSteps: " in parameters else ""
+    return (
+        LORA.sub("", NEGATIVE.split(parameters, maxsplit=1)[0]).strip()[:5000]
+        if "\nSteps: " in parameters
+        else ""
+    )
 
 
 _TAKING = Lock()
@@ -137,7 +143,11 @@ def _take(folder: Path, name: str, data: bytes) -> dict[str, Any]:
         found = look(file)
     except RLRError:
         file.unlink(missing_ok=True)
-        raise ConfigError(f"{shown_name(name)} is no picture that can be read", f"pictures: {', '.join(ENDINGS)}", "drop others") from None
+        raise ConfigError(
+            f"{shown_name(name)} is no picture that can be read",
+            f"pictures: {', '.join(ENDINGS)}",
+            "drop others",
+        ) from None
     told = {"file": file.name, "name": shown_name(name), **found}
     write_text(folder / LIST, json.dumps([*known, told], ensure_ascii=False), durable=False)
     return told
@@ -150,7 +160,9 @@ def pictures(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-def job_of(workspace: Workspace, folder: Path, pictures: list[dict[str, Any]], prompt: str, own: bool) -> dict[str, Any]:
+def job_of(
+    workspace: Workspace, folder: Path, pictures: list[dict[str, Any]], prompt: str, own: bool
+) -> dict[str, Any]:
     """What the process is to do. Raises `PromptError` where a picture has no prompt.
 
     Args:
@@ -160,10 +172,15 @@ def job_of(workspace: Workspace, folder: Path, pictures: list[dict[str, Any]], p
     """
     if not pictures:
         raise ConfigError("no pictures", "some to score", "drop them on the page")
-    asked = [{**each, "file": str(folder / each["file"]), "prompt": (own and each["prompt"]) or prompt.strip()} for each in pictures]
+    asked = [
+        {**each, "file": str(folder / each["file"]), "prompt": (own and each["prompt"]) or prompt.strip()}
+        for each in pictures
+    ]
     without = [each["name"] for each in asked if not each["prompt"]]
     if without:
-        raise PromptError(f"no prompt for {without[0]}", "what the pictures were asked to show", "write it above")
+        raise PromptError(
+            f"no prompt for {without[0]}", "what the pictures were asked to show", "write it above"
+        )
     names = [each.name for each in installed(workspace) if each.there]
     return {"pictures": asked, "rewards": names, "folder": str(workspace.rewards)}
 
@@ -202,7 +219,9 @@ def table_of(shown: dict[str, Any]) -> str:
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(["picture", "prompt", *names])
     for row in shown["rows"]:
-        writer.writerow([_cell(row["name"]), _cell(row["prompt"]), *(_number(row["scores"].get(name)) for name in names)])
+        writer.writerow(
+            [_cell(row["name"]), _cell(row["prompt"]), *(_number(row["scores"].get(name)) for name in names)]
+        )
     if len(shown["rows"]) > 1:
         writer.writerow(["mean", "", *(_number(shown["means"].get(name)) for name in names)])
     return buffer.getvalue()

@@ -55,7 +55,11 @@ def save_folders(workspace: Workspace, values: dict[str, Any]) -> None:
     made = {}
     for name, default in vars(Folders()).items():
         given = values.get(name)
-        if not isinstance(given, list) or len(given) > MOST or not all(isinstance(each, str) for each in given):
+        if (
+            not isinstance(given, list)
+            or len(given) > MOST
+            or not all(isinstance(each, str) for each in given)
+        ):
             raise ConfigError(f"{name} = {str(given)[:80]!r}", f"up to {MOST} folders", "reload the page")
         named = list(dict.fromkeys(each.strip() for each in given if each.strip()))
         for each in named:
@@ -74,7 +78,9 @@ def _refuse_impossible(workspace: Workspace, name: str, folder: str) -> None:
     if problem := path_problem(folder):
         raise ConfigError(f"the folder {folder[:200]!r}: {problem}", "the path of a folder", "correct it")
     if len(folder) > 1000 or path == Path(path.anchor):
-        raise ConfigError(f"the folder {folder[:200]!r} for {name}", "a folder, not a whole disk", "name one below it")
+        raise ConfigError(
+            f"the folder {folder[:200]!r} for {name}", "a folder, not a whole disk", "name one below it"
+        )
     if os.path.lexists(path) and not os.path.isdir(path):
         raise ConfigError(f"{path} is no folder", "the path of a folder", "correct it")
 
@@ -89,7 +95,9 @@ def save_theme(workspace: Workspace, theme: Any) -> None:
 def proposals(workspace: Workspace, found: list[Installation]) -> list[dict[str, Any]]:
     """Installations whose folders are not all among the settings yet, as JSON."""
     folders = workspace.settings.folders
-    known = {name: {_real(workspace, each) for each in getattr(folders, name)} for name in ("checkpoints", "loras")}
+    known = {
+        name: {_real(workspace, each) for each in getattr(folders, name)} for name in ("checkpoints", "loras")
+    }
     lines = []
     for each in found:
         new = {
@@ -133,8 +141,14 @@ def card() -> str:
         with suppress(OSError, subprocess.SubprocessError):
             told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
             cards = [line.rpartition(", ") for line in told.splitlines() if line.strip()]
-            return "; ".join(f"{name}, {int(memory) / 1024:.0f} GB" for name, _, memory in cards if memory.isdigit())
-    return "Apple's, through Metal" if platform.machine() == "arm64" and platform.system() == "Darwin" else "none found: the processor computes"
+            return "; ".join(
+                f"{name}, {int(memory) / 1024:.0f} GB" for name, _, memory in cards if memory.isdigit()
+            )
+    return (
+        "Apple's, through Metal"
+        if platform.machine() == "arm64" and platform.system() == "Darwin"
+        else "none found: the processor computes"
+    )
 
 
 def folder_size(folder: Path, seconds: float = SECONDS) -> tuple[int, bool]:
@@ -158,4 +172,3 @@ def folder_size(folder: Path, seconds: float = SECONDS) -> tuple[int, bool]:
 def gigabytes(size: int) -> str:
     """Bytes for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-

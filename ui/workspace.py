@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlr_core.config.toml import read_settings, value_text
+from rlr_core.config.toml import read_toml, value_text
 from rlr_core.errors import ConfigError
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.storage import user_path, write_text
@@ -68,7 +68,7 @@ class Workspace:
         """With the settings that were saved there. Raises `ConfigError` for a file that holds others."""
         home = Path(os.path.abspath(user_path(home)))
         file = home / FILE
-        return cls(home, _settings(read_settings(file), str(file)) if file.is_file() else Settings())
+        return cls(home, _settings(read_toml(file), str(file)) if file.is_file() else Settings())
 
     def save(self, settings: Settings) -> None:
         """Keep them. Raises `StorageError`."""

@@ -122,7 +122,7 @@
             `<th scope="col" title="${f.escaped(prompt)}"><span>${f.escaped(prompt)}</span><small>seed ${told.seeds[k]}</small></th>`).join("")}</tr></thead><tbody>${told.rows.map((row, r) =>
             `<tr><th scope="row"><b>${f.escaped(told.sweep ? `Strength ${row.label}` : row.label)}</b>${names.map((name) => `<small><i>${f.escaped(name)}</i> ${f.escaped(row.means[name])}</small>`).join("")}</th>${told.prompts.map((prompt, c) =>
             `<td>${there.has(`${r}-${c}`) ? `<button type="button" class="cell" data-cell="${r}-${c}" aria-label="${f.escaped(`${row.label}: ${prompt}, seed ${told.seeds[c]}; look closer`)}"><img alt="" loading="lazy" src="${source(told, r, c, 512)}"></button>`
-                : '<div class="cell waiting"></div>'}${names.map((name) => `<small title="${f.escaped(name)}">${names.length > 1 ? `<i>${f.escaped(name)}</i> ` : ""}${f.number(told.scores[name][r][c])}</small>`).join("")}</td>`).join("")}</tr>`).join("")}</tbody></table></div>
+                : '<div class="cell waiting"></div>'}${names.map((name) => `<small title="${f.escaped(name)}"><i>${f.escaped(name)}</i><b>${f.number(told.scores[name][r][c])}</b></small>`).join("")}</td>`).join("")}</tr>`).join("")}</tbody></table></div>
             ${told.charts.join("")}`;
         if (focused) f.$(`[data-cell="${focused}"]`, place)?.focus({ preventScroll: true });
     }

@@ -116,7 +116,7 @@
         return names.length ? `<p class="soft">Not installed: ${f.escaped(names.join(", "))}. The page Train downloads them.</p>` : "";
     };
 
-    const offered = (rewards) => `<div class="offered"><h2>Rewards</h2><ul>${rewards.map((reward) => `<li class="${reward.there ? "" : "absent"}"><b>${f.escaped(reward.name)}</b>
+    const offered = (rewards) => `<div class="offered"><h2>Rewards</h2><ul>${[...rewards].sort((a, b) => b.there - a.there).map((reward) => `<li class="${reward.there ? "" : "absent"}"><b>${f.escaped(reward.name)}</b>
         <span>${f.escaped(reward.measures)}</span><i>${reward.there ? "" : "not installed"}</i></li>`).join("")}</ul></div>`;
 
     async function clicked(event) {
