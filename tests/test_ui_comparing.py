@@ -187,7 +187,10 @@ def test_the_best_strength_is_clear_or_not():
         SWEEP, "r", table
     ) and "not clearly higher than 1." in answer(SWEEP, "r", table)
     assert "clearly higher than every other" in answer(SWEEP, "r", [*table[:2], [0.2, 0.3, 0.4]])
-    assert best(SWEEP, {"r": table}) == {"strength": 0.5, "reward": "r", "file": "fox.safetensors"}
+    assert best(SWEEP, {"r": table}) == {"strength": 0.5, "clear": True, "file": "fox.safetensors"}
+    noisy = [[0.0, 1.0], [1.0, 0.1], [0.2, 0.9]]
+    assert "no strength is clearly different" in answer(SWEEP, "r", noisy)
+    assert (best(SWEEP, {"r": noisy}) or {})["clear"] is False
     assert best(SWEEP, {}) is None and best(SWEEP, {"r": [[None]] * 3}) is None
 
 

@@ -141,6 +141,7 @@ def job_of(workspace: Workspace, asked: Asked, folder: Path) -> dict[str, Any]:
     return {
         "rows": _rows(asked, sides, files),
         "sweep": asked.sweep,
+        "labels": [each.label for each in sides],
         "title": sides[-1].label if asked.sweep else " and ".join(each.label for each in sides),
         "lora": str(sides[-1].file or "") if asked.sweep else "",
         "exports": exports,
@@ -222,7 +223,8 @@ def intervals(scores: Sequence[float | None]) -> str:
     found = interval(scores)
     if found is None:
         return "–"
-    return f"{found[0]:.3f}" + ("" if math.isnan(found[1]) else f" ± {found[1]:.3f}")
+    digits = 3 if abs(found[0]) < 100 else 1
+    return f"{found[0]:.{digits}f}" + ("" if math.isnan(found[1]) else f" ± {found[1]:.{digits}f}")
 
 
 def view(name: str, folder: Path, width: int = 640) -> dict[str, Any]:
@@ -237,7 +239,10 @@ def view(name: str, folder: Path, width: int = 640) -> dict[str, Any]:
             key: told.get(key)
             for key in ("state", "done", "total", "doing", "error", "pictures", "size", "problems")
         },
-        **{key: asked[key] for key in ("title", "sweep", "prompts", "seeds", "asked", "checkpoint")},
+        **{
+            key: asked.get(key)
+            for key in ("title", "labels", "sweep", "prompts", "seeds", "asked", "checkpoint")
+        },
         "rows": [
             {
                 "label": row["label"],
@@ -279,6 +284,8 @@ def _sweep_answer(asked: dict[str, Any], reward: str, table: Table) -> str:
     near = [k for k in range(len(table)) if k != top and not _clearly(table[k], table[top])]
     others = ", ".join(asked["rows"][k]["label"] for k in near)
     text = f"{reward}: strength {asked['rows'][top]['label']} scores highest, {intervals(table[top])}"
+    if len(near) == len(table) - 1:
+        return f"{text}, but no strength is clearly different from it."
     return (
         f"{text}; not clearly higher than {others}." if near else f"{text}, clearly higher than every other."
     )
@@ -299,11 +306,12 @@ def best(asked: dict[str, Any], scores: dict[str, Table]) -> dict[str, Any] | No
     """The strength that the first reward likes most, where it can be made the file's preferred weight."""
     if not (asked.get("lora") and scores):
         return None
-    reward, table = next(iter(scores.items()))
+    table = next(iter(scores.values()))
     top = _top(table)
     if top is None:
         return None
-    return {"strength": asked["rows"][top]["strength"], "reward": reward, "file": Path(asked["lora"]).name}
+    clear = any(_clearly(row, table[top]) for row in table)
+    return {"strength": asked["rows"][top]["strength"], "clear": clear, "file": Path(asked["lora"]).name}
 
 
 def _chart(asked: dict[str, Any], reward: str, table: Table, width: int) -> str:

@@ -19,7 +19,7 @@ HTML = f"""<div class="rlr form-page score" id="score"><header><h1>Score</h1>
 <label class="check" hidden data-own><input type="checkbox" checked><span></span></label>
 <div class="notice amber" data-ask hidden role="status"></div><div class="notice red" data-error hidden role="alert"></div>
 <div class="actions"><button type="submit" class="primary">Score</button>
-<button type="button" data-clear>Clear</button></div></form>
+<button type="button" data-clear hidden>Clear</button></div></form>
 <section class="results" aria-label="scores"></section></div>"""
 
 
