@@ -104,7 +104,9 @@ def start(command: str, rest: "list[str]") -> int:
         return hand_over([PYTHON, "-m", "pytest", *rest])
     if command == "check":
         return check()
-    say("installed. `python install.py ui` opens the GUI, `python install.py demo` trains a first LoRA; every command is in")
+    say(
+        "installed. `python install.py ui` opens the GUI, `python install.py demo` trains a first LoRA; every command is in"
+    )
     say(f"  {VENV_BIN / ('rlr' + EXE)} --help")
     return 0
 

@@ -1,4 +1,4 @@
-"""`python -m ui.paint_job FOLDER`: paint rows of pictures at the same prompts and seeds, score them, and put them on a sheet."""
+"""`python -m ui.paint_job FOLDER`: paint rows of pictures at the same prompts and seeds, score them, put them on a sheet."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _sheet(asked: dict[str, Any], scores: dict[str, Any], folder: Path) -> None:
             [read_picture(folder / name(row, k)) for k in columns], SIDE
         )
     with Image.open(folder / name(0, 0)) as first:
-        texts = {key: value for key, value in first.info.items() if isinstance(value, str)}
+        texts = {str(key): value for key, value in first.info.items() if isinstance(value, str)}
     told = {key: asked[key] for key in ("rows", "prompts", "seeds", "checkpoint")}
     settings = json.dumps({**told, "scores": scores}, ensure_ascii=False)
     save_png(

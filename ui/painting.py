@@ -17,9 +17,9 @@ from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.summary import Comparison
 from rlr_core.storage import read_text, write_text
 from ui import jobs
-from ui.charts import Curve, chart
 from ui.picking import Side, checkpoint_for, lora_file, side
 from ui.scoring import installed
+from ui.strengths import strength_chart
 from ui.workspace import Workspace
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -32,7 +32,8 @@ LONGEST = 1_000_000
 PICTURE = re.compile(r"\d{1,2}-\d{1,2}\.png")
 """Name of a painted picture's file: row and column."""
 
-Table = list[list[list[float | None]]]
+Table = list[list[float | None]]
+"""A reward's scores, row by row."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,7 @@ class Asked:
         if not prompts:
             raise PromptError("no prompts", "a prompt on each line", "write one")
         if columns > MOST_COLUMNS:
-            raise ConfigError(
-                f"{columns} pictures in a row",
-                f"{MOST_COLUMNS} at most",
-                "take fewer prompts or pictures of each",
-            )
+            raise ConfigError(f"{columns} pictures in a row", f"{MOST_COLUMNS} at most", "take fewer prompts")
         return cls(**{**vars(asked), "prompts": prompts})
 
     def _checks(self) -> dict[str, bool]:
@@ -144,6 +141,7 @@ def job_of(workspace: Workspace, asked: Asked, folder: Path) -> dict[str, Any]:
     return {
         "rows": _rows(asked, sides, files),
         "sweep": asked.sweep,
+        "labels": [each.label for each in sides],
         "title": sides[-1].label if asked.sweep else " and ".join(each.label for each in sides),
         "lora": str(sides[-1].file or "") if asked.sweep else "",
         "exports": exports,
@@ -225,7 +223,8 @@ def intervals(scores: Sequence[float | None]) -> str:
     found = interval(scores)
     if found is None:
         return "–"
-    return f"{found[0]:.3f}" + ("" if math.isnan(found[1]) else f" ± {found[1]:.3f}")
+    digits = 3 if abs(found[0]) < 100 else 1
+    return f"{found[0]:.{digits}f}" + ("" if math.isnan(found[1]) else f" ± {found[1]:.{digits}f}")
 
 
 def view(name: str, folder: Path, width: int = 640) -> dict[str, Any]:
@@ -240,7 +239,10 @@ def view(name: str, folder: Path, width: int = 640) -> dict[str, Any]:
             key: told.get(key)
             for key in ("state", "done", "total", "doing", "error", "pictures", "size", "problems")
         },
-        **{key: asked[key] for key in ("title", "sweep", "prompts", "seeds", "asked", "checkpoint")},
+        **{
+            key: asked.get(key)
+            for key in ("title", "labels", "sweep", "prompts", "seeds", "asked", "checkpoint")
+        },
         "rows": [
             {
                 "label": row["label"],
@@ -265,15 +267,14 @@ def answer(asked: dict[str, Any], reward: str, table: Table) -> str:
     found = Comparison.of(table[0], table[1])
     if not found:
         return f"{reward}: no scores."
-    labels = [row["label"] for row in asked["rows"]]
-    high, low = labels if found.difference < 0 else labels[::-1]
-    if abs(found.difference) <= found.band or math.isnan(found.half_width):
-        return (
-            f"{reward}: no clear difference ({found.change}, 95%, {found.pairs} pairs)."
-            if found.pairs > 1
-            else f"{reward}: one pair tells nothing."
-        )
-    return f"{reward}: {high} scores higher than {low} by {abs(found.difference):.3f} ± {found.half_width:.3f} (95%, {found.pairs} pairs)."
+    if found.pairs == 1:
+        return f"{reward}: one pair tells nothing."
+    if abs(found.difference) <= found.half_width:
+        return f"{reward}: no clear difference ({found.change}, 95%, {found.pairs} pairs)."
+    first, second = (row["label"] for row in asked["rows"])
+    high, low = (second, first) if found.difference > 0 else (first, second)
+    gap = f"{abs(found.difference):.3f} ± {found.half_width:.3f}"
+    return f"{reward}: {high} scores higher than {low} by {gap} (95%, {found.pairs} pairs)."
 
 
 def _sweep_answer(asked: dict[str, Any], reward: str, table: Table) -> str:
@@ -283,6 +284,8 @@ def _sweep_answer(asked: dict[str, Any], reward: str, table: Table) -> str:
     near = [k for k in range(len(table)) if k != top and not _clearly(table[k], table[top])]
     others = ", ".join(asked["rows"][k]["label"] for k in near)
     text = f"{reward}: strength {asked['rows'][top]['label']} scores highest, {intervals(table[top])}"
+    if len(near) == len(table) - 1:
+        return f"{text}, but no strength is clearly different from it."
     return (
         f"{text}; not clearly higher than {others}." if near else f"{text}, clearly higher than every other."
     )
@@ -303,23 +306,18 @@ def best(asked: dict[str, Any], scores: dict[str, Table]) -> dict[str, Any] | No
     """The strength that the first reward likes most, where it can be made the file's preferred weight."""
     if not (asked.get("lora") and scores):
         return None
-    reward, table = next(iter(scores.items()))
+    table = next(iter(scores.values()))
     top = _top(table)
     if top is None:
         return None
-    return {"strength": asked["rows"][top]["strength"], "reward": reward, "file": Path(asked["lora"]).name}
+    clear = any(_clearly(row, table[top]) for row in table)
+    return {"strength": asked["rows"][top]["strength"], "clear": clear, "file": Path(asked["lora"]).name}
 
 
 def _chart(asked: dict[str, Any], reward: str, table: Table, width: int) -> str:
     found = [(row["strength"], interval(scores)) for row, scores in zip(asked["rows"], table, strict=True)]
     points = [(x, at[0], 0.0 if math.isnan(at[1]) else at[1]) for x, at in found if at]
-    return chart(
-        f"{reward} by strength: mean with its 95% interval",
-        [Curve(reward, "main", points, dots=True)],
-        width,
-        200,
-        asked["rows"][-1]["strength"],
-    )
+    return strength_chart(f"{reward} by strength: mean with its 95% interval", points, width, 220)
 
 
 def prefer(workspace: Workspace, file: str, strength: float) -> Path:

@@ -23,7 +23,7 @@
         form.addEventListener("submit", begin);
         box.addEventListener("click", clicked);
         mode();
-        if (at.wanted) preselect(at.wanted); else newest();
+        if (at.wanted) preselect(at.wanted); else again();
     }
 
     // a run's button sends us here: its LoRA against the base
@@ -43,6 +43,25 @@
         } catch (error) { window.rlr.toast(error.message); }
     }
 
+    // what is shown is what the form says, also after a reload and in a second browser
+    async function again() {
+        try {
+            const { asked, labels } = await f.ask("rlr/compare");
+            if (!asked || !labels) { await newest(); return; }
+            const keys = asked.sweep ? { second: asked.second } : { first: asked.first, second: asked.second };
+            Object.entries(keys).forEach(([name, key], k) => at.pickers[name].set({ key, label: labels[k], group: "" }));
+            if (asked.checkpoint) at.pickers.checkpoint.set({ key: asked.checkpoint, label: asked.checkpoint.split(/[/\\]/).pop(), group: "" });
+            form.elements.mode.value = asked.sweep ? "sweep" : "sides";
+            const fields = { prompts: asked.prompts.join("\n"), pictures: asked.pictures, seed: asked.seed };
+            if (asked.sweep) fields.strengths = asked.strengths.join(", ");
+            else Object.assign(fields, { "strength-first": asked.strengths[0], "strength-second": asked.strengths[1] });
+            for (const [name, value] of Object.entries(fields)) f.$(`#compare-${name}`, form).value = value;
+            at.own = true;
+            mode();
+            await propose(asked.rewards);
+        } catch (error) { window.rlr.toast(error.message); }
+    }
+
     async function newest() {
         try {
             const { choices } = await f.ask("rlr/compare/choices?base=false");
@@ -51,14 +70,15 @@
         } catch (error) { window.rlr.toast(error.message); }
     }
 
-    async function propose() {
+    async function propose(chosen) {
         const { first, second } = at.pickers;
         try {
             const told = await f.ask(`rlr/compare/proposed?first=${encodeURIComponent(first.key)}&second=${encodeURIComponent(second.key)}`);
             const prompts = f.$("#compare-prompts", form);
             if (!at.own || !prompts.value.trim()) { prompts.value = told.prompts.join("\n"); at.own = false; }
-            f.$("[data-rewards]", form).innerHTML = told.offered.map((reward) => `<label class="chip" title="${f.escaped(reward.measures)}">
-                <input type="checkbox" value="${f.escaped(reward.name)}" ${told.rewards.includes(reward.name) ? "checked" : ""}><span>${f.escaped(reward.name)}</span></label>`).join("");
+            const rewards = chosen || told.rewards, place = (reward) => rewards.includes(reward.name) ? rewards.indexOf(reward.name) : rewards.length;
+            f.$("[data-rewards]", form).innerHTML = told.offered.sort((a, b) => place(a) - place(b)).map((reward) => `<label class="chip" title="${f.escaped(reward.measures)}">
+                <input type="checkbox" value="${f.escaped(reward.name)}" ${rewards.includes(reward.name) ? "checked" : ""}><span>${f.escaped(reward.name)}</span></label>`).join("");
         } catch (error) { window.rlr.toast(error.message); }
         count();
     }
@@ -122,7 +142,7 @@
             `<th scope="col" title="${f.escaped(prompt)}"><span>${f.escaped(prompt)}</span><small>seed ${told.seeds[k]}</small></th>`).join("")}</tr></thead><tbody>${told.rows.map((row, r) =>
             `<tr><th scope="row"><b>${f.escaped(told.sweep ? `Strength ${row.label}` : row.label)}</b>${names.map((name) => `<small><i>${f.escaped(name)}</i> ${f.escaped(row.means[name])}</small>`).join("")}</th>${told.prompts.map((prompt, c) =>
             `<td>${there.has(`${r}-${c}`) ? `<button type="button" class="cell" data-cell="${r}-${c}" aria-label="${f.escaped(`${row.label}: ${prompt}, seed ${told.seeds[c]}; look closer`)}"><img alt="" loading="lazy" src="${source(told, r, c, 512)}"></button>`
-                : '<div class="cell waiting"></div>'}${names.map((name) => `<small title="${f.escaped(name)}">${names.length > 1 ? `<i>${f.escaped(name)}</i> ` : ""}${f.number(told.scores[name][r][c])}</small>`).join("")}</td>`).join("")}</tr>`).join("")}</tbody></table></div>
+                : '<div class="cell waiting"></div>'}${names.map((name) => `<small title="${f.escaped(name)}"><i>${f.escaped(name)}</i><b>${f.number(told.scores[name][r][c])}</b></small>`).join("")}</td>`).join("")}</tr>`).join("")}</tbody></table></div>
             ${told.charts.join("")}`;
         if (focused) f.$(`[data-cell="${focused}"]`, place)?.focus({ preventScroll: true });
     }
@@ -133,7 +153,7 @@
             : told.state === "failed" || told.state === "died" ? `<div class="notice red"><pre tabindex="0">${f.escaped(told.error)}</pre></div>`
                 : told.state === "cancelled" ? '<div class="notice amber">Cancelled: what was painted stays here.</div>' : "";
         const answers = told.answers.map((text) => `<p class="answer">${f.escaped(text)}</p>`).join("");
-        const best = told.best && told.state === "finished" ? `<button type="button" class="primary" data-prefer>Make ${told.best.strength} the preferred weight</button>` : "";
+        const best = told.best && told.state === "finished" ? `<button type="button" class="${told.best.clear ? "primary" : ""}" data-prefer>Make ${told.best.strength} the preferred weight</button>` : "";
         const sheet = told.sheet ? `<a class="button" download href="${f.address(`rlr/compare/${told.job}/sheet.png`)}">Save as PNG</a>` : "";
         return `<div class="result-head"><div><h2>${f.escaped(told.title)}</h2>${answers}</div><div class="actions">${best}${sheet}</div></div>${state}${problems}`;
     }

@@ -7,7 +7,7 @@
     const address = (path) => new URL(path, new URL("./", document.baseURI.replace(/[?#].*$/, ""))).href;
     const ask = (path, values) => window.rlr.ask(path, values);
     const first = (text) => String(text ?? "").split("\n")[0];
-    const number = (value) => value === null || value === undefined ? "–" : Number(value).toFixed(3).replace("-", "−");
+    const number = (value) => value === null || value === undefined ? "–" : Number(value).toFixed(Math.abs(value) < 100 ? 3 : 1).replace("-", "−");
 
     // runs `shown` whenever the page comes into view, and `made` once when Gradio has made it
     function page(name, made, shown) {

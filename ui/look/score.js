@@ -42,6 +42,7 @@
             const room = MOST - (at.told.waiting || []).length;
             if (files.length > room) refused.push(`${files.length - room} more than ${MOST} pictures: they are left out`);
             for (const file of files.slice(0, room)) {
+                if (!/\.(png|jpe?g|webp)$/i.test(file.name)) { refused.push(`${file.name} is no PNG, JPEG or WebP`); continue; }
                 if (file.size > LARGEST) { refused.push(`${file.name} has more than 32 MB`); continue; }
                 const answer = await fetch(f.address(`rlr/score/${at.job}/picture?name=${encodeURIComponent(file.name)}`), { method: "PUT", body: file });
                 const told = await answer.json().catch(() => ({}));
@@ -98,7 +99,7 @@
         place.innerHTML = `${state(told)}<div class="result-head"><h2>${told.rows.length} picture${told.rows.length === 1 ? "" : "s"}</h2><div class="actions">
             ${told.state === "finished" ? `<a class="button" download href="${f.address(`rlr/score/${told.job}/scores.csv`)}">Download as CSV</a>` : ""}</div></div>
             <div class="table-scroll" tabindex="0" role="group" aria-label="scores"><table class="scores"><thead><tr>${column("picture", "Picture")}${names.map((name) => column(name, name)).join("")}</tr></thead><tbody>
-            ${rows.map((row) => `<tr><th scope="row"><img loading="lazy" alt="" src="${f.address(`rlr/job/score/${told.job}/${row.file}?side=128`)}"><div><b>${f.escaped(row.name)}</b><span title="${f.escaped(row.prompt)}">${f.escaped(row.prompt)}</span></div></th>
+            ${rows.map((row) => `<tr><th scope="row"><div class="who"><img loading="lazy" alt="" src="${f.address(`rlr/job/score/${told.job}/${row.file}?side=128`)}"><div><b>${f.escaped(row.name)}</b><span title="${f.escaped(row.prompt)}">${f.escaped(row.prompt)}</span></div></div></th>
             ${names.map((name) => `<td class="${told.rows.length > 1 && row.scores[name] === most[name] ? "most" : ""}">${name in problems ? "–" : name in row.scores ? f.number(row.scores[name]) : ""}</td>`).join("")}</tr>`).join("")}
             </tbody>${told.rows.length > 1 ? `<tfoot><tr><th scope="row">Mean</th>${names.map((name) => `<td>${name in told.means ? f.number(told.means[name]) : name in problems ? "–" : ""}</td>`).join("")}</tr></tfoot>` : ""}</table></div>
             ${Object.entries(problems).map(([name, text]) => `<p class="soft"><b>${f.escaped(name)}</b>: ${f.escaped(f.first(text))}</p>`).join("")}${missing(told.offered)}`;
@@ -116,7 +117,7 @@
         return names.length ? `<p class="soft">Not installed: ${f.escaped(names.join(", "))}. The page Train downloads them.</p>` : "";
     };
 
-    const offered = (rewards) => `<div class="offered"><h2>Rewards</h2><ul>${rewards.map((reward) => `<li class="${reward.there ? "" : "absent"}"><b>${f.escaped(reward.name)}</b>
+    const offered = (rewards) => `<div class="offered"><h2>Rewards</h2><ul>${[...rewards].sort((a, b) => b.there - a.there).map((reward) => `<li class="${reward.there ? "" : "absent"}"><b>${f.escaped(reward.name)}</b>
         <span>${f.escaped(reward.measures)}</span><i>${reward.there ? "" : "not installed"}</i></li>`).join("")}</ul></div>`;
 
     async function clicked(event) {

@@ -36,7 +36,8 @@ HTML = f"""<div class="rlr form-page settings" id="settings"><header><h1>Setting
 <label><input type="radio" name="theme" value="dark"><span>Dark</span></label></fieldset></section>
 <section class="card"><h2>Installed</h2><dl data-installed><div><dt class="soft">looking…</dt><dd></dd></div></dl></section>
 <section class="card"><h2>From other machines</h2>
-<p>This page answers only on the machine that it runs on. To reach it from a phone or another computer, start it with a password:</p>
+<p>This page answers only on the machine that it runs on. To reach it from a phone or another computer,
+start it with a password:</p>
 <pre tabindex="0">python install.py ui --listen --auth NAME:PASSWORD</pre>
 <p>Then open <code>http://ADDRESS-OF-THIS-MACHINE:<span data-port>7866</span></code> there. Whoever has the password can start
 trainings and read the folders above; the password travels unencrypted, so use it in a network that you trust.</p></section>
