@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
+from gradio import themes
 
 from ui.pages import PAGES
 from ui.workspace import Workspace
@@ -36,14 +37,14 @@ def build(workspace: Workspace) -> gr.Blocks:
 TITLES = ("Train", "Runs", "Compare", "Score", "Settings")
 
 
-def theme() -> gr.themes.Base:
+def theme() -> themes.Base:
     """The system's letters, one accent, greys."""
-    return gr.themes.Base(
-        primary_hue=gr.themes.colors.indigo,
-        neutral_hue=gr.themes.colors.zinc,
+    return themes.Base(
+        primary_hue=themes.colors.indigo,
+        neutral_hue=themes.colors.zinc,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-        radius_size=gr.themes.sizes.radius_md,
+        radius_size=themes.sizes.radius_md,
     ).set(
         body_background_fill="var(--paper)",
         body_background_fill_dark="var(--paper)",

@@ -16,6 +16,7 @@ from ui.workspace import Workspace
 
 Act = Callable[[Workspace, str, dict[str, Any]], dict[str, Any]]
 FORMATS = ("auto", "kohya", "diffusers", "comfyui")
+EXPORTED = ("file", "folder", "as", "format", "precision", "words")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -134,9 +135,9 @@ def _export(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str
     from ui.exporting import export
 
     directory = workspace.run(name)
-    told = {key: values.get(key) for key in ("file", "folder", "as", "format", "precision", "words")}
-    if not all(isinstance(value, str) for value in told.values()):
-        raise ConfigError("an export without all of its choices", ", ".join(told), "reload the page")
+    told = {key: value for key in EXPORTED if isinstance(value := values.get(key), str)}
+    if len(told) < len(EXPORTED):
+        raise ConfigError("an export without all of its choices", ", ".join(EXPORTED), "reload the page")
     if told["folder"] not in map(str, workspace.loras):
         raise ConfigError(
             f"the folder {told['folder'][:200]!r}", "one of the folders for LoRAs", "add it in Settings"

@@ -143,7 +143,7 @@ def _settings(tables: dict[str, Any], source: str) -> Settings:
         kind = kinds.get(section)
         known = {each.name: each for each in dataclasses.fields(kind)} if kind else {}
         unknown = [section] if kind is None or not isinstance(table, dict) else [*(set(table) - set(known))]
-        if unknown:
+        if unknown or kind is None:
             raise ConfigError(
                 f"{unknown[0]} in {source}", "the GUI's own settings", f"correct or delete {source}"
             )

@@ -29,7 +29,8 @@ from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import user_path
 
 __all__ = [
-    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "queue", "report", "resume", "rewards", "runs", "sample", "score", "stages", "stop", "train",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "queue",
+    "report", "resume", "rewards", "runs", "sample", "score", "stages", "stop", "train",
 ]  # fmt: skip
 
 

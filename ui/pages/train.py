@@ -19,7 +19,7 @@ from ui.form import Filled
 from ui.planning import plan_in_words
 from ui.workspace import Workspace
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AUTO = ("auto: another reward that is installed", "auto")
 EXAMPLES = "a red circle on a white table\na cat on a sofa, soft light"
 GO = "(told) => { if (told && told.run) window.rlr.show('runs', told.run); }"
