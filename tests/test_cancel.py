@@ -21,6 +21,7 @@ from rlr_core import config
 from rlr_core.config import RunConfig
 from rlr_core.runs import recorder, runner
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.requests import request_stop
 from rlr_core.trainer import Iteration
 
 REWARD = """
@@ -175,7 +176,7 @@ def test_a_request_to_stop_is_heard_while_a_run_is_taken_up(settings, tmp_path, 
     folder, fitted = tmp_path / "run", recorder.fitted
 
     def meanwhile(config: RunConfig) -> Any:
-        assert runner.request_stop(folder)
+        assert request_stop(folder)
         return fitted(config)
 
     with pytest.raises(Cancelled):

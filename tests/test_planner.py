@@ -33,7 +33,8 @@ from rlr_core.planner.on_meta import AsOn
 from rlr_core.planner.rehearsal import Rehearsal
 from rlr_core.runs import log
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.runner import request_stop, resume, start
+from rlr_core.runs.requests import request_stop
+from rlr_core.runs.runner import resume, start
 from rlr_core.trainer import Iteration, Replanned, Trainer, prepare
 
 CARD = Machine("cuda", "a card", "bfloat16")

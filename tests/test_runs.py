@@ -31,6 +31,7 @@ from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, St
 from rlr_core.runs import curve, follow, list_runs, log, runner
 from rlr_core.runs.directory import RunDirectory, free_folder
 from rlr_core.runs.pictures import read_picture
+from rlr_core.runs.requests import request_stop
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.summary import Comparison, Summary
 
@@ -324,10 +325,10 @@ def test_two_processes_do_not_work_on_one_run(copy):
         assert RunDirectory(copy).state().state == "running"
         with pytest.raises(RunError, match=r"by another process(.|\n)*rlr stop"):
             runner.resume(copy, lambda event: None)
-        assert runner.request_stop(copy) and (copy / "stop").exists()
+        assert request_stop(copy) and (copy / "stop").exists()
         holder.kill()
     assert RunDirectory(copy).state().state == "finished", "the operating system lets go of the lock"
-    assert not runner.request_stop(copy)
+    assert not request_stop(copy)
 
 
 def test_a_bad_setting_leaves_no_folder(workshop, tmp_path):

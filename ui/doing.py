@@ -11,7 +11,9 @@ from rlr_core.config import RunConfig, load, to_dict
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, RunError
 from rlr_core.file_names import name_problem
+from rlr_core.runs.killing import kill
 from rlr_core.runs.queue import Queue
+from rlr_core.runs.requests import Request, request, request_stop
 from ui.workspace import Workspace
 
 Act = Callable[[Workspace, str, dict[str, Any]], dict[str, Any]]
@@ -35,24 +37,18 @@ def start_demo(workspace: Workspace) -> dict[str, Any]:
 
 
 def _stop(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    from rlr_core.runs.runner import request_stop
-
     if not request_stop(workspace.run(name).folder):
         raise RunError(f"the run {name} is not running", "a running run", "reload the page")
     return {"told": "It saves a checkpoint and its LoRA, then it ends."}
 
 
 def _kill(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    from rlr_core.runs.killing import kill
-
     kill(workspace.run(name).folder)
     return {"told": "Its process is gone; what came after its last checkpoint is lost."}
 
 
-def _ask(what: str) -> Act:
+def _ask(what: Request) -> Act:
     def act(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        from rlr_core.runs.runner import request
-
         if not request(workspace.run(name).folder, what):
             raise RunError(f"the run {name} is not running", "a running run", "reload the page")
         return {

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from rlr_core.errors import RLRError
+from rlr_core.runs.killing import log_tail
 from rlr_core.runs.queue import Queue
 from ui import cards
 from ui.doing import ACTIONS, start_demo
@@ -102,7 +103,7 @@ def _run(workspace: Workspace, lives: Lives, name: str, width: int, seen: list[s
         "head": cards.head(directory, state, live, stopping=stopping),
         "pictures": _pictures(live),
         "better": live.drawn(wide, lambda: cards.better(config, state, live, wide)),
-        "hood": cards.hood(directory, config, state, live, ""),
+        "hood": cards.hood(directory, config, state, live, "\n".join(log_tail(directory.folder))),
     }
     marks = {
         key: hashlib.blake2s(repr(piece).encode(), digest_size=6).hexdigest() for key, piece in pieces.items()

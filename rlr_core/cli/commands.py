@@ -24,13 +24,14 @@ from rlr_core.errors import ConfigError, RunError
 from rlr_core.file_names import name_problem
 from rlr_core.runs.directory import RUNS, RunDirectory, reserved
 from rlr_core.runs.listing import list_runs
+from rlr_core.runs.requests import Request, request
 from rlr_core.runs.state import RunState
 from rlr_core.runs.summary import Summary, short
 from rlr_core.storage import user_path
 
 __all__ = [
-    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan", "queue",
-    "report", "resume", "rewards", "runs", "sample", "score", "stages", "stop", "train",
+    "bench", "checkpoint", "checkpoints", "config", "demo", "estimators", "export", "extend", "lora", "plan",
+    "preview", "queue", "report", "resume", "rewards", "runs", "sample", "save", "score", "stages", "stop", "train",
 ]  # fmt: skip
 
 
@@ -198,14 +199,28 @@ def _tell_alarm(directory: RunDirectory, summary: Summary) -> None:
             say(f"Before it, {best}, was kept: {directory.config.output.name}-best.safetensors")
 
 
+def preview(options: argparse.Namespace) -> None:
+    """Ask a run for a preview."""
+    _ask(options.run, "preview")
+    say(f"Asked {options.run} for a preview, after this iteration: {options.run / 'previews'}")
+
+
+def save(options: argparse.Namespace) -> None:
+    """Ask a run to save."""
+    _ask(options.run, "save")
+    say(f"Asked {options.run} to save a checkpoint and its LoRA, after this iteration; it goes on.")
+
+
+def _ask(run: Path, what: Request) -> None:
+    if not request(run, what):
+        raise RunError(
+            f"the run {run} is not running", "a running run", "`rlr runs` lists them with their state"
+        )
+
+
 def stop(options: argparse.Namespace) -> None:
     """Ask a run to stop."""
-    from rlr_core.runs.runner import request_stop
-
-    if not request_stop(options.run):
-        raise RunError(
-            f"the run {options.run} is not running", "a running run", "`rlr runs` lists them with their state"
-        )
+    _ask(options.run, "stop")
     say(
         f"Asked {options.run} to stop; it saves a checkpoint first. Go on with:  rlr resume {shlex.quote(str(options.run))}"
     )

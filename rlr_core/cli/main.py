@@ -131,6 +131,12 @@ def parser() -> argparse.ArgumentParser:
     stop = _command(commands, "stop", "ask a run to save a checkpoint and stop")
     stop.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
 
+    preview = _command(commands, "preview", "ask a run at work for a preview now")
+    preview.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+
+    save = _command(commands, "save", "ask a run at work to save a checkpoint and its LoRA now, and to go on")
+    save.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+
     sample = _command(commands, "sample", "paint pictures, with or without a LoRA")
     add_sample(sample)
     add_settings(sample, "model", "sampling", "inference", "prompts")

@@ -5,7 +5,7 @@
     for event in follower.new():        # as often as the view is drawn: what has come since, read once
         ...                             # "evaluation", "iteration", … and in the end "finished", "stopped" or "failed"
     RunDirectory(folder).state()        # "starting", "running", …, and who works on it
-    request_stop(folder)
+    request(folder, "preview")          # or "save", or "stop"
 
     queue = Queue(Path("runs"))
     queue.add(config)                   # trains when those before it are over
@@ -22,20 +22,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlr_core.runs.directory import RunDirectory
+    from rlr_core.runs.killing import kill, log_tail
     from rlr_core.runs.launching import launch, launch_resume
     from rlr_core.runs.listing import list_runs
     from rlr_core.runs.log import Follower, counting
     from rlr_core.runs.queue import Queue
-    from rlr_core.runs.runner import request_stop, resume, start
+    from rlr_core.runs.requests import request, request_stop
+    from rlr_core.runs.runner import resume, start
     from rlr_core.runs.state import RunState
 
 _FILES = {
     "directory": ("RunDirectory",),
+    "killing": ("kill", "log_tail"),
     "launching": ("launch", "launch_resume"),
     "listing": ("list_runs",),
     "log": ("Follower", "counting"),
     "queue": ("Queue",),
-    "runner": ("request_stop", "resume", "start"),
+    "requests": ("request", "request_stop"),
+    "runner": ("resume", "start"),
     "state": ("RunState",),
 }
 _HOME = {name: file for file, names in _FILES.items() for name in names}
@@ -47,9 +51,12 @@ __all__ = [
     "RunState",
     "counting",
     "follow",
+    "kill",
     "launch",
     "launch_resume",
     "list_runs",
+    "log_tail",
+    "request",
     "request_stop",
     "resume",
     "start",

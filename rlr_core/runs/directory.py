@@ -35,7 +35,7 @@ from rlr_core.storage import TEMPORARY, leftovers, storing, write_atomically, wr
 
 RUNS = Path("runs")
 """Where runs are that are given no folder."""
-BEGUN = {"run.lock", "worker.json", "worker.log", "stop", "start"}
+BEGUN = {"run.lock", "worker.json", "worker.log", "stop", "preview-now", "save-now", "start"}
 """What a folder has already when a run in it is about to begin, or was killed before its config was written."""
 FOLDERS = ("", "checkpoints", "previews", "start")
 """Where a run writes."""
@@ -54,6 +54,8 @@ class RunDirectory:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.previews = self.folder / "previews"
         self.stop_file = self.folder / "stop"
+        self.preview_file = self.folder / "preview-now"
+        self.save_file = self.folder / "save-now"
         self.worker_file = self.folder / "worker.json"
         self.worker_log = self.folder / "worker.log"
         self.overview_file = self.folder / "overview.json"
@@ -226,12 +228,13 @@ class RunDirectory:
         return log.ending(self.events_file).type
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process left half written, and an old request to stop."""
+        """Delete what a killed process left half written, and old requests."""
         with storing(self.folder):
             for name in FOLDERS:
                 for path in leftovers(self.folder / name):
                     path.unlink(missing_ok=True)
-            self.stop_file.unlink(missing_ok=True)
+            for request in (self.stop_file, self.preview_file, self.save_file):
+                request.unlink(missing_ok=True)
 
     def state(self) -> RunState:
         """What the folder tells of the run."""

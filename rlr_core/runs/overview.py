@@ -166,7 +166,7 @@ class Overview:
         match kind:
             case "resumed":
                 self._go_back(event["after"])
-            case "checkpoint" | "stopped":
+            case "checkpoint" | "saved" | "stopped":
                 self.checkpointed = True
             case "finished":
                 self.before, self.past = [], []

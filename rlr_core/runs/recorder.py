@@ -22,6 +22,7 @@ from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.export import Origin, export, numbered, write_card
 from rlr_core.runs.gallery import Gallery
 from rlr_core.runs.overview import Facts
+from rlr_core.runs.requests import taken_up
 from rlr_core.runs.unlearned import refuse_unlearned
 from rlr_core.trainer import (
     AlarmRaised,
@@ -164,6 +165,27 @@ class Recorder:
         with closing(cast(Generator[Event, None, None], events)):
             for event in events:
                 self.tell(event)
+                if isinstance(event, (Iteration, Skipped)):
+                    self._heed()
+
+    def _heed(self) -> None:
+        """Do what was asked of the run, between two iterations."""
+        if taken_up(self.directory, "save"):
+            self._save(self.trainer.iteration)
+        if taken_up(self.directory, "preview") and not self.trainer.preview_due:
+            self._tell_all(self.trainer.preview())
+
+    def _save(self, iteration: int) -> None:
+        """The LoRA as it is now, under its number, and a checkpoint; training goes on even if the disk takes neither."""
+        file = numbered(self._lora_file, iteration)
+
+        def export_and_tell() -> None:
+            self._export_average(file, iteration)
+            self.log.append("saved", iteration=iteration, file=file.name)
+
+        self._softly(file.name, export_and_tell)
+        self._softly("a checkpoint", self._checkpoint)
+        self._tell_warnings()
 
     def _write_result(self) -> None:
         """The LoRA comes first. Where it cannot be written, the report shows what came of the training."""

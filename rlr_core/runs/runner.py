@@ -1,4 +1,4 @@
-"""Carry a run out: start, resume, stop."""
+"""Carry a run out: start, resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.recorder import Listener, Loading, Recorder
 from rlr_core.runs.resuming import restore_config, resumption
 from rlr_core.runs.self_contained import self_contained
-from rlr_core.storage import write_text
 from rlr_core.trainer import Edited, Materials, Replanned, Warned, prepare
 
 
@@ -113,12 +112,3 @@ def _carry_out(recorder: Recorder) -> None:
         settings = recorder.make_smaller()
         recorder.go_back(recorder.directory.checkpoints.newest(recorder.identity))
         recorder.tell(Replanned(recorder.trainer.iteration, settings))
-
-
-def request_stop(folder: Path) -> bool:
-    """Ask a run to stop between two denoising steps; it saves a checkpoint first. False if it neither runs nor starts."""
-    directory = RunDirectory.open(folder)
-    if not directory.is_active:
-        return False
-    write_text(directory.stop_file, "")
-    return True

@@ -30,6 +30,7 @@ from rlr_core.trainer.events import (
     NewBest,
     Painting,
     PartReport,
+    Preview,
     Skipped,
     Warned,
 )
@@ -83,7 +84,7 @@ class Trainer:
         if self.checked < 0:
             yield from self._check()
         while True:
-            if self._due(output.preview_every) and self.previewed != self.iteration:
+            if self.preview_due:
                 seen = yield from preview(self.setup, self.iteration, self.averaged)
                 self.previewed = self.iteration
                 yield seen
@@ -95,6 +96,15 @@ class Trainer:
             if self.finished:
                 break
             yield from self._iterated()
+
+    @property
+    def preview_due(self) -> bool:
+        """Whether a preview comes next by itself."""
+        return self._due(self.setup.config.output.preview_every) and self.previewed != self.iteration
+
+    def preview(self) -> Iterator[Painting | Preview]:
+        """Paint and score a preview that is not due; those that are due come all the same."""
+        yield (yield from preview(self.setup, self.iteration, self.averaged))
 
     def evaluate(self) -> Iterator[Event]:
         """Paint and score the held-out pairs with what comes out of the training that is over.
