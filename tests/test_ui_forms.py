@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from rlr_core.errors import RunError
 from rlr_core.runs.worker import Worker
 from ui import jobs
 from ui.form_routes import form_router
@@ -232,3 +233,13 @@ def test_a_process_that_ends_without_a_word_is_told(tmp_path: Path):
         time.sleep(0.1)
     told = jobs.told(folder)
     assert told["state"] == "died" and "no_such_module" in told["error"]
+
+
+def test_one_job_at_a_time_and_the_next_as_soon_as_it_says_that_it_is_done(tmp_path: Path):
+    kind = Jobs(tmp_path, "no_such_module", 3)
+    first = kind.new()
+    Worker.of(works=True).write(first / "worker.json")  # a process that lives
+    with pytest.raises(RunError, match="another one"):
+        kind.start(kind.new(), {})
+    jobs.tell(first, {"state": "finished"})
+    kind.start(kind.new(), {})

@@ -76,8 +76,7 @@ class Jobs:
 
     def start(self, folder: Path, asked: dict[str, Any]) -> None:
         """Begin with it. Raises `RunError` where another one is at work, or no process can be started."""
-        busy = [name for name in self.names() if is_at_work(self.root / name)]
-        if busy:
+        if any(told(self.root / name)["state"] == "working" for name in self.names()):
             raise RunError("another one is being worked on", "one at a time", "wait for it, or cancel it")
         write_text(folder / "asked.json", json.dumps(asked, ensure_ascii=False))
         (folder / "told.json").unlink(missing_ok=True)

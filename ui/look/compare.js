@@ -184,7 +184,7 @@
                 <button type="button" data-close>Close</button></div></header><div class="together" style="--ratio:${told.size[0] / told.size[1]};--count:${Math.min(rows.length, 4)}">${rows.map(([each, r]) =>
                 `<figure class="${r === row ? "chosen" : ""}"><div class="lens"><img alt="${f.escaped(`${each.label}: ${told.prompts[column]}`)}" src="${source(told, r, column, 2048)}"></div>
                 <figcaption><b>${f.escaped(told.sweep ? `Strength ${each.label}` : each.label)}</b> ${Object.keys(told.scores).map((name) => `${f.escaped(name)} ${f.number(told.scores[name][r][column])}`).join(" · ")}</figcaption></figure>`).join("")}</div>
-                <p class="soft">Point at a picture to see the same place of all, three times as large. Arrow keys: the next picture.</p>`;
+                <p class="soft">Point at a picture to see the same place of all, three times as large, or press Z. Arrow keys: the next picture.</p>`;
         };
         const step = (by) => { column = (column + by + told.prompts.length) % told.prompts.length; show(); f.$(`[data-step="${by}"]`, dialog).focus(); };
         dialog.addEventListener("click", (event) => {
@@ -193,6 +193,7 @@
             else if (button) step(Number(button.dataset.step));
         });
         dialog.addEventListener("keydown", (event) => {
+            if (event.key === "z") f.$(".together", dialog).classList.toggle("near");
             if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); step(event.key === "ArrowLeft" ? -1 : 1); }
         });
         dialog.addEventListener("pointermove", (event) => {
@@ -202,6 +203,9 @@
             const place = lens.getBoundingClientRect();
             together.style.setProperty("--x", `${100 * (event.clientX - place.left) / place.width}%`);
             together.style.setProperty("--y", `${100 * (event.clientY - place.top) / place.height}%`);
+        });
+        for (const name of ["pointerup", "pointercancel"]) dialog.addEventListener(name, (event) => {
+            if (event.pointerType !== "mouse") f.$(".together", dialog).classList.remove("near");
         });
         dialog.addEventListener("close", () => { dialog.remove(); from?.focus?.({ preventScroll: true }); });
         show();

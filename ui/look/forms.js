@@ -7,7 +7,8 @@
     const address = (path) => new URL(path, new URL("./", document.baseURI.replace(/[?#].*$/, ""))).href;
     const ask = (path, values) => window.rlr.ask(path, values);
     const first = (text) => String(text ?? "").split("\n")[0];
-    const number = (value) => value === null || value === undefined ? "–" : Number(value).toFixed(Math.abs(value) < 100 ? 3 : 1).replace("-", "−");
+    const digits = (values) => Math.max(...values.map((value) => Math.abs(value ?? 0))) < 100 ? 3 : 1;
+    const number = (value, places = digits([value])) => value === null || value === undefined ? "–" : Number(value).toFixed(places).replace("-", "−");
 
     // runs `shown` whenever the page comes into view, and `made` once when Gradio has made it
     function page(name, made, shown) {
@@ -113,5 +114,5 @@
         return { get key() { return state.key; }, set, get label() { return state.label; } };
     }
 
-    window.rlrForms = { $, all, escaped, address, ask, first, number, page, submit, problem, progress, picker };
+    window.rlrForms = { $, all, escaped, address, ask, first, digits, number, page, submit, problem, progress, picker };
 })();

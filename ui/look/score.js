@@ -94,14 +94,15 @@
         const key = (row) => at.sort === "picture" ? row.name : at.sort === "prompt" ? row.prompt : row.scores[at.sort] ?? -Infinity;
         const rows = at.sort ? [...told.rows].sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0) * (at.down ? -1 : 1)) : told.rows;
         const most = Object.fromEntries(names.map((name) => [name, Math.max(...told.rows.map((row) => row.scores[name] ?? -Infinity))]));
+        const places = Object.fromEntries(names.map((name) => [name, f.digits(told.rows.map((row) => row.scores[name]))]));
         const focused = document.activeElement?.dataset?.sort;
         const column = (name, title) => `<th scope="col" aria-sort="${at.sort === name ? at.down ? "descending" : "ascending" : "none"}"><button type="button" data-sort="${f.escaped(name)}">${f.escaped(title)}<i aria-hidden="true">${at.sort === name ? at.down ? "↓" : "↑" : ""}</i></button></th>`;
         place.innerHTML = `${state(told)}<div class="result-head"><h2>${told.rows.length} picture${told.rows.length === 1 ? "" : "s"}</h2><div class="actions">
             ${told.state === "finished" ? `<a class="button" download href="${f.address(`rlr/score/${told.job}/scores.csv`)}">Download as CSV</a>` : ""}</div></div>
             <div class="table-scroll" tabindex="0" role="group" aria-label="scores"><table class="scores"><thead><tr>${column("picture", "Picture")}${names.map((name) => column(name, name)).join("")}</tr></thead><tbody>
             ${rows.map((row) => `<tr><th scope="row"><div class="who"><img loading="lazy" alt="" src="${f.address(`rlr/job/score/${told.job}/${row.file}?side=128`)}"><div><b>${f.escaped(row.name)}</b><span title="${f.escaped(row.prompt)}">${f.escaped(row.prompt)}</span></div></div></th>
-            ${names.map((name) => `<td class="${told.rows.length > 1 && row.scores[name] === most[name] ? "most" : ""}">${name in problems ? "–" : name in row.scores ? f.number(row.scores[name]) : ""}</td>`).join("")}</tr>`).join("")}
-            </tbody>${told.rows.length > 1 ? `<tfoot><tr><th scope="row">Mean</th>${names.map((name) => `<td>${name in told.means ? f.number(told.means[name]) : name in problems ? "–" : ""}</td>`).join("")}</tr></tfoot>` : ""}</table></div>
+            ${names.map((name) => `<td class="${told.rows.length > 1 && row.scores[name] === most[name] ? "most" : ""}">${name in problems ? "–" : name in row.scores ? f.number(row.scores[name], places[name]) : ""}</td>`).join("")}</tr>`).join("")}
+            </tbody>${told.rows.length > 1 ? `<tfoot><tr><th scope="row">Mean</th>${names.map((name) => `<td>${name in told.means ? f.number(told.means[name], places[name]) : name in problems ? "–" : ""}</td>`).join("")}</tr></tfoot>` : ""}</table></div>
             ${Object.entries(problems).map(([name, text]) => `<p class="soft"><b>${f.escaped(name)}</b>: ${f.escaped(f.first(text))}</p>`).join("")}${missing(told.offered)}`;
         if (focused) f.all("[data-sort]", place).find((button) => button.dataset.sort === focused)?.focus({ preventScroll: true });
     }
