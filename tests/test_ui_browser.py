@@ -1,0 +1,193 @@
+"""The GUI as a newcomer uses it, in a real browser: train with nothing changed, lose the browser and the GUI on the way, export,
+compare. Chromium is Debian's, or Playwright's own where there is none.
+
+`RLR_UI_PICTURES=FOLDER` keeps what the pages looked like.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+import psutil
+
+from rlr_core.runs.directory import RunDirectory
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 240_000
+"""Milliseconds that a busy machine may take for what takes seconds."""
+SHORT = "[training]\niterations = 10\n[output]\npreviews = 2\npreview_every = 2\ncheckpoint_every = 2\nevaluation = 4\nname = \"first\"\n"
+IGNORED = {"scrollable-region-focusable"}
+"""Findings in what Gradio alone makes."""
+
+
+def _browser(p: Any) -> Any:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    try:
+        return p.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    except playwright.Error as error:
+        pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as p:
+        found = _browser(p)
+        yield found
+        found.close()
+
+
+def _port() -> int:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Gui:
+    """The GUI as a process, which can be killed and started again at the same address."""
+
+    def __init__(self, home: Path):
+        self.home, self.port = home, _port()
+        self.address = f"http://127.0.0.1:{self.port}/"
+        self.log = (home / "gui.log").open("ab")
+        self.start()
+
+    def start(self) -> None:
+        arguments = [sys.executable, "-m", "ui", "--home", str(self.home), "--port", str(self.port), "--no-browser"]
+        self.process = subprocess.Popen(arguments, cwd=ROOT, stdout=self.log, stderr=self.log)
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(self.address, timeout=2):
+                return
+            assert self.process.poll() is None, (self.home / "gui.log").read_text(encoding="utf-8")
+            time.sleep(0.2)
+        raise AssertionError("the GUI does not answer")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def gui(tmp_path) -> Iterator[Gui]:
+    home = tmp_path / "mein Ordner für 画"
+    home.mkdir()
+    (home / "short.toml").write_text(SHORT, encoding="utf-8")
+    started = Gui(home)
+    yield started
+    started.kill()
+    started.log.close()
+    for run in (home / "runs").glob("*"):
+        worker = RunDirectory(run).worker
+        if worker and worker.lives:
+            psutil.Process(worker.pid).kill()
+
+
+@contextmanager
+def page(browser: Any, gui: Gui, place: str = "", **options: Any) -> Iterator[Any]:
+    """A page in a browser of its own, in which nothing may go wrong without our noticing."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000}, **options)
+    context.set_default_timeout(PATIENCE)
+    opened, wrong = context.new_page(), []
+    opened.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.goto(gui.address + place)
+    opened.wait_for_selector("#rail a[aria-current]")
+    yield opened
+    context.close()
+    assert not wrong, wrong
+
+
+def picture(shown: Any, name: str) -> None:
+    if folder := os.environ.get("RLR_UI_PICTURES"):
+        shown.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def accessible(shown: Any) -> None:
+    """No serious finding of axe-core: names, roles, contrast."""
+    found = axe.Axe().run(shown).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical") and each["id"] not in IGNORED]
+    told = [(each["id"], [node["html"][:160] for node in each["nodes"][:3]]) for each in serious]
+    assert not told, told
+
+
+def state(gui: Gui) -> str:
+    (run,) = (gui.home / "runs").glob("*/config.toml")
+    return RunDirectory(run.parent).state().state
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_the_first_page_to_a_comparison(browser, gui):
+    with page(browser, gui) as shown:
+        accessible(shown)
+        picture(shown, "train")
+        shown.set_input_files('input[type="file"][accept*="toml"]', gui.home / "short.toml")
+        shown.wait_for_function("[...document.querySelectorAll('input')].some((box) => box.value === 'first')")
+        shown.click("#train-button")
+        shown.wait_for_selector(".run-head")
+        shown.wait_for_selector(".pairs img")
+        assert "run=first-001" in shown.url
+    with page(browser, gui, "runs/first-001") as shown:  # another browser, by the run's address
+        shown.wait_for_selector(".pairs img")
+        accessible(shown)
+        gui.kill()
+        shown.wait_for_selector("#offline")
+        assert "goes on without it" in shown.text_content("#offline")
+        shown.close()
+        gui.start()
+    with page(browser, gui, "runs/first-001") as shown:
+        shown.wait_for_selector(".state.green >> nth=0")
+        shown.wait_for_selector(".run-head .state.green")
+        shown.wait_for_selector(".chart polyline")
+        picture(shown, "run")
+        accessible(shown)
+        assert shown.text_content(".answer").startswith("The pictures ")
+        shown.click("text=Export…")
+        shown.fill("dialog input[name=as]", "mine")
+        accessible(shown)
+        shown.click("dialog button.primary")
+        shown.wait_for_selector("#toast.shown:has-text('Written')")
+        assert (gui.home / "models" / "loras" / "mine.safetensors").is_file()
+        shown.click("button[data-action=compare]")
+        shown.wait_for_selector("body[data-page=compare]")
+        accessible(shown)
+        picture(shown, "compare")
+    assert state(gui) == "finished"
+
+
+@pytest.mark.parametrize("width", [390, 1440, 2560])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_its_window(browser, tmp_path_factory, width, scheme):
+    home = tmp_path_factory.mktemp("home")
+    gui = Gui(home)
+    try:
+        with page(browser, gui, color_scheme=scheme) as shown:
+            shown.set_viewport_size({"width": width, "height": 900})
+            for name in ("train", "runs", "compare", "score", "settings"):
+                shown.click(f"#rail a[data-page={name}]")
+                shown.wait_for_selector(f"body[data-page={name}]")
+                time.sleep(0.3)
+                wide = shown.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                assert wide <= 0, f"{name} is {wide} px too wide"
+                accessible(shown)
+                picture(shown, f"{name}-{width}-{scheme}")
+    finally:
+        gui.kill()
+        gui.log.close()
