@@ -13,7 +13,7 @@ import torch
 
 from rlr_core import config
 from rlr_core.runs import checkpoints, gallery, log, recorder, runner
-from rlr_core.trainer import AlarmRaised
+from rlr_core.trainer import AlarmRaised, Evaluation
 
 
 def die() -> None:
@@ -39,7 +39,14 @@ def die_at_call(
 
 def while_measuring() -> None:
     """In the evaluation before training, when there is no checkpoint yet: all is painted, and nothing scored."""
-    recorder.Recorder._record = die_at_call(2, recorder.Recorder._record)
+
+    def record(self: Any, event: Any) -> None:
+        if isinstance(event, Evaluation):
+            die()
+        original(self, event)
+
+    original = recorder.Recorder._record
+    recorder.Recorder._record = record
 
 
 def within_an_iteration() -> None:

@@ -194,7 +194,9 @@ def test_train_stop_export_extend_report_compare(desk, tmp_path, capsys):
         "000-strength-0.png", "000-strength-1.png", "sheet.png",
     ]  # fmt: skip
     with Image.open("my pictures/000-strength-1.png") as picture:
-        assert picture.text["parameters"].startswith("eine grüne Wiese <lora:rlr-lora:1>")
+        told = picture.text["parameters"]
+    assert told.startswith("eine grüne Wiese <lora:rlr-lora:1>")
+    assert "Steps: 3," in told and "CFG scale: 7.5" in told, "what is set, and the family's default"
 
 
 def test_paths_from_home_and_a_config_beside_the_options(desk, tmp_path, capsys):

@@ -123,7 +123,7 @@ def test_events_come_in_order_and_as_often_as_asked(workshop):
     quiet = (NewBest, Painting)
     names = [f"{type(event).__name__} {event.iteration}" for event in told if not isinstance(event, quiet)]
     assert names == [
-        "Evaluation 0", "Preview 0", "CheckpointDue 0", "Iteration 1", "Iteration 2", "Preview 2", "Evaluation 2",
+        "Preview 0", "Evaluation 0", "CheckpointDue 0", "Iteration 1", "Iteration 2", "Preview 2", "Evaluation 2",
         "CheckpointDue 2", "Iteration 3", "Preview 3", "Evaluation 3", "CheckpointDue 3", "Evaluation 3",
     ]  # fmt: skip
     before, *during, after = (event for event in told if isinstance(event, Evaluation))
@@ -142,8 +142,9 @@ def test_painting_is_told_group_by_group(workshop):
     told = list(made.run())
     painted = [(event.purpose, event.done, event.total) for event in told if isinstance(event, Painting)]
     assert painted == [
+        ("preview", 0, 2), ("preview", 2, 2),
         ("before", 0, 5), ("before", 2, 5), ("before", 4, 5), ("before", 5, 5),
-        ("preview", 0, 2), ("preview", 2, 2), ("preview", 0, 2), ("preview", 2, 2),
+        ("preview", 0, 2), ("preview", 2, 2),
         ("during", 0, 3), ("during", 2, 3), ("during", 3, 3),
         ("after", 0, 5), ("after", 2, 5), ("after", 4, 5), ("after", 5, 5),
     ]  # fmt: skip

@@ -59,7 +59,7 @@ def sample(options: argparse.Namespace) -> None:
     total = len(options.prompts) * max(options.count, 0) * len(strengths)
     if not 1 <= total <= MOST:
         raise ConfigError(f"{total} pictures by --count {options.count}", f"1 to {MOST}", "correct it")
-    config = load(None, options.set)
+    load(None, options.set)  # a wrong setting is told before libraries are imported
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     seeds = [options.seed + j % options.count for j in range(len(prompts))]
     out = user_path(options.out)
@@ -68,6 +68,7 @@ def sample(options: argparse.Namespace) -> None:
     if lora:
         read_header(lora)  # a wrong path is told before anything is loaded
     with painting_only() if options.alone else nullcontext():
+        config = _config(options.set)
         rows = _painted(config, lora, strengths, prompts, seeds)
     facts = facts_of(config, lora)
     told = {
@@ -79,6 +80,13 @@ def sample(options: argparse.Namespace) -> None:
     }
     _save(rows, told, out)
     say(f"{total} pictures in {out}{', side by side in sheet.png' if total > 1 else ''}")
+
+
+def _config(settings: list[str]) -> RunConfig:
+    """With the defaults of the checkpoint's family, as in training."""
+    from rlr_core.trainer.composing import composed
+
+    return composed(None, settings).config
 
 
 def _strengths(options: argparse.Namespace) -> dict[str, float]:

@@ -81,14 +81,13 @@ class Trainer:
         """To the end, from the start or from a loaded state; what is due follows from the state alone."""
         output = self.setup.config.output
         yield from calibrate(self.setup, self.iteration)
-        if self.checked < 0:
-            yield from self._check()
         while True:
             if self.preview_due:
                 seen = yield from preview(self.setup, self.iteration, self.averaged)
                 self.previewed = self.iteration
                 yield seen
-            if self._due(output.preview_every) and self.checked < self.iteration:
+            # the start is always checked, after its preview: so the first pictures are soon there
+            if self.checked < 0 or (self._due(output.preview_every) and self.checked < self.iteration):
                 yield from self._check()
             if self._due(output.checkpoint_every) and self.saved != self.iteration:
                 self.saved = self.iteration
