@@ -120,7 +120,7 @@ def test_the_rules_split_captions_as_the_world_does() -> None:
         scene = world.parse(text)
         coarse, mid, fine = by_rules(StagePrompts((text,))).prompts
         assert scene.background in coarse and scene.colour not in coarse
-        assert scene.colour in mid and scene.texture not in mid.split() or scene.texture == "plain"
+        assert (scene.colour in mid and scene.texture not in mid.split()) or scene.texture == "plain"
         assert fine.startswith(text)
 
 
