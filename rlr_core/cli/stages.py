@@ -1,21 +1,39 @@
-"""`rlr stages`: a plain prompt written as a prompt for each stage."""
+"""`rlr stages`: what each stage of a picture decides, and a plain prompt written as a prompt for each stage."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlr_core.cli.saying import say
+from rlr_core.config import load
 from rlr_core.dcot import StagePrompts, format_line, parse_line
 from rlr_core.dcot.writer import Server, ask, by_rules, left_out, staged_answer
-from rlr_core.errors import PromptError
+from rlr_core.errors import ConfigError, PromptError
 from rlr_core.storage import refuse_overwriting, user_path, write_text
+
+if TYPE_CHECKING:
+    from rlr_core.trainer import Unfolding
+
+
+PNG = Path("stages.png")
+"""Of the strip."""
 
 
 def add_stages(command: argparse.ArgumentParser) -> None:
     """The arguments of `rlr stages`."""
-    command.add_argument("prompts", nargs="+", metavar="PROMPT")
+    command.add_argument(
+        "prompts", nargs="+", metavar="PROMPT", help="plain, or of stages: coarse: … | mid: … | fine: …"
+    )
+    command.add_argument("--checkpoint", metavar="FILE", help="that is to paint (default: the embedded one)")
+    command.add_argument(
+        "--reward",
+        metavar="NAME",
+        help="whose score is under each picture (default: the embedded one's, or none)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the picture (default: %(default)s)")
     command.add_argument(
         "--write", action="store_true", help="print plain prompts as lines of stages, by rules and templates"
     )
@@ -33,29 +51,82 @@ def add_stages(command: argparse.ArgumentParser) -> None:
         help="of the server's answer (default: %(default)s)",
     )
     command.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to write; with --write, nothing is without it"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"of the strip (default: {PNG}); with --write, of the lines, which are only printed without it",
     )
     command.add_argument("--force", action="store_true", help="replace the file where it is there already")
 
 
 def stages(options: argparse.Namespace) -> None:
-    """Print the stages of prompts, and write them where that is asked for."""
+    """Draw the strip of a prompt; or print the stages of plain prompts, and write them where that is asked for."""
     _refuse_unread(options)
-    out = user_path(options.out) if options.out else None
+    out = user_path(options.out or PNG) if options.out or not options.write else None
     if out:
         refuse_overwriting([out], options.force)
+    if options.write:
+        _write(options, out)
+    else:
+        assert out
+        _draw(options, out)
+
+
+UNREAD = {True: ("checkpoint", "reward", "seed", "set"), False: ("server", "model")}
+"""Options that are not read with --write, and those that are not read without it."""
+
+
+def _refuse_unread(options: argparse.Namespace) -> None:
+    for name in UNREAD[options.write]:
+        if getattr(options, name):
+            how = "with" if options.write else "without"
+            raise PromptError(
+                f"--{name} {how} --write", "one or the other", "leave one of them out, or add --write"
+            )
+    if options.model and options.server is None:
+        raise PromptError("--model without --server", "the address of a server", "add --server URL")
+    if not options.write and len(options.prompts) != 1:
+        raise PromptError(f"{len(options.prompts)} prompts", "one, in quotes", "name one prompt at a time")
+
+
+def _draw(options: argparse.Namespace, out: Path) -> None:
+    from rlr_core.runs.pictures import save_png
+    from rlr_core.runs.stage_strip import stage_strip, told_range
+
+    unfolding = _unfolded(options)
+    save_png(stage_strip(unfolding), out)
+    for name, text, steps in unfolding.spans:
+        say(f"{name}, {told_range(steps)}: {text}")
+    say(f"the predicted picture along the chain is in {out}")
+
+
+def _unfolded(options: argparse.Namespace) -> Unfolding:
+    from rlr_core.models import load_configured
+    from rlr_core.rewards import load_reward
+    from rlr_core.trainer import painter, unfold
+    from rlr_core.trainer.devices import choose_device, threads
+    from rlr_core.trainer.prompts import stage_settings, understood
+
+    if not 0 <= options.seed < 2**62:
+        raise ConfigError(f"--seed {options.seed}", "a number from 0 to 2⁶²", "correct it")
+    chosen = {"model": {"checkpoint": options.checkpoint}} if options.checkpoint else {}
+    config = load(None, [*options.set, chosen])
+    (prompt,) = understood(options.prompts, config.prompts)
+    name = options.reward or ("embedded" if config.model.checkpoint == "embedded" else "")
+    device = choose_device(config.model.device)
+    with threads(config.model.threads):
+        reward = load_reward(name, device, config.reward) if name else None
+        model = load_configured(config.model, device)
+        brush = painter(model, config.sampling, stages=stage_settings(config.prompts))
+        return unfold(brush, prompt, options.seed, reward)
+
+
+def _write(options: argparse.Namespace, out: Path | None) -> None:
     server = Server(options.server, options.model, options.timeout) if options.server is not None else None
     lines = [_written(parse_line(text), server) for text in options.prompts]
     if out:
         write_text(out, "".join(f"{line}\n" for line in lines))
         say(f"written to {out}")
-
-
-def _refuse_unread(options: argparse.Namespace) -> None:
-    if not options.write:
-        raise PromptError("rlr stages without --write", "--write", "add it")
-    if options.model and options.server is None:
-        raise PromptError("--model without --server", "the address of a server", "add --server URL")
 
 
 def _written(prompt: StagePrompts, server: Server | None) -> str:

@@ -1,7 +1,7 @@
 """Diffusive Chain-of-Thought (arXiv 2502.00639): a prompt per stage of denoising, and how people write it."""
 
 from rlr_core.dcot.lines import format_line, parse_line
-from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts, StageSettings, plain, together
+from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts, StageSettings, plain, stage_names, together
 
 __all__ = [
     "NAMES",
@@ -11,5 +11,6 @@ __all__ = [
     "format_line",
     "parse_line",
     "plain",
+    "stage_names",
     "together",
 ]

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts
+from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts, stage_names
 from rlr_core.errors import PromptError
 
 _STAGE = rf"(?:{'|'.join(NAMES)}|\d{{1,2}})"
@@ -143,8 +143,7 @@ def _count(table: dict[str, _Field]) -> int:
 def format_line(prompts: StagePrompts) -> str:
     """The line that `parse_line` makes this prompt of."""
     several = len(prompts.prompts) > 1
-    named = several and len(prompts.prompts) == len(NAMES)
-    names = NAMES if named else [str(number) for number in range(1, len(prompts.prompts) + 1)]
+    names = stage_names(prompts)
     fields = [
         f"{name}: {_escaped(text)}" if several else _escaped(text)
         for name, text in zip(names, prompts.prompts, strict=False)

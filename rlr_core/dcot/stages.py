@@ -133,6 +133,12 @@ class StagePrompts:
         return self.intent or together(self.prompts)
 
 
+def stage_names(prompt: StagePrompts) -> tuple[str, ...]:
+    """What the stages of a prompt are called."""
+    count = len(prompt.prompts)
+    return NAMES if count == len(NAMES) else tuple(str(number) for number in range(1, count + 1))
+
+
 def plain(texts: Iterable[str]) -> list[StagePrompts]:
     """Prompts of one stage."""
     return [StagePrompts((text,)) for text in texts]

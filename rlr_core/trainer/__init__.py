@@ -19,9 +19,10 @@ from rlr_core.trainer.materials import Materials, Rewards
 from rlr_core.trainer.sampling import Painter, painter, score
 from rlr_core.trainer.setup import Setup, StopRequested, prepare
 from rlr_core.trainer.training import Trainer
+from rlr_core.trainer.unfolding import Unfolding, unfold
 
 __all__ = [
     "AlarmRaised", "CheckpointDue", "Composed", "Edited", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter",
-    "Painting", "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Warned", "composed",
-    "painter", "prepare", "score",
+    "Painting", "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Unfolding", "Warned",
+    "composed", "painter", "prepare", "score", "unfold",
 ]  # fmt: skip
