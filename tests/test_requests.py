@@ -115,7 +115,7 @@ def test_a_run_goes_on_from_what_was_saved(reference, tmp_path):
     with pytest.raises(Killed):
         trained(folder, die)
     (folder / "checkpoints" / "000004.pt").unlink()  # that of whoever is interrupted, and not killed
-    assert RunDirectory(folder).checkpoints.iterations == [2, 3]
+    assert RunDirectory(folder).checkpoints.iterations == [3]
     runner.resume(folder, materials=materials())
     assert_same_training(folder, reference)
     assert of(folder, "saved") == [3], "what counts"
