@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from rlr_core.cli.saying import say
 from rlr_core.config import load
-from rlr_core.dcot import StagePrompts, format_line, parse_line
-from rlr_core.dcot.writer import Server, ask, by_rules, left_out, staged_answer
 from rlr_core.errors import ConfigError, PromptError
 from rlr_core.storage import refuse_overwriting, user_path, write_text
 
 if TYPE_CHECKING:
+    from rlr_core.dcot import StagePrompts
+    from rlr_core.dcot.writer import Server
     from rlr_core.trainer import Unfolding
 
 
@@ -122,6 +122,9 @@ def _unfolded(options: argparse.Namespace) -> Unfolding:
 
 
 def _write(options: argparse.Namespace, out: Path | None) -> None:
+    from rlr_core.dcot import parse_line
+    from rlr_core.dcot.writer import Server
+
     server = Server(options.server, options.model, options.timeout) if options.server is not None else None
     lines = [_written(parse_line(text), server) for text in options.prompts]
     if out:
@@ -131,6 +134,9 @@ def _write(options: argparse.Namespace, out: Path | None) -> None:
 
 def _written(prompt: StagePrompts, server: Server | None) -> str:
     """The line of a prompt's stages, which is printed; what a server answers is printed before it is used."""
+    from rlr_core.dcot import format_line
+    from rlr_core.dcot.writer import ask, by_rules, staged_answer
+
     if server:
         answer = ask(server, prompt.prompts[0])
         say(f"{server.model} answers:\n{answer}\n")
@@ -145,6 +151,8 @@ def _written(prompt: StagePrompts, server: Server | None) -> str:
 
 def _tell(text: str, staged: Sequence[str]) -> None:
     """What is to be looked at before the line is used."""
+    from rlr_core.dcot.writer import left_out
+
     if lost := left_out(text, staged):
         say(f"  no stage says: {', '.join(lost)}")
     if len(set(staged)) == 1:
