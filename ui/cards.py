@@ -37,8 +37,6 @@ ACTIONS = {
     "kill": "Kill",
     "delete": "Delete this run…",
 }
-SMALL = 0.02
-"""Of the pictures' clock: below it a rate of iterations says nothing."""
 
 
 def head(directory: RunDirectory, state: RunState, live: Live, *, stopping: bool) -> str:

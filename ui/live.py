@@ -107,21 +107,17 @@ class Live:
 
     def held_out(self) -> Points:
         """(Iteration, mean score, half width of the difference from the start), of the pairs that all checks have."""
-        return self._curve("scores")
+        return self._curve(lambda event: event["scores"])
 
     def watched(self, name: str) -> Points:
         """The same of a reward that only watches."""
-        checks: dict[int, list[float | None]] = {}
-        for event in self.checks:
-            if scores := event.get("watched", {}).get(name):
-                checks.setdefault(event["iteration"], scores)
-        return points(checks) if checks else []
+        return self._curve(lambda event: event.get("watched", {}).get(name))
 
-    def _curve(self, key: str) -> Points:
+    def _curve(self, scores_of: Callable[[dict[str, Any]], list[float | None] | None]) -> Points:
         checks: dict[int, list[float | None]] = {}
         for event in self.checks:
-            if event[key]:
-                checks.setdefault(event["iteration"], event[key])
+            if scores := scores_of(event):
+                checks.setdefault(event["iteration"], scores)
         return points(checks) if checks else []
 
     def trained(self) -> Points:

@@ -14,19 +14,17 @@ FILES = re.compile(r"previews/\d{1,18}\.png|before\.png|after\.png")
 """What may be asked for, below a run's folder."""
 SIDES = (96, 256, 512, 1024)
 """Of a picture, at most, in pixels."""
-MARGIN = 8
-"""Between the pictures of a strip."""
 
 
 def tile(folder: Path, name: str, number: int, count: int, side: int) -> bytes:
     """WebP of picture `number` of the `count` in a strip. Raises `RunError` for what is not there."""
+    from rlr_core.runs.pictures import tiles
+
     if not FILES.fullmatch(name) or not 0 <= number < count <= 1000 or side not in SIDES:
         raise RunError(f"no picture {name[:60]!r}", "a preview of this run", "reload the page")
     try:
         with Image.open(folder / name) as sheet:
-            width = (sheet.width + MARGIN) // count
-            left = number * width
-            picture = sheet.convert("RGB").crop((left, 0, left + width - MARGIN, sheet.height))
+            picture = tiles(sheet.convert("RGB"), count)[number]
     except (OSError, ValueError) as error:
         raise RunError(
             f"{name} cannot be read: {error}", "a preview of this run", "reload the page"
