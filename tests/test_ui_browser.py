@@ -196,7 +196,7 @@ def test_from_the_first_page_to_a_comparison(browser, gui):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light")])
 def test_every_page_fits_its_window(browser, tmp_path_factory, width, scheme):
     home = tmp_path_factory.mktemp("home")
     gui = Gui(home)
