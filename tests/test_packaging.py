@@ -17,7 +17,8 @@ else:
     import tomli as tomllib
 
 PACKAGE = Path(rlr_core.__file__).parent
-PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ROOT = PACKAGE.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {
     "bench": {"sd", "clip"},
     "cli": {"sd"},
@@ -31,6 +32,9 @@ EXTRAS = {
     "trainer": {"adam8bit"},
 }
 """Room → extras that it may use, inside functions."""
+HOSTED = {"ui": {"ui", "sd"}}
+"""Room beside the core → extras without which it is not started: it may import them anywhere."""
+OURS = {"rlr_core", *HOSTED}
 SCRIPTS = {PACKAGE / "embedded" / name for name in ("train_checkpoint.py", "train_rewards.py")}
 """Which nothing imports."""
 
@@ -52,31 +56,42 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules.add(node.module)
-    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"rlr_core"}
+    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - OURS
     return named(KNOWN.get(top, [top])[0] for top in tops)
 
 
-def parsed() -> Iterator[tuple[Path, ast.Module]]:
-    for file in sorted(PACKAGE.rglob("*.py")):
+def parsed(room: Path) -> Iterator[tuple[Path, ast.Module]]:
+    for file in sorted(room.rglob("*.py")):
         yield file, ast.parse(file.read_text(encoding="utf-8"))
 
 
+def declared(extras: Iterable[str]) -> set[str]:
+    """What everyone has, and what these extras add."""
+    optional = PROJECT["optional-dependencies"]
+    return named([*PROJECT["dependencies"], *(each for extra in extras for each in optional[extra])])
+
+
 def test_what_is_imported_is_declared() -> None:
-    everyone = named(PROJECT["dependencies"])
-    for file, tree in parsed():
+    everyone = declared([])
+    for file, tree in parsed(PACKAGE):
         extras = EXTRAS.get(file.relative_to(PACKAGE).parts[0], set())
-        own = named(each for extra in extras for each in PROJECT["optional-dependencies"][extra])
-        assert imported(ast.walk(tree)) <= everyone | own, file
+        assert imported(ast.walk(tree)) <= declared(extras), file
         assert file in SCRIPTS or imported(tree.body) <= everyone, (
             f"{file} imports an extra before it is used"
         )
 
 
+def test_what_stands_on_the_core_declares_what_it_imports() -> None:
+    for room, extras in HOSTED.items():
+        for file, tree in parsed(ROOT / room):
+            assert imported(ast.walk(tree)) <= declared(extras), file
+
+
 def test_every_dependency_is_used() -> None:
-    extras = PROJECT["optional-dependencies"].values()
-    declared = named([*PROJECT["dependencies"], *(each for extra in extras for each in extra)])
-    used = set().union(*(imported(ast.walk(tree)) for _, tree in parsed()))
-    assert declared - {"tomli"} == used - {"tomli"}, "tomli is for old Pythons"
+    rooms = [PACKAGE, *(ROOT / room for room in HOSTED)]
+    used = set().union(*(imported(ast.walk(tree)) for room in rooms for _, tree in parsed(room)))
+    everything = declared(PROJECT["optional-dependencies"])
+    assert everything - {"tomli"} == used - {"tomli"}, "tomli is for old Pythons"
 
 
 def test_the_package_says_that_it_is_typed() -> None:
