@@ -23,6 +23,7 @@ from rlr_core.cli.sample import add_sample
 from rlr_core.cli.score import add_score
 from rlr_core.cli.stages import add_stages
 from rlr_core.errors import RLRError, StorageError, visible
+from rlr_core.runs.detached import SHARING
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # consoles that lack a character show another one
     options = parser().parse_args(arguments)
     options.alone = arguments is None  # nobody else is in this process
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    os.environ.update({**QUIET, **SHARING, **os.environ})
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", module="rlr_core")
     warnings.showwarning = _show_warning
