@@ -28,7 +28,7 @@ EXTRAS = {
     "models": {"sd"},
     "planner": {"sd"},
     "rewards": {"clip"},
-    "runs": {"sd"},
+    "runs": {"sd", "trackers"},
     "trainer": {"adam8bit"},
 }
 """Room → extras that it may use, inside functions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from rlr_core.config import (
     RunConfig,
@@ -51,18 +51,25 @@ def settings() -> Iterator[tuple[str, str, list[Setting]]]:
     defaults = to_dict(RunConfig())
     for section in dataclasses.fields(RunConfig):
         kind: Any = section.default_factory
-        kinds = get_type_hints(kind)
         found = [
-            Setting(
+            _setting(
                 f"{section.name}.{field.name}",
-                value_text(defaults[section.name][field.name]),
+                defaults[section.name][field.name],
                 field.metadata["comment"],
-                field.metadata["choices"] or (("true", "false") if kinds[field.name] is bool else ()),
+                field.metadata["choices"],
             )
             for field in dataclasses.fields(kind)
             if f"{section.name}.{field.name}" not in SIMPLE
         ]
         yield section.name, (kind.__doc__ or "").strip(), found
+
+
+def _setting(name: str, default: Any, comment: str, choices: tuple[str, ...]) -> Setting:
+    if isinstance(default, bool):
+        choices = ("true", "false")
+    elif isinstance(default, list) and choices:  # several of them, written out
+        comment, choices = f"{comment}; of {', '.join(choices)}", ()
+    return Setting(name, value_text(default), comment, choices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -353,6 +353,11 @@ class OutputConfig:
         "which is evaluated and written at the end: the last one, or the best by held-out score",
         choices=("last", "best"),
     )
+    trackers: Free[list[str]] = setting(
+        [],
+        "that show the run, too, each in a package of its own; offline unless its own variables say otherwise",
+        choices=("tensorboard", "wandb", "trackio"),
+    )
 
 
 @dataclass(frozen=True)

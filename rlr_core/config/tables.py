@@ -128,9 +128,12 @@ def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any
         raise ConfigError(f"{name} = {_told(given)}", KINDS[kind], f"see `rlr config` for {name}")
     choices, form, problem = (f.metadata[key] for key in ("choices", "form", "problem"))
     low, high = (f.metadata[key] for key in ("low", "high"))
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
+    for item in (value if isinstance(value, list) else [value]) if choices else []:
+        if item not in choices:
+            near = difflib.get_close_matches(str(item), choices, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?"
+            )
     if form and not re.fullmatch(form, value):
         raise ConfigError(f"{name} = {value!r}", f.metadata["comment"], "correct it")
     if why := problem(value):
@@ -141,6 +144,12 @@ def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any
         wanted = f"a finite number of at least {low}" if high == MOST else f"a number from {low} to {high}"
         raise ConfigError(f"{name} = {value!r}", wanted, "correct it")
     return value
+
+
+def _not_of(choices: tuple[str, ...], value: Any) -> list[str]:
+    """What of a value, or of a list's items, is none of the choices."""
+    items = value if isinstance(value, list) else [value]
+    return [str(item) for item in items if item not in choices]
 
 
 def _told(value: Any) -> str:

@@ -23,6 +23,7 @@ from rlr_core.runs.export import Origin, export, numbered, write_card
 from rlr_core.runs.gallery import Gallery
 from rlr_core.runs.overview import Facts
 from rlr_core.runs.requests import taken_up
+from rlr_core.runs.trackers import Trackers, refuse_missing_trackers
 from rlr_core.runs.unlearned import refuse_unlearned
 from rlr_core.trainer import (
     AlarmRaised,
@@ -68,9 +69,11 @@ class Recorder:
         self.plan: Plan | None = None
         self.behind = False
         self._untold: list[Warned] = []
+        self.trackers = Trackers()
 
     def load(self, config: RunConfig) -> None:
         """Make the run's objects, with settings that fit. Raises `RLRError`; nothing is written."""
+        refuse_missing_trackers(config.output.trackers)
         self.plan = fitted(config) if self._planned else None
         self.setup = self._make(self.plan.config if self.plan else config)
 
@@ -80,17 +83,22 @@ class Recorder:
         self.trainer = Trainer(self.setup)
         self.log = log.EventLog(self.directory.events_file)
         self.gallery = Gallery(self.directory, self._lora_file, self.setup, self._softly)
-        self.identity = self.directory.identify(found.checkpoint.run if found and found.checkpoint else "")
+        checkpoint = found.checkpoint if found else None
+        self.identity = self.directory.identify(checkpoint.run if checkpoint else "")
+        done = checkpoint.iteration if checkpoint else 0
+        self._softly("the trackers", lambda: self.trackers.open(self.setup.config, self.directory, done))
 
     def close(self) -> None:
         """Leave the model, and whatever else was lent to the run, as it was."""
+        with suppress(Exception):  # it has been told where they fail
+            self.trackers.close()
         if hasattr(self, "setup"):
             self.setup.close()
 
     def make_smaller(self) -> list[str]:
         """Let go of everything, and load it again with the next smaller plan; returns what changed."""
         config = self.setup.config
-        self.close()
+        self.setup.close()
         del self.setup, self.trainer
         release()
         try:
@@ -133,6 +141,7 @@ class Recorder:
         self._record(event)
         self.behind = False
         self._listen(event)
+        self._softly("what the trackers show", lambda: self.trackers.tell(event))
         self._tell_warnings()
 
     def _tell_warnings(self) -> None:
