@@ -128,12 +128,9 @@ def _checked(name: str, given: Any, kind: Any, f: dataclasses.Field[Any]) -> Any
         raise ConfigError(f"{name} = {_told(given)}", KINDS[kind], f"see `rlr config` for {name}")
     choices, form, problem = (f.metadata[key] for key in ("choices", "form", "problem"))
     low, high = (f.metadata[key] for key in ("low", "high"))
-    for item in (value if isinstance(value, list) else [value]) if choices else []:
-        if item not in choices:
-            near = difflib.get_close_matches(str(item), choices, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?"
-            )
+    if choices and (other := _not_of(choices, value)):
+        near = difflib.get_close_matches(other[0], choices, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{name} = {value!r}", f"one of {', '.join(choices)}", f"did you mean '{near}'?")
     if form and not re.fullmatch(form, value):
         raise ConfigError(f"{name} = {value!r}", f.metadata["comment"], "correct it")
     if why := problem(value):
