@@ -4,7 +4,7 @@
     const PAGES = ["train", "runs", "compare", "score", "settings"];
     const TITLES = { train: "Train", runs: "Runs", compare: "Compare", score: "Score", settings: "Settings" };
     const PERIOD = 1000;
-    const at = { page: "train", run: "", search: "", marks: {}, shown: null, previews: [], position: -1, following: true, state: "" };
+    const at = { page: "train", run: "", search: "", marks: {}, shown: null, previews: [], position: -1, following: true, state: "", last: "" };
     const $ = (selector, root = document) => root.querySelector(selector);
     const make = (html) => { const box = document.createElement("template"); box.innerHTML = html.trim(); return box.content.firstChild; };
     const escaped = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
@@ -35,7 +35,7 @@
 
     function show(page, run = "", push = true) {
         const changed = run !== at.run;
-        Object.assign(at, { page, run });
+        Object.assign(at, { page, run, last: page === "runs" ? run : at.last });
         if (changed) Object.assign(at, { marks: {}, previews: [], position: -1, following: true, state: "", shown: null });
         document.body.dataset.page = page;
         document.title = `${run || TITLES[page]} · RLR`;
@@ -243,7 +243,7 @@
         if (!target || event.ctrlKey || event.metaKey) return;
         const data = target.dataset;
         if (data.page || data.run) event.preventDefault();
-        if (data.page) show(data.page, data.page === "runs" ? at.run : "");
+        if (data.page) show(data.page, data.page === "runs" ? at.run || at.last : "");
         else if (data.run) show("runs", data.run);
         else if (data.go) show(data.go);
         else if ("back" in data) show("runs");
@@ -270,7 +270,7 @@
         if (box && step) { event.preventDefault(); wipe(box, Number(box.getAttribute("aria-valuenow")) + step); return; }
         if (event.target.closest?.("input, textarea, select, [contenteditable], dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
         if (event.key === "t") show("train");
-        if (event.key === "r") show("runs", at.run);
+        if (event.key === "r") show("runs", at.run || at.last);
         if (event.key === "/") { event.preventDefault(); show("runs", at.run); $(".runs input[type=search]")?.focus(); }
     });
     document.addEventListener("input", (event) => {
