@@ -154,7 +154,7 @@ def go_on(gui: Gui) -> bool:
 
 def is_told_dead(gui: Gui, name: str) -> bool:
     """Whether the list says of a run that nobody works on it."""
-    return gui.states()[name] in ("finished", "interrupted", "stopped", "failed", "queued")
+    return gui.states().get(name) in ("finished", "interrupted", "stopped", "failed", "queued")
 
 
 def kill_randomly(gui: Gui, kills: int, drawn: random.Random) -> Counter[str]:
@@ -209,7 +209,7 @@ def main() -> int:
             print(f"{done.total()} kills: {dict(done)}", flush=True)
             failures = power_cut(gui, config)
             wait("all runs are finished", lambda: go_on(gui), 3600)
-            failures += lost(home, wanted) + stopped(gui, config)
+            failures += lost(home, wanted) + stopped(gui, settings(10_000))
     print(f"lost: {failures or 'nothing'}")
     return bool(failures)
 
@@ -235,9 +235,9 @@ def power_cut(gui: Gui, config: RunConfig) -> list[str]:
 def stopped(gui: Gui, config: RunConfig) -> list[str]:
     """Stop a run at work: its process ends and leaves no other; returns what is left."""
     name = Queue(gui.home / "runs").add(config).name
-    wait("it is at work", lambda: gui.states()[name] == "running")
+    wait("it is at work", lambda: gui.states().get(name) == "running")
     gui.ask(f"rlr/run/{name}/stop", {})
-    wait("it has stopped", lambda: gui.states()[name] == "stopped")
+    wait("it has stopped", lambda: gui.states().get(name) == "stopped")
     left: list[str] = []
     with suppress(AssertionError):
         wait("its process has ended", lambda: not any(workers(gui.home)), 30)

@@ -50,6 +50,7 @@ class AtWork:
         Image.radial_gradient("L").resize((1024, 256)).convert("RGB").save(folder / "picture.png")
         self._add([evaluation(1, "before", 0)])
         self._add(each for _ in range(DONE) for each in self._next())
+        self.directory.keep_overview()
 
     def _next(self) -> Iterator[dict[str, Any]]:
         self.done += 1
@@ -62,6 +63,7 @@ class AtWork:
                 self.sequence + 1, "preview", file=name, iteration=self.done, prompts=PROMPTS, seeds=seeds
             )
             yield evaluation(self.sequence + 1, "during", self.done)
+            yield event(self.sequence + 1, "checkpoint", iteration=self.done)
 
     def _add(self, told: Any) -> None:
         def counted() -> Iterator[dict[str, Any]]:
@@ -75,6 +77,8 @@ class AtWork:
         """One iteration after another."""
         while not ended.wait(PERIOD):
             self._add(self._next())
+            if self.done % PREVIEW_EVERY == 0:
+                self.directory.keep_overview()  # as at every checkpoint
 
 
 @contextmanager

@@ -47,6 +47,7 @@ class Live:
     painting: dict[str, Any] | None = None
     latest: int = 0
     _drawn: dict[int, tuple[int, str]] = field(default_factory=dict)
+    _curves: dict[str, tuple[int, Points]] = field(default_factory=dict)
 
     def drawn(self, width: int, draw: Callable[[], str]) -> str:
         """The charts of a width, drawn anew when something has come."""
@@ -107,18 +108,22 @@ class Live:
 
     def held_out(self) -> Points:
         """(Iteration, mean score, half width of the difference from the start), of the pairs that all checks have."""
-        return self._curve(lambda event: event["scores"])
+        return self._curve("", lambda event: event["scores"])
 
     def watched(self, name: str) -> Points:
         """The same of a reward that only watches."""
-        return self._curve(lambda event: event.get("watched", {}).get(name))
+        return self._curve(name, lambda event: event.get("watched", {}).get(name))
 
-    def _curve(self, scores_of: Callable[[dict[str, Any]], list[float | None] | None]) -> Points:
-        checks: dict[int, list[float | None]] = {}
-        for event in self.checks:
-            if scores := scores_of(event):
-                checks.setdefault(event["iteration"], scores)
-        return points(checks) if checks else []
+    def _curve(self, name: str, scores_of: Callable[[dict[str, Any]], list[float | None] | None]) -> Points:
+        """Computed anew when there is a new check."""
+        newest = self.checks[-1]["seq"] if self.checks else 0
+        if name not in self._curves or self._curves[name][0] != newest:
+            checks: dict[int, list[float | None]] = {}
+            for event in self.checks:
+                if scores := scores_of(event):
+                    checks.setdefault(event["iteration"], scores)
+            self._curves[name] = newest, points(checks) if checks else []
+        return self._curves[name][1]
 
     def trained(self) -> Points:
         """(Iteration, running mean of the batches' reward, half width of its 95% band)."""

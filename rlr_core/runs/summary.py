@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rlr_core.runs.iterations import Iterations
@@ -54,7 +54,7 @@ class Comparison:
         if not pairs:
             return None
         differences = [b - a for a, b in pairs]
-        error = stdev(differences) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+        error = standard_error(differences) if len(pairs) > 1 else math.nan
         mean_before, mean_after = (fmean(scores) for scores in zip(*pairs, strict=True))
         return cls(mean_before, mean_after, 1.96 * error, len(pairs), len(before) - len(pairs))
 
@@ -71,6 +71,12 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.before:.3f} → {self.after:.3f}  ({self.change}, 95% confidence, {self.counted})"
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of two or more numbers. `statistics.stdev` computes in fractions, and takes four times as long."""
+    mean, count = fmean(values), len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
 
 
 @dataclass(frozen=True)
