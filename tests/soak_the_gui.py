@@ -156,7 +156,7 @@ def _bytes(request: Any) -> int:
 
 
 def _turn(page: Any, name: str) -> None:
-    page.click(f"#rail a[data-page={name}]")
+    page.click(f"#rail nav a[data-page={name}]")
     page.wait_for_selector(f"body[data-page={name}]")
     page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 

@@ -14,6 +14,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 LARGEST = 64 * 2**20
 """Bytes of a request."""
+LONGEST = 255
+"""Bytes between two slashes of an address: no file has a longer name."""
+SERVED = (
+    "/rlr/", "/runs/", "/config", "/assets/", "/static/", "/svelte/", "/theme.css", "/favicon.ico", "/robots.txt",
+    "/manifest.json", "/pwa_icon", "/gradio_api/queue/", "/gradio_api/upload", "/gradio_api/file=", "/gradio_api/heartbeat/",
+    "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/startup-events", "/gradio_api/theme.css", "/gradio_api/app_id",
+    "/gradio_api/info",
+)  # fmt: skip
+"""What addresses begin with that the page asks for. Gradio serves more: calls by name, and what it fetches from elsewhere."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 log = logging.getLogger("rlr.ui")
@@ -43,6 +52,8 @@ class Guard:
             return
         status, reason = refusal(Headers(scope=scope), self.rules)
         if not reason:
+            status, reason = misnamed(scope["path"])
+        if not reason:
             await self.app(scope, receive, send)
             return
         log.warning("refused %s: %s", scope["path"][:200], reason)
@@ -65,6 +76,17 @@ def refusal(headers: Headers, rules: Rules) -> tuple[int, str]:
         return 413, f"more than {LARGEST >> 20} MB at once"
     if rules.password and not _knows(headers.get("authorization", ""), rules.password):
         return 401, "a user and a password are needed"
+    return 200, ""
+
+
+def misnamed(path: str) -> tuple[int, str]:
+    """Status and reason, as of `refusal`, for an address that can name nothing here, and which Gradio would stumble over."""
+    if "\0" in path:
+        return 400, "an address with a zero in it"
+    if not path.startswith(SERVED) and path != "/":
+        return 404, "there is no such page"
+    if any(len(part.encode(errors="replace")) > LONGEST for part in path.split("/")):
+        return 414, f"more than {LONGEST} bytes in a name"
     return 200, ""
 
 

@@ -7,7 +7,10 @@ import threading
 from dataclasses import dataclass
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Mount
 
 from ui.app import LOOK, build, theme
 from ui.form_routes import form_router
@@ -49,7 +52,16 @@ def application(workspace: Workspace, rules: Rules, prefix: str = "") -> Guard:
         footer_links=[],
         ssr_mode=False,
     )
+    mounted = [route.app for route in app.routes if isinstance(route, Mount)]
+    for each in (app, *mounted):
+        if isinstance(each, FastAPI):
+            each.add_exception_handler(RequestValidationError, _not_understood)
     return Guard(app, rules)
+
+
+def _not_understood(request: Request, error: Exception) -> Response:
+    """Without what came: it may be what no JSON can hold, as an infinite number."""
+    return JSONResponse({"error": "what came is not what is expected here"}, 422)
 
 
 def _joined(first: str, pattern: str) -> str:
