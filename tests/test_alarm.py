@@ -124,6 +124,16 @@ def test_a_real_fall_is_found(since):
     assert raised("normal", fall=1.1, since=since) > 0.9
 
 
+@pytest.mark.parametrize(("share", "fallen"), [(0.975, False), (0.9, True)])
+def test_diversity_may_lose_a_little(share, fallen):
+    spread = 0.3 + 0.05 * torch.rand(64, generator=torch.Generator().manual_seed(0))
+    watched = Alarm(9, 0.05)
+    watched({TRAINED: torch.zeros(64), HELD_OUT: spread, "diversity": spread})
+    better = torch.linspace(0.5, 1, 64)
+    falls = watched({TRAINED: better, HELD_OUT: spread + 0.1, "diversity": share * spread})
+    assert [fall.series for fall in falls] == ["diversity"] * fallen
+
+
 def test_a_fall_of_what_judges_is_found_whatever_the_trained_reward_does():
     assert raised("normal", fall=1.1, rise=0.0) > 0.9
 

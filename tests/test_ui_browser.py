@@ -190,8 +190,21 @@ def test_from_the_first_page_to_a_comparison(browser, gui):
         assert (gui.home / "models" / "loras" / "mine.safetensors").is_file()
         shown.click("button[data-action=compare]")
         shown.wait_for_selector("body[data-page=compare]")
+        shown.wait_for_function("document.querySelector('#compare-prompts').value")  # the run's own
+        shown.fill("#compare-pictures", "1")
+        shown.click("#compare button[type=submit]")
+        shown.wait_for_function("document.querySelectorAll('#compare .results img').length >= 2")
+        shown.wait_for_function(
+            "[...document.querySelectorAll('#compare .results img')].every((one) => one.naturalWidth)"
+        )
         accessible(shown)
         picture(shown, "compare")
+    for width, scheme in ((1440, "dark"), (390, "light"), (390, "dark")):
+        with page(browser, gui, f"runs/{run}", color_scheme=scheme) as shown:
+            shown.set_viewport_size({"width": width, "height": 1000})
+            shown.wait_for_selector(".chart polyline")
+            accessible(shown)
+            picture(shown, f"run-{width}-{scheme}")
     assert the_run(gui).state == "finished"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlr_core.config import RunConfig
 from rlr_core.lora import LayerWeights, LoraWeights, Place
-from rlr_core.trainer.alarm import HELD_OUT, TRAINED, Alarm, Fall
+from rlr_core.trainer.alarm import DIVERSITY, HELD_OUT, TRAINED, Alarm, Fall
 from rlr_core.trainer.events import AlarmRaised, Evaluation, NewBest
 
 
@@ -119,7 +119,7 @@ def _scores(evaluation: Evaluation) -> dict[str, Tensor]:
         TRAINED: evaluation.rewards,
         HELD_OUT: evaluation.scores,
         **evaluation.watched,
-        "diversity": evaluation.statistics["diversity"],
+        DIVERSITY: evaluation.statistics[DIVERSITY],
     }
 
 
