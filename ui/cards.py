@@ -39,8 +39,10 @@ ACTIONS = {
 }
 
 
-def head(directory: RunDirectory, state: RunState, live: Live, *, stopping: bool) -> str:
-    """The title, the state in a sentence, and at most three actions."""
+def head(
+    directory: RunDirectory, state: RunState, live: Live, *, stopping: bool, hardware: Sequence[object] = ()
+) -> str:
+    """The title, the state in a sentence, what the graphics cards say, and at most three actions."""
     word = "stopping" if stopping and state.state == "running" else state.state
     buttons = "".join(_button(name, first=k == 0) for k, name in enumerate(actions(state, live, stopping)))
     share = 100 * state.iteration / state.iterations if state.iterations else 0
@@ -51,9 +53,11 @@ def head(directory: RunDirectory, state: RunState, live: Live, *, stopping: bool
         else ""
     )
     alarm = _alarm(state, live)
+    told = "; ".join(map(str, hardware))
+    note = f'<p class="note">{html.escape(told)}</p>' if told else ""
     return (
         f'<div class="run-head"><div><h2>{html.escape(directory.folder.name)}</h2>'
-        f'<p class="sentence">{badge(word)} {html.escape(sentence(state, live, stopping))}</p></div>'
+        f'<p class="sentence">{badge(word)} {html.escape(sentence(state, live, stopping))}</p>{note}</div>'
         f'<div class="actions">{buttons}</div></div>{bar}{alarm}'
     )
 

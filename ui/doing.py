@@ -12,6 +12,7 @@ from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, RunError
 from rlr_core.file_names import name_problem
 from rlr_core.runs.killing import kill
+from rlr_core.runs.overview import Overview
 from rlr_core.runs.queue import Queue
 from rlr_core.runs.requests import Request, request, request_stop
 from ui.workspace import Workspace
@@ -77,7 +78,7 @@ def _extend(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str
 
 def _best(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
     _stop(workspace, name, values)
-    return {"told": "It saves and ends. Then choose “best” in Export."}
+    return {"told": "It saves and ends. Export then offers the best LoRA first."}
 
 
 def _up(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +116,12 @@ def _clone(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str,
 def _choices(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
     """What the dialog of an export offers."""
     directory = workspace.run(name)
-    files = sorted(path.name for path in directory.folder.glob("*.safetensors"))
+    told = Overview.read(directory.overview_file).follow(directory.events_file)
+    alarmed = bool(told.facts.alarm)
+    files = sorted(
+        (path.name for path in directory.folder.glob("*.safetensors")),
+        key=lambda file: (alarmed and not file.endswith("-best.safetensors"), file),
+    )
     return {
         "files": files,
         "checkpoints": directory.checkpoints.iterations,

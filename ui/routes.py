@@ -17,6 +17,7 @@ from rlr_core.runs.queue import Queue
 from ui import cards
 from ui.doing import ACTIONS, start_demo
 from ui.fetching import fetch, fetched
+from ui.hardware import Cards
 from ui.live import Live, Lives
 from ui.pictures import tile
 from ui.shelf import Shelf, lines
@@ -28,7 +29,7 @@ WIDTHS = (300, 1400)
 
 def router(workspace: Workspace) -> APIRouter:
     """The routes of the page of runs."""
-    made, shelf, lives = APIRouter(), Shelf(), Lives()
+    made, shelf, lives, hardware = APIRouter(), Shelf(), Lives(), Cards()
 
     @made.get("/runs/{name}")
     def page(name: str) -> Response:
@@ -43,7 +44,7 @@ def router(workspace: Workspace) -> APIRouter:
     @made.get("/rlr/run/{name}")
     def run(name: str, width: int = 800, seen: str = "") -> Response:
         """A run, without those of its pieces that the page has."""
-        return answered(lambda: _run(workspace, lives, name, width, seen.split(",")))
+        return answered(lambda: _run(workspace, lives, hardware, name, width, seen.split(",")))
 
     @made.get("/rlr/picture/{name}/{file:path}")
     def picture(
@@ -94,13 +95,16 @@ def _list(workspace: Workspace, shelf: Shelf, search: str) -> dict[str, Any]:
     return {"lines": [dataclasses.asdict(line) for line in lines(states, search)], "total": len(states)}
 
 
-def _run(workspace: Workspace, lives: Lives, name: str, width: int, seen: list[str]) -> dict[str, Any]:
+def _run(
+    workspace: Workspace, lives: Lives, hardware: Cards, name: str, width: int, seen: list[str]
+) -> dict[str, Any]:
     directory = workspace.run(name)
     state, live = directory.state(), lives.of(directory)
     config, stopping = directory.config, directory.stop_file.exists()
     wide = max(WIDTHS[0], min(width, WIDTHS[1]))
+    busy = hardware.now() if state.state == "running" else []
     pieces: dict[str, Any] = {
-        "head": cards.head(directory, state, live, stopping=stopping),
+        "head": cards.head(directory, state, live, stopping=stopping, hardware=busy),
         "pictures": _pictures(live),
         "better": live.drawn(wide, lambda: cards.better(config, state, live, wide)),
         "hood": cards.hood(directory, config, state, live, "\n".join(log_tail(directory.folder))),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import time
-from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +15,7 @@ from rlr_core import __version__
 from rlr_core.config.paths import path_problem
 from rlr_core.errors import ConfigError
 from rlr_core.storage import user_path
+from ui import hardware
 from ui.finding import Installation
 from ui.workspace import Folders, Look, Workspace
 
@@ -118,7 +117,10 @@ def installed(workspace: Workspace) -> list[tuple[str, str]]:
     lines = [("RLR", __version__), ("Python", platform.python_version())]
     lines += [(name, _version(name)) for name in PACKAGES]
     size, whole = folder_size(workspace.runs)
-    lines += [("card", card()), ("runs take", ("" if whole else "more than ") + gigabytes(size))]
+    lines += [
+        ("card", hardware.installed()),
+        ("runs take", ("" if whole else "more than ") + gigabytes(size)),
+    ]
     for there in (workspace.runs, *workspace.runs.parents):
         if there.is_dir():
             lines.append(("free on that disk", gigabytes(shutil.disk_usage(there).free)))
@@ -131,24 +133,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def card() -> str:
-    """The graphics cards' names and memory. torch is not asked: it would keep some of their memory from then on."""
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-        with suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-            cards = [line.rpartition(", ") for line in told.splitlines() if line.strip()]
-            return "; ".join(
-                f"{name}, {int(memory) / 1024:.0f} GB" for name, _, memory in cards if memory.isdigit()
-            )
-    return (
-        "Apple's, through Metal"
-        if platform.machine() == "arm64" and platform.system() == "Darwin"
-        else "none found: the processor computes"
-    )
 
 
 def folder_size(folder: Path, seconds: float = SECONDS) -> tuple[int, bool]:

@@ -10,7 +10,7 @@ falls raises the alarm with at most that rate. A pair without a finite score at 
 Few pairs resolve no small fall at such levels. So a check that looks fallen, on its few pairs and at 5%, is in doubt: all
 pairs are painted, and they decide. That spends nothing, since where there is no doubt there is no alarm either.
 
-Diversity alone has to fall by more than a twentieth of itself: pictures that come right are a little more alike, which is no harm.
+Diversity alone has to fall by more than a twentieth of itself: pictures that come right are a little more alike.
 
 The trained reward and the held-out score judge: their fall is an alarm whatever becomes of the others. That of another series
 is one where the trained reward is above that of the start (at 5%) and has not fallen since that check: it may be hacked.
@@ -115,7 +115,9 @@ class Alarm:
         """Of each series that counts, the probability that it has fallen since `check` by chance, in a whole run."""
         counted = now if self._went_well(now, check) else (TRAINED, HELD_OUT)
         past, tests = self.history[check], self._tests(check, len(now))
-        kept = {name: past[name] * (1 - SPARED if name == DIVERSITY else 1) for name in counted if name in now}
+        kept = {
+            name: past[name] * (1 - SPARED if name == DIVERSITY else 1) for name in counted if name in now
+        }
         return {name: _chance_of_fall(least, now[name]) * tests for name, least in kept.items()}
 
     def _falls(self, now: Scores, check: int) -> list[Fall]:
