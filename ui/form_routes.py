@@ -15,11 +15,12 @@ from rlr_core.errors import ConfigError, RLRError
 from ui import finding, jobs, painting, picking, scoring, settling
 from ui.jobs import Jobs
 from ui.routes import answered
+from ui.stripping import STRIP, strips
 from ui.workspace import Workspace
 
 SIDES = (128, 256, 512, 2048)
 """Of a picture, at most, in pixels."""
-PICTURES = (painting.PICTURE, scoring.STORED)
+PICTURES = (painting.PICTURE, scoring.STORED, STRIP)
 """Names of the files of jobs that are pictures."""
 
 
@@ -29,6 +30,7 @@ def form_router(workspace: Workspace) -> APIRouter:
     kinds = {
         "compare": Jobs(workspace.home / "ui" / "compare", "ui.paint_job", 6),
         "score": Jobs(workspace.home / "ui" / "score", "ui.score_job", 3),
+        "strip": strips(workspace),
     }
     _add_jobs(made, kinds)
     _add_compare(made, workspace, kinds["compare"])
@@ -47,6 +49,11 @@ def _add_jobs(made: APIRouter, kinds: dict[str, Jobs]) -> None:
             return {"told": "Cancelled; what was made stays."}
 
         return answered(done, known=kind in kinds)
+
+    @made.get("/rlr/strip/{job}")
+    def strip(job: str) -> Response:
+        """How far a strip of stages is."""
+        return answered(lambda: jobs.told(kinds["strip"].folder(job)))
 
     @made.get("/rlr/job/{kind}/{job}/{file}")
     def picture(kind: str, job: str, file: str, request: Request, side: int = 256) -> Response:

@@ -101,24 +101,12 @@ def _draw(options: argparse.Namespace, out: Path) -> None:
 
 
 def _unfolded(options: argparse.Namespace) -> Unfolding:
-    from rlr_core.models import load_configured
-    from rlr_core.rewards import load_reward
-    from rlr_core.trainer import painter, unfold
-    from rlr_core.trainer.devices import choose_device, threads
-    from rlr_core.trainer.prompts import stage_settings, understood
+    from rlr_core.runs.stage_strip import unfolded
 
     if not 0 <= options.seed < 2**62:
         raise ConfigError(f"--seed {options.seed}", "a number from 0 to 2⁶²", "correct it")
     chosen = {"model": {"checkpoint": options.checkpoint}} if options.checkpoint else {}
-    config = load(None, [*options.set, chosen])
-    (prompt,) = understood(options.prompts, config.prompts)
-    name = options.reward or ("embedded" if config.model.checkpoint == "embedded" else "")
-    device = choose_device(config.model.device)
-    with threads(config.model.threads):
-        reward = load_reward(name, device, config.reward) if name else None
-        model = load_configured(config.model, device)
-        brush = painter(model, config.sampling, stages=stage_settings(config.prompts))
-        return unfold(brush, prompt, options.seed, reward)
+    return unfolded(load(None, [*options.set, chosen]), options.prompts[0], options.seed, options.reward)
 
 
 def _write(options: argparse.Namespace, out: Path | None) -> None:

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
+from rlr_core.config import RunConfig
 from rlr_core.runs.captions import LINE, Lettering
 from rlr_core.runs.pictures import INK, MARGIN, PAPER, strip
 from rlr_core.trainer import Unfolding
 
 SIDE, EDGE = 128, "#c0504d"
 """Pixels of a small picture's height, and the colour of a boundary."""
+
+
+def unfolded(config: RunConfig, text: str, seed: int = 0, reward: str = "") -> Unfolding:
+    """Paint a picture with a config's model and sampling, and see it along its chain.
+
+    Args:
+        text: one line of a prompts file, plain or of stages.
+        reward: whose score each prediction gets; by default the embedded one's for the embedded checkpoint, else none.
+
+    Raises `RLRError` for what cannot be read or loaded.
+    """
+    from rlr_core.models import load_configured
+    from rlr_core.rewards import load_reward
+    from rlr_core.trainer import painter, unfold
+    from rlr_core.trainer.devices import choose_device, threads
+    from rlr_core.trainer.prompts import stage_settings, understood
+
+    (prompt,) = understood([text], config.prompts)
+    name = reward or ("embedded" if config.model.checkpoint == "embedded" else "")
+    device = choose_device(config.model.device)
+    with threads(config.model.threads):
+        judge = load_reward(name, device, config.reward) if name else None
+        brush = painter(
+            load_configured(config.model, device), config.sampling, stages=stage_settings(config.prompts)
+        )
+        return unfold(brush, prompt, seed, judge)
 
 
 def stage_strip(unfolding: Unfolding) -> Image.Image:

@@ -17,6 +17,7 @@ from ui import choosing, form
 from ui.doing import begin
 from ui.form import Filled
 from ui.planning import plan_in_words
+from ui.stripping import begin_strip
 from ui.workspace import Workspace
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -112,6 +113,8 @@ class TrainPage:
                 with gr.Row():
                     self.first = gr.Slider(0.05, 0.9, 0.33, step=0.01, label="Layout ends at", min_width=180)
                     self.second = gr.Slider(0.1, 0.95, 0.67, step=0.01, label="Shapes end at", min_width=180)
+                self.show = gr.Button("Show what each stage decides", size="sm")
+                self.strip = gr.HTML()
             with gr.Row():
                 self.upload = gr.UploadButton("Upload a file", file_types=[".txt"], size="sm", min_width=120)
                 self.look = gr.Button("Show them as they are drawn", size="sm", min_width=120)
@@ -194,6 +197,7 @@ class TrainPage:
             lambda path: Path(path).read_text("utf-8-sig", "replace"), self.upload, self.prompts, **PRIVATE
         )
         self.look.click(self._drawn, fields, self.count, **PRIVATE)
+        self.show.click(self._strip, fields, self.strip, **PRIVATE)
         self.ask.click(self._plan, fields, self.plan, api_visibility="private")
         self.load.upload(
             lambda path: self._fill(from_dict(read_settings(Path(path)))), self.load, filling, **PRIVATE
@@ -281,6 +285,14 @@ class TrainPage:
             return plan_in_words(self._config(data))
         except RLRError as error:
             return _told(error)
+
+    def _strip(self, data: Data) -> str:
+        """A place for the strip of the first prompt, which appears when it is painted."""
+        try:
+            job = begin_strip(self.workspace, self._config(data))
+        except RLRError as error:
+            return _told(error)
+        return f'<div class="rlr strip" role="status" data-strip="{job}">Painting the first prompt …</div>'
 
     def _drawn(self, data: Data) -> str:
         """The prompts as a run would have them."""
