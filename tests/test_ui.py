@@ -398,6 +398,33 @@ def test_a_lora_is_put_into_a_folder_of_a_host(client, home):
     assert outside.status_code == 400
 
 
+def test_a_lora_is_merged_into_a_checkpoint(client, home):
+    told = client.post("/rlr/run/läuft 1/choices", json={}).json()
+    values = {
+        "file": told["files"][0],
+        "folder": told["checkpoint_folders"][0],
+        "as": "für画",
+        "strength": "0.5",
+    }
+    got = client.post("/rlr/run/läuft 1/merge", json=values)
+    assert got.status_code == 200, got.text
+    written = list(Path(values["folder"]).glob("für画*"))
+    assert len(written) == 1 and str(written[0]) in got.json()["told"]
+    again = client.post("/rlr/run/läuft 1/merge", json=values)
+    assert again.status_code == 400 and "is a folder" in again.json()["error"]
+    for wrong in (
+        {"strength": "much"},
+        {"strength": "0"},
+        {"folder": str(home)},
+        {"as": "../x"},
+        {"file": "../x"},
+    ):
+        assert (
+            client.post("/rlr/run/läuft 1/merge", json={**values, "as": "other", **wrong}).status_code == 400
+        )
+    assert list(Path(values["folder"]).iterdir()) == written
+
+
 def test_two_hundred_at_once(client):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -30,6 +30,7 @@ ACTIONS = {
     "export": "Export…",
     "compare": "Compare",
     "extend": "Train longer…",
+    "merge": "Merge into the checkpoint…",
     "best": "Stop, take the best",
     "up": "Move up",
     "remove": "Remove from the queue",
@@ -208,6 +209,11 @@ def hood(directory: RunDirectory, config: RunConfig, state: RunState, live: Live
         f"<h4>Config</h4><pre class='toml' tabindex='0'>{html.escape(to_toml(config, comments=False))}</pre>"
         f"<p class='actions'><button type='button' data-action='clone'>{ACTIONS['clone']}</button>"
         f"<button type='button' data-copy='.toml'>Copy the config</button>"
+        + (
+            f"<button type='button' data-action='merge'>{ACTIONS['merge']}</button>"
+            if state.iteration
+            else ""
+        )
         + (
             f"<button type='button' data-action='kill'>{ACTIONS['kill']}</button>"
             if state.state == "running"

@@ -19,6 +19,7 @@ from ui.workspace import Workspace
 
 Act = Callable[[Workspace, str, dict[str, Any]], dict[str, Any]]
 FORMATS = ("auto", "kohya", "diffusers", "comfyui")
+MERGED = ("file", "folder", "as", "strength")
 EXPORTED = ("file", "folder", "as", "format", "precision", "words")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -126,6 +127,7 @@ def _choices(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[st
         "files": files,
         "checkpoints": directory.checkpoints.iterations,
         "folders": [str(path) for path in workspace.loras],
+        "checkpoint_folders": [str(path) for path in workspace.checkpoint_folders],
         "name": directory.config.output.name,
         "formats": FORMATS,
         "precisions": PRECISIONS,
@@ -137,27 +139,57 @@ def _export(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str
     from ui.exporting import export
 
     directory = workspace.run(name)
-    told = {key: value for key in EXPORTED if isinstance(value := values.get(key), str)}
-    if len(told) < len(EXPORTED):
-        raise ConfigError("an export without all of its choices", ", ".join(EXPORTED), "reload the page")
-    if told["folder"] not in map(str, workspace.loras):
-        raise ConfigError(
-            f"the folder {told['folder'][:200]!r}", "one of the folders for LoRAs", "add it in Settings"
-        )
-    if problem := name_problem(told["as"]):
-        raise ConfigError(
-            f"a LoRA called {told['as'][:80]!r}: {problem}", "a plain name", "choose another one"
-        )
+    told = _told(values, EXPORTED)
+    target = _target(told, workspace.loras)
     file = export(
         directory,
         told["file"],
-        Path(told["folder"]) / f"{told['as']}.safetensors",
+        target.with_name(f"{target.name}.safetensors"),
         told["format"],
         told["precision"],
         told["words"],
         force=values.get("force") is True,
     )
     return {"told": f"Written: {file}", "prompt": f"<lora:{file.stem}:1>"}
+
+
+def _merge(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Put a checkpoint with the LoRA in it into a folder for checkpoints."""
+    from ui.exporting import merge_into_checkpoint
+
+    directory, told = workspace.run(name), _told(values, MERGED)
+    try:
+        strength = float(told["strength"])
+    except ValueError:
+        raise ConfigError(
+            f"a strength of {told['strength'][:40]!r}", "a number, as 0.8", "correct it"
+        ) from None
+    target = _target(told, workspace.checkpoint_folders)
+    force = values.get("force") is True
+    return {
+        "told": f"Written: {merge_into_checkpoint(directory, told['file'], target, strength, force=force)}"
+    }
+
+
+def _told(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """What a dialog says. Raises `ConfigError` where a part of it is not there."""
+    told = {key: value for key in names if isinstance(value := values.get(key), str)}
+    if len(told) < len(names):
+        raise ConfigError("an export without all of its choices", ", ".join(names), "reload the page")
+    return told
+
+
+def _target(told: dict[str, str], folders: list[Path]) -> Path:
+    """Where a file goes, without its ending. Raises `ConfigError` for other places, and for what is no name."""
+    if told["folder"] not in map(str, folders):
+        raise ConfigError(
+            f"the folder {told['folder'][:200]!r}", "one of the folders for it", "add it in Settings"
+        )
+    if problem := name_problem(told["as"]):
+        raise ConfigError(
+            f"a file called {told['as'][:80]!r}: {problem}", "a plain name", "choose another one"
+        )
+    return Path(told["folder"]) / told["as"]
 
 
 ACTIONS: dict[str, Act] = {
@@ -174,4 +206,5 @@ ACTIONS: dict[str, Act] = {
     "clone": _clone,
     "choices": _choices,
     "export": _export,
+    "merge": _merge,
 }

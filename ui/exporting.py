@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,6 +54,33 @@ def export(
     )
     _write_beside(directory, out, words)
     return out
+
+
+def merge_into_checkpoint(
+    directory: RunDirectory, source: str, out: Path, strength: float, *, force: bool
+) -> Path:
+    """The run's checkpoint with a LoRA of the run in its weights, as `out`; returns what was written.
+
+    Args:
+        source: as in `export`.
+        out: without an ending: that of a single file is added.
+
+    Raises `RLRError` as `export` and `rlr lora merge` do.
+    """
+    from rlr_core.embedded import CHECKPOINT
+    from rlr_core.lora.merge import merge
+
+    named = directory.config.model.checkpoint
+    base = CHECKPOINT if named == "embedded" else Path(named)
+    target = out if base.is_dir() else out.with_name(f"{out.name}.safetensors")
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        lora = export(
+            directory, source, Path(folder) / f"{out.name}.safetensors", "auto", "float32", "", force=False
+        )
+        merge(lora, base, target, strength, force=force)
+    return target
 
 
 def _write_beside(directory: RunDirectory, out: Path, words: str) -> None:

@@ -96,7 +96,12 @@ class Workspace:
     @property
     def checkpoints(self) -> list[Path]:
         """Those of the folders for checkpoints that are there."""
-        return [path for path in map(self._at_home, self.settings.folders.checkpoints) if path.is_dir()]
+        return [path for path in self.checkpoint_folders if path.is_dir()]
+
+    @property
+    def checkpoint_folders(self) -> list[Path]:
+        """Folders that checkpoints are searched in and put into, there or not."""
+        return [*map(self._at_home, self.settings.folders.checkpoints)]
 
     @property
     def loras(self) -> list[Path]:

@@ -205,10 +205,23 @@
             (values) => ask(`${path}/export`, { ...values, force: values.force === "on" }));
     }
 
+    async function merging(path) {
+        const told = await ask(`${path}/choices`, {});
+        const sources = [...told.files, ...told.checkpoints.map((n) => `checkpoint ${n}`)];
+        dialog("Merge into the checkpoint", `<p>A whole checkpoint with the LoRA in its weights, for programs that load no LoRAs. It takes as much space as the checkpoint.</p>
+            <label>LoRA<select name="file">${options(sources)}</select></label>
+            <label>Strength<input name="strength" type="number" step="0.05" value="1" required></label>
+            <label>Name<input name="as" value="${escaped(told.name)}-merged" required></label>
+            <label>Folder<select name="folder">${options(told.checkpoint_folders)}</select></label>
+            <label><input type="checkbox" name="force" style="width:auto"> replace a file of this name</label>`, "Merge",
+            (values) => { toast("It is being merged …"); return ask(`${path}/merge`, { ...values, force: values.force === "on" }); });
+    }
+
     async function act(name) {
         const path = `rlr/run/${encodeURIComponent(at.run)}`;
         try {
             if (name === "export") return await exporting(path);
+            if (name === "merge") return await merging(path);
             if (name === "compare") { show("compare"); window.dispatchEvent(new CustomEvent("rlr-compare", { detail: at.run })); return; }
             if (name === "extend") return dialog("Train longer", '<label>Iterations more<input name="iterations" type="number" min="1" value="100" required></label>', "Go on",
                 (values) => ask(`${path}/extend`, { iterations: Number(values.iterations) }));
