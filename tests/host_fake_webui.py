@@ -43,7 +43,9 @@ class Gui(BaseHTTPRequestHandler):
         }
         answer = json.dumps(told).encode()
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream" if "gradio_api/events" in self.path else "application/json")
+        self.send_header(
+            "Content-Type", "text/event-stream" if "gradio_api/events" in self.path else "application/json"
+        )
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)

@@ -30,7 +30,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     python = folder / "env" / ("Scripts/python.exe" if install.WINDOWS else "bin/python")
     wanted = [f"gradio=={request.param}", "httpx==0.24.1", *HOSTS[request.param]]
     for command in (
-        ["venv", "-q", "--python", "3.10", folder / "env"],
+        ["venv", "-q", "--python", sys.executable, folder / "env"],
         ["pip", "install", "-q", "--python", python, *wanted],
     ):
         made = subprocess.run([uv, "--no-config", *command], capture_output=True, text=True)
