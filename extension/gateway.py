@@ -1,0 +1,140 @@
+"""An ASGI app in the host that passes requests on to the GUI, and says why where it cannot."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from .access import refusal
+from .gui import Gui, GuiError, State
+
+PATH = "/rlr-gui"
+HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+OURS = HOPS | {
+    "host",
+    "origin",
+    "referer",
+    "cookie",
+    "authorization",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+}
+"""Headers of the browser that stay here: the host's cookies are none of the GUI's business."""
+PAGE = """<!doctype html><meta charset="utf-8">{refresh}<title>RLR</title>
+<style>:root {{ color-scheme: light dark }}
+body {{ font: 16px system-ui, sans-serif; max-width: 44em; margin: 3em auto; padding: 0 1em }}
+pre {{ white-space: pre-wrap; font-size: 13px }} button {{ font: inherit; padding: .5em 1em }}</style>
+<h1>RLR</h1><p>{words}</p>{more}"""
+MAKE = '<form method="post" action="{}/make"><button>Make the environment</button></form>'
+REFRESH = '<meta http-equiv="refresh" content="2">'
+
+
+class Gateway:
+    """What is mounted at `PATH` on the host's app."""
+
+    def __init__(self, gui: Gui, app: Any, options: Any):
+        self.gui, self.app, self.options = gui, app, options
+        self.client = httpx.AsyncClient(trust_env=False, timeout=None)
+        self.state: State | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a websocket, of which the GUI has none, is closed."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request = Request(scope, receive)
+        status, reason = refusal(request, self.app, self.options)
+        headers = {"WWW-Authenticate": 'Basic realm="RLR"'} if status == 401 and self.options.api_auth else {}
+        answer = await self._answer(request) if status == 200 else PlainTextResponse(reason, status, headers)
+        answer.headers["Content-Security-Policy"] = "frame-ancestors 'self'"
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        path = inner_path(request.scope)
+        try:
+            if self.state is None and not await run_in_threadpool(self.gui.installed):
+                return self._installation(request, path)
+            return await self._passed_on(request, path)
+        except (GuiError, OSError) as error:
+            return page(f"RLR could not be shown: {error}", status=503)
+
+    def _installation(self, request: Request, path: str) -> Response:
+        if path == "/make" and request.method == "POST":
+            self.gui.install()
+            return RedirectResponse(self.gui.prefix + "/", 303)
+        log = f"<pre>{html.escape(self.gui.told())}</pre>"
+        if self.gui.installing():
+            return page("RLR's environment is being made.", log, REFRESH)
+        words = "RLR needs a Python environment of its own, in its own folder: a download of 3 GB. The webui's stays as it is."
+        if self.gui.told():
+            words = "The environment is not complete. The reason is below; the button goes on from there."
+        return page(words, MAKE.format(html.escape(self.gui.prefix)) + log)
+
+    async def _passed_on(self, request: Request, path: str) -> Response:
+        """The GUI's answer. One that is gone is started anew, but nothing is sent twice that changes something."""
+        if self.state is None:
+            self.state = await run_in_threadpool(self.gui.running)
+        try:
+            return streamed(await self.client.send(self._request(request, path, self.state), stream=True))
+        except httpx.ConnectError:
+            self.state = await run_in_threadpool(self.gui.running)
+        except httpx.HTTPError as error:
+            raise GuiError(f"it did not answer ({error}): reload.") from error
+        if request.method in ("GET", "HEAD"):
+            return streamed(await self.client.send(self._request(request, path, self.state), stream=True))
+        return page("RLR was started again: reload the page.", status=503)
+
+    def _request(self, request: Request, path: str, state: State) -> httpx.Request:
+        query = request.scope["query_string"]
+        raw = quote(path).encode() + (b"?" + query if query else b"")
+        url = httpx.URL(scheme="http", host="127.0.0.1", port=state.port, raw_path=raw)
+        kept = [(k, v) for k, v in request.headers.items() if k not in OURS and not k.startswith("sec-fetch")]
+        shown = {
+            "X-Forwarded-Host": request.headers.get("x-forwarded-host", request.headers.get("host", "")),
+            "X-Forwarded-Proto": request.headers.get("x-forwarded-proto", request.url.scheme),
+        }
+        login = httpx.BasicAuth(*state.login)
+        bodied = "content-length" in request.headers or "transfer-encoding" in request.headers
+        content = request.stream() if bodied else None
+        asked = httpx.Request(request.method, url, headers=[*kept, *shown.items()], content=content)
+        return next(login.auth_flow(asked))
+
+
+def inner_path(scope: Scope) -> str:
+    """The path below `PATH`: Starlette before 0.33 takes the mount's part away, later ones leave it."""
+    path, root = scope["path"], scope.get("root_path", "")
+    if root and path.startswith(root):
+        path = path[len(root) :]
+    return path or "/"
+
+
+def streamed(answer: httpx.Response) -> StreamingResponse:
+    """The GUI's answer, byte by byte as it comes."""
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async for part in answer.aiter_raw():
+                yield part
+        finally:
+            await answer.aclose()
+
+    passed = StreamingResponse(body(), answer.status_code)
+    passed.raw_headers = [(k.lower(), v) for k, v in answer.headers.raw if k.lower().decode() not in HOPS]
+    if "text/event-stream" in answer.headers.get(
+        "content-type", ""
+    ):  # else the host's gzip would hold events back
+        passed.headers["Content-Encoding"] = "identity"
+    return passed
+
+
+def page(words: str, more: str = "", refresh: str = "", status: int = 200) -> HTMLResponse:
+    """A page of our own, while there is none of the GUI."""
+    return HTMLResponse(PAGE.format(words=html.escape(words), more=more, refresh=refresh), status)

@@ -1,0 +1,181 @@
+"""The GUI's process: found again by its state file, started where there is none, never twice for one home."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from filelock import FileLock, Timeout
+
+ROOT = Path(__file__).resolve().parents[1]
+UNWANTED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GRADIO_")
+"""Variables of the host that would lead another Python astray begin with these."""
+PATIENCE = 90.0
+"""Seconds in which the GUI has to answer: a cold disk takes half a minute to read torch."""
+
+
+class GuiError(Exception):
+    """What the user can put right; the message says how."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A GUI that was started: what is kept in `gui.json`."""
+
+    port: int
+    secret: str
+    pid: int
+    started: float
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password of the GUI."""
+        return "rlr", self.secret
+
+    def answers(self) -> bool:
+        """Whether our GUI, which knows the secret, is at the port."""
+        try:
+            with httpx.Client(trust_env=False, timeout=5) as client:
+                return (
+                    client.get(f"http://127.0.0.1:{self.port}/rlr/settings", auth=self.login).status_code
+                    == 200
+                )
+        except httpx.HTTPError:
+            return False
+
+
+@dataclass
+class Gui:
+    """The GUI of a host.
+
+    Attributes:
+        home: folder of its runs, settings and state.
+        prefix: path under which the host shows it.
+        folders: the host's own, for the first start: "checkpoints" and "loras".
+    """
+
+    home: Path
+    prefix: str
+    folders: dict[str, list[str]]
+    _installing: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def installed(self) -> bool:
+        """Whether the environment is whole."""
+        return installer().is_current(developer=False)
+
+    def installing(self) -> bool:
+        """Whether it is being made."""
+        return self._installing is not None and self._installing.poll() is None
+
+    def install(self) -> None:
+        """Begin to make the environment, or go on; what it says is in `install.log`."""
+        if self.installing():
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / "install.log").open("wb") as out:
+            command = [sys.executable, str(ROOT / "install.py"), "install"]
+            self._installing = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=environment())
+
+    def told(self, name: str = "install.log", last: int = 4000) -> str:
+        """The end of a log; "" where there is none."""
+        file = self.home / name
+        return file.read_text(encoding="utf-8", errors="replace")[-last:] if file.is_file() else ""
+
+    def running(self) -> State:
+        """The GUI that answers, started if need be. Raises `GuiError`."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            (self.home / "host.pid").write_text(str(os.getpid()), encoding="utf-8")
+            with FileLock(str(self.home / "gui.lock"), timeout=PATIENCE):
+                state = self._kept()
+                return state if state and state.answers() else self._start()
+        except Timeout as error:
+            raise GuiError(
+                "another webui is starting RLR in this folder: wait a minute, then reload."
+            ) from error
+        except OSError as error:
+            raise GuiError(f"{self.home} cannot be written ({error}): make room, or allow it.") from error
+
+    def _kept(self) -> State | None:
+        try:
+            return State(**json.loads((self.home / "gui.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # none yet, or a damaged one: a new GUI is started
+            return None
+
+    def _start(self) -> State:
+        self._write_settings()
+        port, secret = _free_port(), secrets.token_urlsafe(24)
+        process = self._spawn(port, secret)
+        state = State(port, secret, process.pid, time.time())
+        _write_private(self.home / "gui.json", json.dumps(asdict(state)))
+        while not state.answers():
+            if process.poll() is not None or time.time() - state.started > PATIENCE:
+                process.kill()
+                raise GuiError(f"the GUI did not start. {self.told('gui.log', 1500)}")
+            time.sleep(0.3)
+        return state
+
+    def _spawn(self, port: int, secret: str) -> subprocess.Popen[bytes]:
+        """In a session of its own: Ctrl-C in the host's terminal is not meant for it."""
+        command = [str(installer().PYTHON), "-m", "extension.serving", str(self.home), str(port), self.prefix]
+        kept = {**environment(), "RLR_UI_AUTH": f"rlr:{secret}"}
+        with (self.home / "gui.log").open("wb") as out:
+            return subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env=kept,
+                start_new_session=True,
+            )
+
+    def _write_settings(self) -> None:
+        """The host's folders, unless the user has set others by now."""
+        file = self.home / "rlr-ui.toml"
+        if not file.exists():
+            lines = (
+                f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in self.folders.items()
+            )
+            file.write_text("\n".join(["[folders]", *lines, ""]), encoding="utf-8")
+
+
+def installer() -> Any:
+    """`install.py` as a module, under a name that no other extension has."""
+    if "rlr_installer" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("rlr_installer", ROOT / "install.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules["rlr_installer"] = module
+    return sys.modules["rlr_installer"]
+
+
+def environment() -> dict[str, str]:
+    """Our variables without those that are meant for the host's Python and Gradio."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
+
+
+def _free_port() -> int:
+    with socket.socket() as attempt:
+        attempt.bind(("127.0.0.1", 0))
+        return attempt.getsockname()[1]
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Readable by this user alone: it holds the secret."""
+    unfinished = file.with_name(file.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(text)
+    unfinished.replace(file)

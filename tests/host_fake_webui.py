@@ -1,0 +1,135 @@
+"""A webui of stubs with its real Gradio: loads the extension as the host does, and prints what each request is answered.
+
+python host_fake_webui.py HOME
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import runpy
+import sys
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from starlette.middleware.gzip import GZipMiddleware
+
+HOME = Path(sys.argv[1])
+SHIM = Path(__file__).resolve().parents[1] / "scripts" / "rlr_tab.py"
+callbacks: dict[str, Any] = {}
+options = types.SimpleNamespace(
+    subpath=None, api_auth=None, disable_extension_access=False, ckpt_dir=None, lora_dir=None
+)
+
+
+class Gui(BaseHTTPRequestHandler):
+    """Tells what it was asked."""
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+        told = {
+            "method": self.command,
+            "path": self.path,
+            "headers": dict(self.headers.items()),
+            "body": body,
+        }
+        answer = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header(
+            "Content-Type", "text/event-stream" if "gradio_api/events" in self.path else "application/json"
+        )
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_PUT = do_DELETE = do_GET
+
+
+def stub(name: str, **members: Any) -> Any:
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(members)
+    return sys.modules[name]
+
+
+def host() -> Any:
+    """The stubs of `modules`; the shim runs twice, as after "Reload UI"."""
+    names = {
+        f"on_{name}": lambda f, name=name: callbacks.update({name: f}) for name in ("ui_tabs", "app_started")
+    }
+    members = {
+        "script_callbacks": stub("modules.script_callbacks", **names),
+        "shared": stub("modules.shared", cmd_opts=options),
+        "paths": stub("modules.paths", data_path=str(HOME), models_path=str(HOME / "models")),
+    }
+    stub("modules", **members)
+    for _ in range(2):
+        runpy.run_path(str(SHIM))
+    return sys.modules["rlr_webui_extension.gui"]
+
+
+def answers(gui: Any) -> dict[str, Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gui)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    state = gui.State(server.server_address[1], "secret", 1, 0.0)
+    found: dict[str, Any] = {}
+
+    app: Any = FastAPI()
+    app.add_middleware(GZipMiddleware, minimum_size=10)
+    app.auth, app.tokens, app.cookie_id = None, {}, ""
+    gui.Gui.installed = lambda self: False
+    gui.Gui.install = lambda self: found.update(made=True)
+    for _ in range(2):
+        callbacks["app_started"](object(), app)
+    found["mounts"] = sum(getattr(route, "path", "") == "/rlr-gui" for route in app.router.routes)
+    client = TestClient(app, base_url="http://localhost")
+
+    def ask(path: str = "rlr/runs?a=%C3%A9", method: str = "GET", **more: Any) -> list[Any]:
+        answer = client.request(method, f"/rlr-gui/{path}", **more)
+        return [answer.status_code, answer.text, dict(answer.headers)]
+
+    found["not installed"] = ask("")
+    found["foreign make"] = ask("make", "POST", headers={"Origin": "http://evil.example"})
+    found["not made"] = "made" in found
+    found["make"] = client.post("/rlr-gui/make", **NO_REDIRECT).status_code
+    gui.Gui.installed, gui.Gui.running = lambda self: True, lambda self: state
+    found["get"] = ask(headers={"Cookie": "access-token=x", "Accept-Encoding": "gzip"})
+    found["put"] = ask("rlr/a%20b", "PUT", content="ü".encode())
+    found["events"] = ask("gradio_api/events", headers={"Accept-Encoding": "gzip"})
+    for site in ("cross-site", "same-site"):
+        found[site] = ask(headers={"Sec-Fetch-Site": site})
+    found["rebound"] = ask(headers={"Host": "evil.example:7860"})
+    found["by number"] = ask(headers={"Host": "[::1]:7860"})
+    options.disable_extension_access = True
+    found["listening"] = ask()
+    options.disable_extension_access = False
+    app.auth, app.tokens = {"user": "password"}, {"known": "user"}
+    found["stranger"] = [
+        ask(path, method)[:2] for path in ("", "make", "rlr/runs") for method in ("GET", "POST")
+    ]
+    found["wrong cookie"] = ask(headers={"Cookie": "access-token=other"})
+    found["logged in"] = ask(headers={"Cookie": "access-token=known"})
+    app.cookie_id = "id"
+    found["old cookie"] = ask(headers={"Cookie": "access-token=known"})
+    found["logged in, 4"] = ask(headers={"Cookie": "access-token-unsecure-id=known"})
+    app.auth, options.api_auth = None, "me:pass,you:word"
+    found["no api login"] = ask()
+    found["api login"] = ask(headers={"Authorization": "Basic " + base64.b64encode(b"you:word").decode()})
+    return found
+
+
+NO_REDIRECT: dict[str, Any] = {"follow_redirects": False}
+gui_module = host()
+tabs = callbacks["ui_tabs"]()
+result = answers(gui_module)
+result["tab"] = [tabs[0][1:], tabs[0][0].get_config_file()["components"][0]["props"]["value"]]
+result["gradio"] = gr.__version__
+result["heavy"] = sorted({"torch", "diffusers", "ui", "rlr_core"} & set(sys.modules))
+print(json.dumps(result))

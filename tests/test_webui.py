@@ -1,0 +1,87 @@
+"""The tab of A1111 and Forge in a webui of stubs, with the two generations of Gradio that such hosts have."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import install
+
+HOST = Path(__file__).with_name("host_fake_webui.py")
+HOSTS = {
+    "3.41.2": ["pydantic<2", "fastapi==0.94.0"],
+    "4.40.0": ["pydantic==2.8.2", "fastapi==0.104.1", "huggingface-hub<0.27"],
+}
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the extension answered there; its folder has a space and an umlaut."""
+    uv = install.find_uv()
+    if uv is None:
+        pytest.skip("no uv to make the host's environment with")
+    folder = tmp_path_factory.mktemp("Wirt ü")
+    python = folder / "env" / ("Scripts/python.exe" if install.WINDOWS else "bin/python")
+    wanted = [f"gradio=={request.param}", "httpx==0.24.1", *HOSTS[request.param]]
+    for command in (
+        ["venv", "-q", "--python", sys.executable, folder / "env"],
+        ["pip", "install", "-q", "--python", python, *wanted],
+    ):
+        made = subprocess.run([uv, "--no-config", *command], capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"the host's environment could not be made: {made.stderr[-300:]}")
+    asked = subprocess.run([python, "-W", "ignore", HOST, folder], capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    found = json.loads(asked.stdout.splitlines()[-1])
+    assert found["gradio"] == request.param
+    return found
+
+
+def seen(answer: list[Any]) -> dict[str, Any]:
+    """What reached the GUI."""
+    assert answer[0] == 200, answer
+    return json.loads(answer[1])
+
+
+def test_the_tab_is_a_frame_and_loads_nothing_heavy(told: dict[str, Any]) -> None:
+    assert told["tab"][0] == ["RLR", "rlr"] and 'src="/rlr-gui/"' in told["tab"][1]
+    assert told["heavy"] == [] and told["mounts"] == 1
+
+
+def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> None:
+    assert "Make the environment" in told["not installed"][1]
+    assert told["foreign make"][0] == 403 and told["not made"] is False
+    assert told["make"] == 303 and told["made"]
+
+
+def test_requests_are_passed_on_without_the_hosts_cookies(told: dict[str, Any]) -> None:
+    got = seen(told["get"])
+    assert got["path"] == "/rlr/runs?a=%C3%A9"
+    names = {name.lower(): value for name, value in got["headers"].items()}
+    assert "cookie" not in names and names["authorization"].startswith("Basic ")
+    assert names["host"].startswith("127.0.0.1:") and names["x-forwarded-host"] == "localhost"
+    put = seen(told["put"])
+    assert (put["method"], put["path"], put["body"]) == ("PUT", "/rlr/a%20b", "ü")
+
+
+def test_the_hosts_gzip_holds_no_events_back(told: dict[str, Any]) -> None:
+    assert told["events"][2]["content-encoding"] == "identity"
+    assert told["get"][2]["content-encoding"] == "gzip"  # the middleware is there: the check above can fail
+
+
+@pytest.mark.parametrize("name", ["cross-site", "same-site", "rebound", "listening"])
+def test_refused(told: dict[str, Any], name: str) -> None:
+    assert told[name][0] == 403 and told[name][1].startswith("RLR: ")
+
+
+def test_only_who_has_logged_in_is_let_through(told: dict[str, Any]) -> None:
+    assert all(answer == [401, "RLR: log in to the webui first."] for answer in told["stranger"])
+    assert all(told[name][0] == 401 for name in ("wrong cookie", "old cookie", "no api login"))
+    for name in ("logged in", "logged in, 4", "api login", "by number"):
+        seen(told[name])
