@@ -1,0 +1,63 @@
+"""What ComfyUI's CLIP makes of texts, all before training begins: encoding may move networks, which training must not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlr_core.errors import CheckpointError
+
+NAMES = {"cross_attn", "pooled_output"}
+"""What a denoiser is given of a text."""
+
+
+class Texts:
+    """A table of encoded texts.
+
+    Args:
+        clip: a CLIP.
+        texts: all that will be asked for.
+    """
+
+    def __init__(self, clip: Any, texts: Iterable[str]):
+        encoded = {text: _encoded(clip, text) for text in texts}
+        self._table = _equally_long(encoded)
+
+    def rows(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Name → (B, …), on the CPU."""
+        entries = [self._table[text] for text in texts]
+        return {name: torch.cat([entry[name] for entry in entries]) for name in entries[0]}
+
+
+def _encoded(clip: Any, text: str) -> dict[str, Tensor]:
+    found = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    if len(found) != 1:
+        raise CheckpointError(
+            "a CLIP with hooks, by which it changes along the chain", "one without", "take the hooks off"
+        )
+    (text_tensor, others) = found[0]
+    values = {"cross_attn": text_tensor, **{k: v for k, v in others.items() if v is not None}}
+    if strange := sorted(values.keys() - NAMES):
+        raise CheckpointError(
+            f"a CLIP that gives {', '.join(strange)} for a text",
+            "that of Stable Diffusion 1.x, 2.x or XL",
+            "choose the CLIP of the checkpoint",
+        )
+    with torch.inference_mode(False):
+        return {name: value.to("cpu", torch.float32, copy=True).clone() for name, value in values.items()}
+
+
+def _equally_long(table: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Texts repeated to one length, as ComfyUI does: attention sees the same."""
+    length = math.lcm(*(entry["cross_attn"].shape[1] for entry in table.values()))
+    return {
+        text: {
+            **entry,
+            "cross_attn": entry["cross_attn"].repeat(1, length // entry["cross_attn"].shape[1], 1),
+        }
+        for text, entry in table.items()
+    }
