@@ -69,11 +69,16 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        return sorted(path for path in folder.iterdir() if _counts(path.name))
     except OSError as error:
         raise RLRError(
             f"the folder {folder} cannot be read: {error.strerror}", "a folder of pictures", "check it"
         ) from None
+
+
+def _counts(name: str) -> bool:
+    """Hidden files are no pictures of people: macOS keeps notes in `._A.png` beside every A.png."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURES
 
 
 def _prompts(options: argparse.Namespace, count: int) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlr_core.errors import RLRError
 from rlr_core.rewards import Pictures
+from rlr_core.runs.as_seen import as_seen
 from rlr_core.runs.captions import LINE, Lettering
 from rlr_core.storage import write_atomically
 
@@ -38,9 +39,9 @@ def to_picture(image: Tensor, side: int) -> Image.Image:
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture file as (3, H, W), range [0, 1]. Raises `RLRError` naming the file, before much memory is used."""
+    """A picture file as people see it, (3, H, W), range [0, 1]. Raises `RLRError` with its name, before much memory is used."""
     with _naming(path), _opened(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+        pixels = np.asarray(as_seen(picture))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 
