@@ -222,7 +222,12 @@
         try {
             if (name === "export") return await exporting(path);
             if (name === "merge") return await merging(path);
-            if (name === "compare") { show("compare"); window.dispatchEvent(new CustomEvent("rlr-compare", { detail: at.run })); return; }
+            if (name === "compare") {
+                const run = at.run;  // which is nobody's on another page
+                show("compare");
+                window.dispatchEvent(new CustomEvent("rlr-compare", { detail: run }));
+                return;
+            }
             if (name === "extend") return dialog("Train longer", '<label>Iterations more<input name="iterations" type="number" min="1" value="100" required></label>', "Go on",
                 (values) => ask(`${path}/extend`, { iterations: Number(values.iterations) }));
             if (name === "delete") return dialog("Delete this run", `<p>Its LoRAs, pictures and checkpoints are deleted for good. Type its name, <code>${escaped(at.run)}</code>:</p>
