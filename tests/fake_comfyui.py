@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import tempfile
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -141,7 +142,7 @@ class BaseModel(nn.Module):
 class Patcher:
     def __init__(self, model: Any):
         self.model, self.model_options = model, {"transformer_options": {}}
-        self.load_device = torch.device("cpu")
+        self.load_device, self.patches = torch.device("cpu"), dict[str, Tensor]()
 
     def get_model_object(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -193,6 +194,22 @@ class CLIP:
         return [[values, {"pooled_output": None}]]
 
 
+class ProgressBar:
+    def __init__(self, total: int, node_id: str):
+        self.total, self.current = total, 0
+
+    def update_absolute(self, value: int) -> None:
+        self.current = value
+
+
+def with_lora(
+    model: Patcher, clip: None, lora: dict[str, Tensor], strength: float, clip_strength: float
+) -> Any:
+    other = model.clone()
+    other.patches = lora
+    return other, None
+
+
 def install() -> None:
     """Put it where ComfyUI's modules would be."""
     assert "comfy" not in sys.modules
@@ -201,6 +218,7 @@ def install() -> None:
         "comfy.model_management": {
             "load_models_gpu": lambda models, **options: None,
             "processing_interrupted": lambda: False,
+            "throw_exception_if_processing_interrupted": lambda: None,
         },
         "comfy.model_sampling": {"CONST": CONST, "EPS": EPS},
         "comfy.samplers": {
@@ -209,6 +227,9 @@ def install() -> None:
             "process_conds": process_conds,
             "sampling_function": sampling_function,
         },
+        "comfy.sd": {"load_lora_for_models": with_lora},
+        "comfy.utils": {"ProgressBar": ProgressBar},
+        "folder_paths": {"get_output_directory": tempfile.gettempdir},
     }
     for name, members in modules.items():
         module = ModuleType(name)

@@ -30,6 +30,7 @@ from comfy.taesd.taesd import TAESD
 
 
 @cache
+@torch.inference_mode(False)
 def unet() -> Any:
     """diffusers' UNet of the checkpoint."""
     from diffusers import UNet2DConditionModel

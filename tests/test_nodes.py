@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import comfy_bed
@@ -200,3 +204,28 @@ def test_what_is_not_known_is_refused_by_name(given, monkeypatch):
 def test_sizes_that_the_vae_cannot_have_are_refused(given):
     with held(given) as model, pytest.raises(ConfigError, match="65 × 64"):
         model.latent_shape((65, 64))
+
+
+def test_it_needs_nothing_that_comfyui_has_not(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "COMFYUI_DIR": ""}
+    program = Path(__file__).with_name("nodes_alone.py")
+    done = subprocess.run(
+        [sys.executable, program, tmp_path / "run"], env=environment, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_cancel_stops_between_steps_and_keeps_what_is_learned(given, tmp_path, monkeypatch):
+    training, seen = comfy_bed.node_file("training"), []
+    monkeypatch.setattr(training, "processing_interrupted", lambda: len(seen) >= 2)
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Iteration):
+            seen.append(event)
+
+    directory = training.train(given, config(), tmp_path / "run", listen, rewards=REWARDS)
+    assert directory.state().state == "stopped" and len(seen) == 2
+    assert directory.checkpoints.iterations[-1] == 2
+    assert not any(module._forward_hooks for module in given.model.model.diffusion_model.modules())
+    assert given.model.model.current_patcher is None

@@ -1,0 +1,134 @@
+"""The nodes' model against what ComfyUI itself does, and against the same weights in diffusers; where COMFYUI_DIR is set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy_bed
+import pytest
+import test_nodes as contract
+import torch
+from torch import Tensor
+
+from rlr_core.chain import Chain, Guided, initial_latents, rollout
+from rlr_core.families import SD1, Component, Role
+from rlr_core.lora import inject
+from rlr_core.lora.hooked_lora import HookedLora
+from rlr_core.models.stable_diffusion.model import UNetDenoiser
+
+pytestmark = [pytest.mark.host, pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set")]
+objects, given = contract.objects, contract.given
+SEED = 1
+
+
+def euler(model: Any, start: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+    """What KSampler makes of `start`, standard normal."""
+    import comfy.sample
+
+    texts = [[[conditioning[name + "cross_attn"], {}]] for name in ("", "negative_")]
+    options = {"scheduler": "normal", "denoise": 1.0, "disable_pbar": True, "seed": SEED}
+    latent = torch.zeros_like(start)
+    with torch.inference_mode():
+        raw = comfy.sample.sample(
+            model,
+            start,
+            contract.STEPS,
+            3.0,
+            "euler",
+            positive=texts[0],
+            negative=texts[1],
+            latent_image=latent,
+            **options,
+        )
+    return model.model.process_latent_in(raw)
+
+
+def trained(model: Any) -> HookedLora:
+    lora = inject(model, contract.config().lora, 0, HookedLora)
+    with torch.no_grad():
+        for _, _, up in lora.layers():
+            up.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    return lora
+
+
+def test_a_chain_without_noise_is_ksamplers_euler(given):
+    with contract.held(given) as model:
+        walk = contract.chain(model)
+        ours = contract.walked(model).detach()
+        rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
+    theirs = euler(given.model, walk.noise.initial(), rows)
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given, tmp_path):
+    import comfy.sd
+    from safetensors.torch import save_file
+
+    from rlr_core.lora.formats import encode
+
+    with contract.held(given) as model:
+        base, lora = contract.walked(model).detach(), trained(model)
+        ours = contract.walked(model).detach()
+        file = encode(lora.weights(), "kohya", lora.family)[0]
+        lora.eject()
+        walk = contract.chain(model)
+        rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
+    save_file(file, tmp_path / "lora.safetensors")
+    loaded, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
+    theirs = euler(loaded, walk.noise.initial(), rows)
+    assert (ours - theirs).abs().max() < 1e-4 * (ours - base).abs().max()
+
+
+class Unet:
+    """diffusers' UNet of the same weights, for a LoRA."""
+
+    lora_family = SD1.lora
+
+    def __init__(self, network: Any):
+        self.components = [Component("unet", Role.DENOISER, network)]
+
+
+def test_the_gradient_is_that_of_the_same_weights_in_diffusers(given):
+    import real_comfyui
+
+    def score(walk: Chain) -> Tensor:
+        return rollout(walk, initial_latents(walk), torch.arange(2), range(contract.STEPS))[0].square().mean()
+
+    with contract.held(given) as model:
+        lora, walk = trained(model), contract.chain(model)
+        ours = dict(zip(lora.sizes, _gradients(score(walk), lora), strict=True))
+        times = model.schedule(contract.STEPS, None).time[:-1].float()
+        timesteps = given.model.get_model_object("model_sampling").timestep(times)
+        lora.eject()
+    network = real_comfyui.unet()
+    other = trained(Unet(network))
+    for place, down, up in other.layers():
+        one = dict((p, (d, u)) for p, d, u in lora.layers())[place]
+        with torch.no_grad():
+            down.copy_(one[0].reshape(down.shape)), up.copy_(one[1].reshape(up.shape))
+    twin = Chain(_In(network, times, timesteps), walk.schedule, walk.conditioning, walk.noise, 0.0)
+    theirs = dict(zip(other.sizes, _gradients(score(twin), other), strict=True))
+    other.eject()
+    assert ours.keys() == theirs.keys()
+    one, other = (torch.cat([each[place] for place in theirs]) for each in (ours, theirs))
+    error = float((one - other).norm() / other.norm())
+    assert error < 1e-5
+
+
+def _gradients(score: Tensor, lora: HookedLora) -> list[Tensor]:
+    """Of each layer, in one row."""
+    parts = torch.autograd.grad(score, lora.parameters)
+    return [torch.cat([a.flatten(), b.flatten()]) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+
+
+class _In:
+    """The guided denoiser of diffusers' UNet at the timesteps of ComfyUI's σ."""
+
+    def __init__(self, network: Any, sigmas: Tensor, timesteps: Tensor):
+        self.inner = Guided(UNetDenoiser(network, "epsilon"), 3.0)
+        self.sigmas, self.timesteps = sigmas, timesteps
+
+    def __call__(self, x: Tensor, level: Any, conditioning: Any) -> Any:
+        at = (level.time[:, None] - self.sigmas).abs().argmin(1)
+        words = {name.replace("cross_attn", "text"): value for name, value in conditioning.items()}
+        return self.inner(x, level._replace(time=self.timesteps[at]), words)
