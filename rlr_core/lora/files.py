@@ -13,6 +13,7 @@ from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, lora_families
 from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, role_of
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
+from rlr_core.lora.peft_config import beside
 from rlr_core.lora.readers import readers, same_words
 from rlr_core.lora.recognition import family_of, told_by
 from rlr_core.lora.tensor_file import digest, write_tensors
@@ -30,7 +31,7 @@ class LoraFile:
     Attributes:
         kind: a format of its family, as "kohya", "diffusers" or "comfyui"; "peft" or "mixed".
         family: that it was made for; None where nothing tells.
-        metadata: texts, as they are in the file.
+        metadata: texts, as they are in the file; and peft's config, where it lies beside the file.
     """
 
     kind: str
@@ -54,7 +55,7 @@ def read_lora(path: Path, family: LoraFamily | None = None) -> LoraFile:
     readers(known, header.tensors, str(path))
     _refuse_oversized(header, path)
     _refuse_types(header, path)
-    return understood(_tensors(path), header.metadata, str(path), known)
+    return understood(_tensors(path), {**beside(path), **header.metadata}, str(path), known)
 
 
 def understood(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,14 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, Place, any_of
+from rlr_core.lora.peft_config import (
+    ADAPTER_METADATA,
+    BESIDE,
+    config_facts,
+    refuse_other_adapters,
+    tells_alpha,
+    told_alpha,
+)
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.safetensors_header import shown
 
@@ -42,11 +51,8 @@ ROLES = {
     ALPHA: (ALPHA,),
 }
 """Role → how a key may end, the usual one first."""
-ADAPTER_METADATA = "lora_adapter_metadata"
 LARGEST_ALPHA = 1e9
 """A file's alpha is float32, and what it multiplies is, too."""
-MOST_PATTERNS = 5000
-"""Layers that a file's metadata name; no network has as many."""
 
 
 def role_of(key: str) -> tuple[str, str] | None:
@@ -67,8 +73,25 @@ def decode(
     """
     kinds, parts = _sort(state, source, family)
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
-    alphas = _alphas(metadata, source)
-    return kind, {place: _layer(place, part, alphas, source) for place, part in parts.items()}
+    facts = config_facts(metadata, source)
+    dora = {place.network for place, part in parts.items() if MAGNITUDE in part}
+    refuse_other_adapters(facts, dict.fromkeys(place.network for place in parts), dora, source)
+    weights = {place: _layer(place, part, facts, source) for place, part in parts.items()}
+    _say_untold(parts, facts, source)
+    return kind, weights
+
+
+def _say_untold(parts: Mapping[Place, Mapping[str, Tensor]], facts: Mapping[str, Any], source: str) -> None:
+    """Say that a scale is not known: without alpha it is 1 in all readers, whatever it was in training."""
+    untold = [
+        place for place, part in parts.items() if ALPHA not in part and not tells_alpha(facts, place.network)
+    ]
+    if untold:
+        warnings.warn(
+            f"{source} does not tell the scale of {len(untold)} of its {len(parts)} layers: it has no alpha, and none lies "
+            f"beside it ({BESIDE}); alpha is taken to be the rank, a scale of 1",
+            stacklevel=5,
+        )
 
 
 def _sort(
@@ -92,7 +115,7 @@ def _sort(
     return kinds, parts
 
 
-def _layer(place: Place, part: dict[str, Tensor], alphas: dict[str, Any], source: str) -> LayerWeights:
+def _layer(place: Place, part: dict[str, Tensor], facts: dict[str, Any], source: str) -> LayerWeights:
     """One layer, checked."""
     where = f"{source}: {place.network}.{place.path}"
     if DOWN not in part or UP not in part:
@@ -118,7 +141,7 @@ def _layer(place: Place, part: dict[str, Tensor], alphas: dict[str, Any], source
         )
     if magnitude is not None:
         magnitude = _rows(magnitude, up, where)
-    alpha = _alpha(part, place, down.shape[0], alphas, where)
+    alpha = _alpha(part, place, down.shape[0], facts, source)
     return LayerWeights(down, up.reshape(*up.shape[:2], *[1] * (down.dim() - 2)), alpha, magnitude)
 
 
@@ -143,53 +166,20 @@ def _rows(magnitude: Tensor, up: Tensor, where: str) -> Tensor:
     return magnitude.reshape(-1, *[1] * (up.dim() - 1))
 
 
-def _alpha(part: dict[str, Tensor], place: Place, rank: int, alphas: dict[str, Any], where: str) -> float:
-    """From its tensor or the metadata; without either it is the rank, as all readers have it."""
+def _alpha(part: dict[str, Tensor], place: Place, rank: int, facts: dict[str, Any], source: str) -> float:
+    """From its tensor or peft's config; without either it is the rank, as all readers have it."""
     if ALPHA in part:
         value = part[ALPHA]
         alpha = float(value.reshape(-1)[0]) if value.numel() == 1 else math.nan
     else:
-        alpha = _told_alpha(alphas, place, rank)
+        alpha = told_alpha(facts, place, rank, source)
     if not abs(alpha) <= LARGEST_ALPHA:
         raise CheckpointError(
-            f"{where} has no usable alpha", f"one number of at most {LARGEST_ALPHA:g}", "choose another file"
-        )
-    return alpha
-
-
-def _alphas(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
-    """What peft's configs say, under keys such as "unet.lora_alpha"."""
-    text = metadata.get(ADAPTER_METADATA)
-    if text is None:
-        return {}
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise CheckpointError(
-            f"{source} has damaged metadata: {ADAPTER_METADATA} is no JSON", "JSON", "choose another file"
-        ) from None
-    facts = values if isinstance(values, dict) else {}
-    if any(isinstance(value, dict) and len(value) > MOST_PATTERNS for value in facts.values()):
-        raise CheckpointError(
-            f"{source} has damaged metadata: {ADAPTER_METADATA} names too many layers",
-            f"at most {MOST_PATTERNS}",
+            f"{source}: {place.network}.{place.path} has no usable alpha",
+            f"one number of at most {LARGEST_ALPHA:g}",
             "choose another file",
         )
-    return facts
-
-
-def _told_alpha(alphas: dict[str, Any], place: Place, rank: int) -> float:
-    """peft: `alpha_pattern` names layers by their path or its end; rsLoRA divides by the root of the rank."""
-    patterns = alphas.get(f"{place.network}.alpha_pattern")
-    patterns = patterns if isinstance(patterns, dict) else {}
-    words = place.path.split(".")
-    ends = {".".join(words[k:]) for k in range(len(words))}
-    usual = alphas.get(f"{place.network}.lora_alpha", rank)
-    value = next((value for name, value in patterns.items() if name in ends), usual)
-    alpha = (
-        float(value) if isinstance(value, float) or (type(value) is int and abs(value) < 2**63) else math.nan
-    )
-    return alpha * math.sqrt(rank) if alphas.get(f"{place.network}.use_rslora") is True else alpha
+    return alpha
 
 
 def encode(weights: LoraWeights, kind: str, family: LoraFamily) -> tuple[dict[str, Tensor], dict[str, str]]:
