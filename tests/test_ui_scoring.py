@@ -56,6 +56,24 @@ def test_a_picture_tells_its_prompt(tmp_path: Path, data: bytes, name: str, prom
     )
 
 
+def test_a_picture_is_shown_as_it_is_scored(tmp_path: Path):
+    from ui.form_routes import _picture
+    from ui.scoring import STORED
+
+    held = Image.Exif()
+    held[0x0112] = 6  # the left side of the file is up
+    kind = jobs.Jobs(tmp_path / "score", "ui.score_job", 3)
+    folder, buffer = kind.new(), io.BytesIO()
+    Image.linear_gradient("L").resize((80, 60)).convert("RGB").save(buffer, "PNG", exif=held.tobytes())
+    told = take(folder, "a.png", buffer.getvalue())
+    assert tuple(told["size"]) == (60, 80) and STORED.fullmatch(told["file"])
+    shown = Image.open(io.BytesIO(bytes(_picture(kind, folder.name, told["file"], 256, "").body))).convert(
+        "L"
+    )
+    assert shown.size == (60, 80)
+    assert shown.getpixel((55, 40)) < 40 and shown.getpixel((5, 40)) > 215, "its top lies to the right"
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.svg", "a", "a.png.exe", "", ".png/", "a.html"])
 def test_another_kind_of_file_is_refused(tmp_path: Path, name: str):
     with pytest.raises(ConfigError):

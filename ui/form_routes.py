@@ -256,13 +256,15 @@ def _picture(kind: Jobs, job: str, file: str, side: int, known: str) -> Response
     """As WebP of at most `side` pixels."""
     from PIL import Image
 
+    from rlr_core.runs.as_seen import as_seen
+
     try:
         if side not in SIDES or not any(form.fullmatch(file) for form in PICTURES):
             raise ConfigError(f"no picture {file[:60]!r}", "one of this job", "reload the page")
         path = kind.folder(job) / file
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
             picture.draft("RGB", (side, side))
-            small = picture.convert("RGB")
+            small = as_seen(picture)
     except (RLRError, OSError, ValueError) as error:
         return JSONResponse({"error": str(error)}, 404)
     small.thumbnail((side, side))

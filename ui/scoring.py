@@ -99,7 +99,15 @@ def look(file: Path) -> dict[str, Any]:
     with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as picture:
         told = picture.info.get("parameters")
         text = told if isinstance(told, str) else _comment(picture)
-        return {"size": picture.size, "prompt": prompt_of(text)}
+        size = picture.size[::-1] if _lies(picture) else picture.size
+        return {"size": size, "prompt": prompt_of(text)}
+
+
+def _lies(picture: Any) -> bool:
+    """Whether the camera was held on its side: EXIF's Orientation (0x0112) is 5 to 8."""
+    with suppress(Exception):  # as below
+        return picture.getexif().get(0x0112, 1) >= 5
+    return False
 
 
 def _comment(picture: Any) -> str:
