@@ -44,5 +44,5 @@ def test_it_gives_the_model_with_the_lora_and_keeps_every_run(tmp_path, monkeypa
 
 
 def test_no_prompts_are_refused_in_words(tmp_path, monkeypatch):
-    with pytest.raises(PromptError, match="no prompts\n.*each line"):
+    with pytest.raises(PromptError, match=r"no prompts\n.*each line"):
         run(tmp_path, monkeypatch, prompts=" \n")
