@@ -101,7 +101,7 @@ class TrainPage:
             )
             self.prompts = gr.Textbox(
                 label="Prompts", lines=6, max_lines=16, placeholder=EXAMPLES,
-                info="One per line. `{red|blue}` and wildcards between two underscores are drawn; # is a comment. Empty: the demo's.",
+                info="One per line. `{red|blue}` and wildcards, between double underscores, are drawn; # is a comment.",
             )  # fmt: skip
             with gr.Column(visible=False) as self.stage_box:
                 gr.HTML(CHAIN)
