@@ -70,6 +70,7 @@ class Gui:
         self.home, self.port = home, _port()
         self.address = f"http://127.0.0.1:{self.port}/"
         self.log = (home / "gui.log").open("ab")
+        self.began = time.monotonic()
         self.start()
 
     def start(self) -> None:
@@ -162,6 +163,7 @@ def test_from_the_first_page_to_a_comparison(browser, gui):
         shown.click("#train-button")  # with nothing changed
         shown.wait_for_selector(".run-head")
         shown.wait_for_selector(".pairs img")
+        print(f"first preview {time.monotonic() - gui.began:.0f} s after the GUI's start")
         run = parse_qs(urlsplit(shown.url).query)["run"][0]
     with page(browser, gui, f"runs/{run}") as shown:  # another browser, by the run's address
         shown.wait_for_selector(".pairs img")
