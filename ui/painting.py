@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rlr_core.errors import ConfigError, PromptError, RLRError
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.summary import Comparison
+from rlr_core.runs.summary import Comparison, standard_error
 from rlr_core.storage import read_text, write_text
 from ui import jobs
 from ui.picking import Side, checkpoint_for, lora_file, side
@@ -215,7 +215,7 @@ def interval(scores: Sequence[float | None]) -> tuple[float, float] | None:
     known = [score for score in scores if score is not None]
     if not known:
         return None
-    return fmean(known), 1.96 * stdev(known) / math.sqrt(len(known)) if len(known) > 1 else math.nan
+    return fmean(known), 1.96 * standard_error(known) if len(known) > 1 else math.nan
 
 
 def intervals(scores: Sequence[float | None]) -> str:
