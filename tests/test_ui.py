@@ -283,6 +283,23 @@ def test_with_a_password():
     assert refusal(told("me:Schlüssel"), rules)[0] == 200
 
 
+def test_a_home_that_is_not_there_is_made(tmp_path, monkeypatch):
+    from ui import __main__ as program
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "_serve", lambda *_: None)
+    assert program.main(["--home", str(tmp_path / "new" / "home"), "--port", "1"]) == 0
+    assert (tmp_path / "new" / "home").is_dir()
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path, capsys):
+    from ui import __main__ as program
+
+    (tmp_path / "file").write_text("")
+    assert program.main(["--home", str(tmp_path / "file" / "home"), "--port", "1"]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
 def test_other_machines_want_a_password(capsys):
     from ui.__main__ import main
 

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from rlr_core.errors import ConfigError, RLRError
+from rlr_core.storage import storing
 from ui.guard import Rules
 from ui.workspace import Workspace
 
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         rules = _rules(options)
         workspace = Workspace.open(options.home)
         port = options.port or _free_port(options.listen)
-        os.chdir(workspace.home)  # where relative paths of configs are meant
+        with storing(workspace.home):
+            workspace.home.mkdir(parents=True, exist_ok=True)
+            os.chdir(workspace.home)  # where relative paths of configs are meant
         _serve(workspace, options, rules, port)
     except RLRError as error:
         print(f"error: {error}", file=sys.stderr)
