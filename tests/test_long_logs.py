@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,17 @@ def test_a_long_log_is_not_held_in_memory(tmp_path):
     path = written(tmp_path, [iteration(k, k) for k in range(1, 5001)])
     assert peak(path, log.read) > 5000 * 1000, "all of it"
     assert peak(path, Summary.read) < 5000 * 150
+
+
+def test_each_iteration_takes_as_long_as_the_first_ones():
+    """It does not depend on how many there are."""
+    table, told, taken = Iterations(), iteration(1, 1), []
+    for _ in range(4):
+        began = time.process_time()
+        for _ in range(10_000):
+            table.add(told)
+        taken.append(time.process_time() - began)
+    assert min(taken[2:]) < 2 * max(taken[:2]), taken
 
 
 def test_it_has_what_counts_and_nothing_else(tmp_path):

@@ -177,7 +177,9 @@ def test_texts_are_encoded_once_and_without_their_neighbours(folder):
 
 def test_a_long_prompt_warns_naming_the_lost_words(folder):
     model = load(folder)
-    with pytest.warns(UserWarning, match="longer than 10 tokens: 'k l' is lost") as caught:
+    with pytest.warns(
+        UserWarning, match="a prompt of 12 tokens is longer than 10 tokens: 'k l' is lost"
+    ) as caught:
         model.encode(["a b c d e f g h i j k l"], [""])
     assert caught[0].filename == __file__
     with warnings.catch_warnings():

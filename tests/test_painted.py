@@ -8,10 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from rlr_core.chain import flow_matching
+from rlr_core.dcot import StageSettings, parse_line
+from rlr_core.runs.comfyui_graph import graph
 from rlr_core.runs.hashes import checkpoint_hash, lora_hash
-from rlr_core.runs.painted import Painted, graph, parameters
+from rlr_core.runs.painted import Painted, parameters
 
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """A1111's `re_param` (modules/infotext_utils.py)."""
@@ -38,6 +42,8 @@ INPUTS = {
     "CLIPSetLastLayer": {"clip", "stop_at_clip_layer"},
     "VAELoader": {"vae_name"},
     "CLIPTextEncode": {"text", "clip"},
+    "ConditioningSetTimestepRange": {"conditioning", "start", "end"},
+    "ConditioningCombine": {"conditioning_1", "conditioning_2"},
     "EmptyLatentImage": {"width", "height", "batch_size"},
     "KSampler": {
         "model", "seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "denoise",
@@ -50,10 +56,12 @@ OUTPUTS = {
     "CheckpointLoaderSimple": ["MODEL", "CLIP", "VAE"], "LoraLoader": ["MODEL", "CLIP"], "ModelSamplingDiscrete": ["MODEL"],
     "CLIPSetLastLayer": ["CLIP"], "VAELoader": ["VAE"], "CLIPTextEncode": ["CONDITIONING"], "EmptyLatentImage": ["LATENT"],
     "KSampler": ["LATENT"], "VAEDecode": ["IMAGE"],
+    "ConditioningSetTimestepRange": ["CONDITIONING"], "ConditioningCombine": ["CONDITIONING"],
 }  # fmt: skip
 KINDS = {
     "model": "MODEL", "clip": "CLIP", "vae": "VAE", "positive": "CONDITIONING", "negative": "CONDITIONING",
     "latent_image": "LATENT", "samples": "LATENT", "images": "IMAGE",
+    "conditioning": "CONDITIONING", "conditioning_1": "CONDITIONING", "conditioning_2": "CONDITIONING",
 }  # fmt: skip
 
 
@@ -73,7 +81,7 @@ def parsed(text: str) -> dict[str, str]:
 
 def test_a1111_reads_it():
     read = parsed(parameters(PLAIN))
-    assert read["Prompt"] == "a red circle, (bright), größer 猫 <lora:rlr-demo:0.5>"
+    assert read["Prompt"] == r"a red circle, \(bright\), größer 猫 <lora:rlr-demo:0.5>"
     assert read["Negative prompt"] == "blurry\nNegative: dark"
     expected = {
         "Steps": "20", "Sampler": "DPM++ 2M", "Schedule type": "DDIM", "CFG scale": "3.5", "Seed": "7", "Size": "64x96",
@@ -104,24 +112,60 @@ def test_a_lora_without_effect_is_not_named():
     assert "LoraLoader" not in {node["class_type"] for node in graph(painted).values()}
 
 
-@pytest.mark.parametrize(
-    "change", [{}, {"vae": "x.pt", "prediction": "v_prediction"}, {"lora": "", "clip_skip": 0}]
-)
-def test_comfyui_can_run_the_graph(change):
-    """Every node has just the inputs that it requires, and every link leads to an output of the right kind."""
-    nodes = graph(Painted(**{**vars(PLAIN), **change}))
+STAGES = "coarse: a beach | mid: a dog (big) | fine: fur | negative: blurry (bad)"
+LEVELS = flow_matching(torch.linspace(1, 0, PLAIN.steps + 1))
+
+
+def in_stages(line: str, **changes) -> Painted:
+    return Painted(**{**vars(PLAIN), **changes}).told(parse_line(line), StageSettings(), LEVELS)
+
+
+def runnable(nodes) -> None:
+    """Every node has just the inputs that it requires, every link leads to an output of the right kind, none is left over."""
     for node in nodes.values():
         assert node["inputs"].keys() == INPUTS[node["class_type"]]
         for name, value in node["inputs"].items():
             if isinstance(value, list):
                 assert OUTPUTS[nodes[value[0]]["class_type"]][value[1]] == KINDS[name]
-    (sampling,) = (node["inputs"] for node in nodes.values() if node["class_type"] == "KSampler")
-    assert (sampling["seed"], sampling["steps"], sampling["cfg"]) == (7, 20, 3.5)
-    assert nodes[sampling["positive"][0]]["inputs"]["text"] == PLAIN.prompt, "without A1111's <lora:…>"
     used = {
         value[0] for node in nodes.values() for value in node["inputs"].values() if isinstance(value, list)
     }
-    assert used == nodes.keys() - {"11"}, "none is left over"
+    assert used == nodes.keys() - {"file"}
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"vae": "x.pt", "prediction": "v_prediction"}, {"lora": "", "clip_skip": 0}]
+)
+def test_comfyui_can_run_the_graph(change):
+    nodes = graph(Painted(**{**vars(PLAIN), **change}))
+    runnable(nodes)
+    sampling = nodes["sampler"]["inputs"]
+    assert (sampling["seed"], sampling["steps"], sampling["cfg"]) == (7, 20, 3.5)
+    assert nodes[sampling["positive"][0]]["inputs"]["text"] == r"a red circle, \(bright\), größer 猫", (
+        "without A1111's <lora:…>"
+    )
+
+
+def test_prompts_by_stage_are_told_to_both():
+    painted = in_stages(STAGES)
+    read, nodes = parsed(parameters(painted)), graph(painted)
+    assert read["Prompt"] == r"[[a beach:a dog \(big\):0.333332]:fur:0.666666] <lora:rlr-demo:0.5>"
+    assert read["Negative prompt"] == r"blurry \(bad\)"
+    runnable(nodes)
+    texts = {node["inputs"]["text"] for node in nodes.values() if node["class_type"] == "CLIPTextEncode"}
+    assert texts == {"a beach", r"a dog \(big\)", "fur", r"blurry \(bad\)"}
+    ranges = [
+        (node["inputs"]["start"], node["inputs"]["end"])
+        for node in nodes.values()
+        if node["class_type"] == "ConditioningSetTimestepRange"
+    ]
+    assert [start for start, _ in ranges[1:]] == [end for _, end in ranges[:-1]] and len(ranges) == 3
+
+
+def test_a_plain_prompt_has_its_own_negative_prompt():
+    painted = in_stages("a cat | negative: dogs")
+    assert parsed(parameters(painted))["Negative prompt"] == "dogs"
+    assert graph(painted)["negative prompt"]["inputs"]["text"] == "dogs"
 
 
 def test_hashes_are_those_of_a1111(tmp_path, monkeypatch):
@@ -165,7 +209,24 @@ def test_sample_writes_it(tmp_path, monkeypatch):
     assert (read["Prompt"], read["Negative prompt"], read["Seed"]) == ("a red círcle", "a, b", "6")
     assert (read["Steps"], read["Model"], read["Size"]) == ("2", "embedded", f"{size[0]}x{size[1]}")
     assert re.fullmatch("[0-9a-f]{10}", read["Model hash"])
-    assert json.loads(told["prompt"])["8"]["inputs"]["width"] == size[0]
+    assert json.loads(told["prompt"])["latent"]["inputs"]["width"] == size[0]
     before = {path.name: path.read_bytes() for path in (tmp_path / "sample").iterdir()}
     assert main(["sample", "another", "--count", "2"]) == 2, "nothing is overwritten"
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "sample").iterdir()}
+
+
+def test_sample_shows_a_prompt_in_its_own_way(tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    from rlr_core.cli import main
+
+    monkeypatch.setenv("RLR_CACHE", str(tmp_path / "cache"))
+    assert (
+        main(["sample", "a red circle --s 2 --l 1.5 --d 42", "--count", "2", "--out", str(tmp_path / "out")])
+        == 0
+    )
+    with Image.open(tmp_path / "out" / "001.png") as picture:
+        read = parsed(picture.info["parameters"])
+        nodes = json.loads(picture.info["prompt"])
+    assert (read["Steps"], read["CFG scale"], read["Seed"]) == ("2", "1.5", "43")
+    assert (nodes["sampler"]["inputs"]["steps"], nodes["sampler"]["inputs"]["seed"]) == (2, 43)
+    assert read["Prompt"] == nodes["prompt"]["inputs"]["text"] == "a red circle"

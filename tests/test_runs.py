@@ -34,6 +34,7 @@ from rlr_core.runs.pictures import read_picture
 from rlr_core.runs.requests import request_stop
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.runs.summary import Comparison, Summary
+from rlr_core.storage import user_path
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,15 @@ def test_the_lora_has_a_card_for_hosts(finished):
     assert card["sd version"] == "SD1" and card["preferred weight"] == 1
     assert "Trained towards the reward" in card["description"] and "held-out score" in card["description"]
     assert read_picture(finished / "rlr-lora.preview.png").shape == (3, 512, 512)
+    with Image.open(finished / "rlr-lora.preview.png") as picture:
+        told = picture.info
+    config = RunDirectory(finished).config
+    name = user_path(config.model.checkpoint).name
+    prompt, rest = told["parameters"].split(" <lora:rlr-lora:1>\n")
+    assert prompt in config.prompts.held_out and f"Model: {name}" in rest and "Lora hashes" in rest
+    nodes = json.loads(told["prompt"])
+    assert nodes["checkpoint"]["inputs"]["ckpt_name"] == name
+    assert nodes["LoRA"]["inputs"]["lora_name"] == "rlr-lora.safetensors"
 
 
 def test_a_lora_without_effect_is_not_exported_and_nothing_is_lost(workshop, tmp_path):

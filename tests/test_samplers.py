@@ -15,7 +15,7 @@ import tiny
 
 from rlr_core.chain import SampleNoise, variance_exploding
 from rlr_core.config import InferenceConfig, SamplingConfig
-from rlr_core.dcot import StageSettings, plain
+from rlr_core.dcot import StageSettings, parse_line, plain
 from rlr_core.errors import ConfigError
 from rlr_core.models import load_model
 from rlr_core.models.samplers import SAMPLERS
@@ -93,6 +93,28 @@ def test_steps_and_guidance_may_differ_from_training(folder):
     assert canvas.sampler is None and canvas.schedule.steps == 4
     same = painter(model, SamplingConfig(steps=9))
     assert same.sampling == SamplingConfig(steps=9)
+
+
+@pytest.mark.parametrize("sampler", ["chain", "euler"])
+def test_a_prompt_may_be_shown_in_its_own_way(folder, sampler):
+    model, given = load(folder), InferenceConfig(sampler=sampler)
+    said = [*PLAIN, parse_line("a b --w 32 --h 16 --s 3 --l 1.5 --n bad"), parse_line("a b --l 1")]
+    sizes, together = (
+        [(16, 16), (16, 32)],
+        painter(model, SamplingConfig(steps=5, size=[[16, 16], [16, 32]]), given),
+    )
+    pictures = together(said, [*SEEDS, 7, 8])
+    assert [tuple(each.shape[1:]) for each in pictures] == [(16, 16), (32, 16), (16, 32), (32, 16)]
+    for number in range(2):
+        alone = painter(model, SamplingConfig(steps=5, size=list(sizes[number])), given)
+        torch.testing.assert_close(
+            pictures[number], alone(PLAIN[number : number + 1], SEEDS[number : number + 1])[0]
+        )
+    own = SamplingConfig(steps=3, guidance_scale=1.5, size=[32, 16])
+    alone = painter(model, own, given, stages=StageSettings(negative="bad"))
+    torch.testing.assert_close(pictures[2], alone(plain(["a b"]), [7])[0])
+    alone = painter(model, SamplingConfig(steps=5, guidance_scale=1.0, size=[16, 32]), given)
+    torch.testing.assert_close(pictures[3], alone(plain(["a b"]), [8])[0])
 
 
 def test_too_many_steps_are_refused_before_painting(folder):

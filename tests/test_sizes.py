@@ -87,6 +87,21 @@ def test_sizes_come_in_turn(workshop):
     torch.testing.assert_close(before.images[1], whole[0], atol=1e-5, rtol=0)
 
 
+def test_a_prompts_own_size_and_seed_are_for_previews(workshop):
+    held_out = ["g h --w 24 --h 16 --d 42 --s 2", "i j"]
+    with prepare(runs.config(workshop, prompts__held_out=held_out, output__previews=2)) as setup:
+        told = list(Trainer(setup).run())
+        preview = next(event for event in told if isinstance(event, Preview))
+        at = preview.prompts.index("g h")
+        assert preview.seeds[at] == 42 and preview.images[at].shape[1:] == (16, 24)
+        assert preview.images[1 - at].shape[1:] == (16, 16)
+        evaluations = [event for event in told if isinstance(event, Evaluation)]
+    assert evaluations and all(image.shape[1:] == (16, 16) for each in evaluations for image in each.images)
+    held_out = ["g h --w 25 --h 16"]
+    with pytest.raises(ConfigError, match="multiples of 2 pixels"):
+        prepare(runs.config(workshop, prompts__held_out=held_out))
+
+
 def test_a_run_of_several_sizes_is_resumed_to_the_same_bits(workshop):
     config = runs.config(workshop, sampling__size=SIZES, estimator__name="ddpo", estimator__batch_reuse=2)
 

@@ -13,7 +13,16 @@ from hypothesis import strategies as some
 
 from rlr_core.chain import PromptSchedule, Schedule, Text, flow_matching, variance_exploding
 from rlr_core.config import PromptConfig
-from rlr_core.dcot import Boundaries, StagePrompts, StageSettings, format_line, parse_line, plain, together
+from rlr_core.dcot import (
+    Boundaries,
+    Shown,
+    StagePrompts,
+    StageSettings,
+    format_line,
+    parse_line,
+    plain,
+    together,
+)
 from rlr_core.dcot.files import from_table, parsed, read_lines, stripped
 from rlr_core.dcot.host_syntax import without_weights
 from rlr_core.dcot.wildcards import expanded
@@ -42,6 +51,10 @@ nasty = some.sampled_from(
         "1: 2",
         "negative: x",
         "\\",
+        "--w 512",
+        "a --n b",
+        "a \\--d 3",
+        "a --l .5 | mid: b",
     ]
 )
 texts = words | nasty | some.tuples(words, nasty).map(" ".join)
@@ -56,6 +69,17 @@ def fractions(number: int, *, falling: bool = False) -> some.SearchStrategy[tupl
 
 
 @some.composite
+def shown(draw: Any) -> Shown:
+    size = draw(some.none() | some.tuples(some.integers(1, 9000), some.integers(1, 9000))) or (None, None)
+    return Shown(
+        *size,
+        steps=draw(some.none() | some.integers(1, 1000)),
+        guidance_scale=draw(some.none() | some.floats(0, 1000).map(lambda value: round(value, 3))),
+        seed=draw(some.none() | some.integers(0, 2**62 - 1)),
+    )
+
+
+@some.composite
 def stage_prompts(draw: Any) -> StagePrompts:
     number = draw(counts)
     by_noise = draw(some.booleans())
@@ -66,6 +90,7 @@ def stage_prompts(draw: Any) -> StagePrompts:
         boundaries=boundaries if number > 1 and draw(some.booleans()) else None,
         intent=draw(some.just("") | texts),
         count=draw(some.integers(1, 9)),
+        shown=draw(some.just(Shown()) | shown()),
     )
 
 
@@ -79,7 +104,7 @@ def to_table(prompts: StagePrompts) -> dict[str, Any]:
         table["negative"] = list(prompts.negatives)
     if prompts.boundaries and prompts.boundaries.values:
         table["noise" if prompts.boundaries.by_noise else "at"] = list(prompts.boundaries.values)
-    return table | ({"times": prompts.count} if prompts.count > 1 else {})
+    return table | ({"times": prompts.count} if prompts.count > 1 else {}) | prompts.shown.given
 
 
 # how they are written
@@ -89,6 +114,15 @@ def to_table(prompts: StagePrompts) -> dict[str, Any]:
 @given(texts)
 def test_any_plain_prompt_round_trips(text: str) -> None:
     assert parse_line(format_line(StagePrompts((text,)))) == StagePrompts((text,))
+
+
+def test_kohyas_switches() -> None:
+    """As sd-scripts reads its own sample prompts, in any order and case."""
+    said = parse_line("a cat, --sitting --N blurry, bad --w 512  --h 768 --s 28 --L .5 --d 42")
+    assert said.prompts == ("a cat, --sitting",) and said.negatives == ("blurry, bad",)
+    assert said.shown == Shown(512, 768, 28, 0.5, 42)
+    assert parse_line("1: a | 2: b | at: 0.5 --n dark").negatives == ("dark", "dark")
+    assert parse_line(r"a cat \--w 512").prompts == ("a cat --w 512",)
 
 
 @quickly
@@ -149,6 +183,13 @@ def test_a_line_by_hand() -> None:
         ("negative: dark", "no prompt"),
         ("mid: a | negative fine: b", "without that stage"),
         ("x" * 10_001, "10001 letters"),
+        ("a cat --w 512", "a width or a height alone"),
+        ("a cat --w 512 --h 0", "height 0"),
+        ("a cat --s 20 --s 30", "column 14: '--s 30'"),
+        ("a cat --s 20.5", "column 7: '--s 20.5'"),
+        ("coarse: a --s 3 | mid: b", "column 11: '--s 3 | mid: b'"),
+        ("a cat | negative: x --n y", "'negative' and --n"),
+        ("--n dogs", "an empty prompt"),
     ],
 )
 def test_a_line_that_cannot_be_read(line: str, message: str) -> None:

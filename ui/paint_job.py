@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlr_core.config import RunConfig
 from ui.painting import intervals
 from ui.work import Telling, free_memory, main, scored
+
+if TYPE_CHECKING:
+    from rlr_core.runs.painted import Painted
+    from rlr_core.trainer.sampling import Painter
 
 SMALL = 64 * 64
 """Places of a latent up to which pictures are painted 8 at a time; of larger ones 2 fit where one does."""
@@ -67,8 +71,8 @@ def _config(asked: dict[str, Any]) -> RunConfig:
 
 def _paint(asked: dict[str, Any], telling: Telling) -> None:
     from rlr_core.cli.quick import painting_only
-    from rlr_core.cli.sample import facts_of
     from rlr_core.models import load_configured
+    from rlr_core.runs.painted import Painted
     from rlr_core.trainer.devices import choose_device, threads
     from rlr_core.trainer.prompts import understood
 
@@ -80,17 +84,21 @@ def _paint(asked: dict[str, Any], telling: Telling) -> None:
         rows = enumerate(asked["rows"])
         for lora, mine in groupby(rows, key=lambda row: row[1]["lora"]):
             file = Path(lora) if lora else None
-            facts = facts_of(config, file)
-            with _painter(model, config, file) as paint:
+            facts = Painted.by(config, file)
+            with _painter(model, config, file) as (paint, by):
+                told = [
+                    replace(facts, seed=seed).told(prompt, by.stages, by.showing(prompt.shown)[1].schedule)
+                    for prompt, seed in zip(prompts, asked["seeds"], strict=True)
+                ]
                 for number, row in mine:
                     telling(doing=f"painting: {row['label']}")
                     for numbers, images in paint(row["strength"], prompts, asked["seeds"]):
-                        _save(telling, number, row, zip(numbers, images, strict=True), asked, facts)
+                        _save(telling, number, row, zip(numbers, images, strict=True), told)
 
 
 @contextmanager
-def _painter(model: Any, config: RunConfig, file: Path | None) -> Iterator[Any]:
-    """(strength, prompts, seeds) → groups of pictures as they are painted; the LoRA is in the model as long."""
+def _painter(model: Any, config: RunConfig, file: Path | None) -> Iterator[tuple[Any, Painter]]:
+    """(strength, prompts, seeds) → groups of pictures as they are painted, and by whom; the LoRA is in the model as long."""
     from rlr_core.lora import load_lora
     from rlr_core.lora.hooked_lora import HookedLora
     from rlr_core.trainer import painter
@@ -109,27 +117,22 @@ def _painter(model: Any, config: RunConfig, file: Path | None) -> Iterator[Any]:
             yield from paint.groups(prompts, seeds)
 
     try:
-        yield painted
+        yield painted, paint
     finally:
         if lora:
             lora.eject()
 
 
 def _save(
-    telling: Telling, number: int, row: dict[str, Any], images: Any, asked: dict[str, Any], facts: Any
+    telling: Telling, number: int, row: dict[str, Any], images: Iterable[Any], told: Sequence[Painted]
 ) -> None:
     """Pictures as files that say how they were painted."""
-    from rlr_core.runs.painted import texts
+    from rlr_core.runs.comfyui_graph import texts
     from rlr_core.runs.pictures import save_png, to_picture
 
     for column, image in images:
         picture = to_picture(image, 0)
-        told = {
-            "prompt": asked["prompts"][column],
-            "seed": asked["seeds"][column],
-            "strength": row["strength"],
-        }
-        painted = replace(facts, size=picture.size, **told)
+        painted = replace(told[column], size=picture.size, strength=row["strength"])
         save_png(picture, telling.folder / name(number, column), texts(painted))
         pictures = [*telling.facts["pictures"], [number, column]]
         telling(pictures=pictures, done=telling.facts["done"] + 1, size=picture.size)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlr_core.cli.given import checkpoint, existing
+from rlr_core.cli.given import existing
 from rlr_core.cli.quick import painting_only
 from rlr_core.cli.saying import say
 from rlr_core.config import RunConfig, load
-from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import ConfigError
 from rlr_core.safetensors_header import read_header, shown
 from rlr_core.storage import refuse_overwriting, user_path
 
 if TYPE_CHECKING:
+    from rlr_core.dcot import StagePrompts
     from rlr_core.runs.painted import Painted
 
 SHOWN = 8
@@ -69,16 +69,11 @@ def sample(options: argparse.Namespace) -> None:
         read_header(lora)  # a wrong path is told before anything is loaded
     with painting_only() if options.alone else nullcontext():
         config = _config(options.set)
-        rows = _painted(config, lora, strengths, prompts, seeds)
-    facts = facts_of(config, lora)
+        rows, facts = _painted(config, lora, strengths, prompts, seeds)
     told = {
-        name: [
-            replace(facts, prompt=prompt, seed=seed, strength=strength)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-        for name, strength in strengths.items()
+        name: [replace(each, strength=strength) for each in facts] for name, strength in strengths.items()
     }
-    _save(rows, told, out)
+    _save(rows, told, prompts, out)
     say(f"{total} pictures in {out}{', side by side in sheet.png' if total > 1 else ''}")
 
 
@@ -117,23 +112,33 @@ def _files(folder: Path, strengths: Collection[str], count: int) -> dict[tuple[s
 
 def _painted(
     config: RunConfig, lora: Path | None, strengths: dict[str, float], prompts: list[str], seeds: list[int]
-) -> dict[str, Any]:
-    """The pictures at each strength, by its name."""
+) -> tuple[dict[str, Any], list[Painted]]:
+    """The pictures at each strength, by its name; and what is told of them, but for size and strength."""
     from rlr_core.trainer.devices import threads
+    from rlr_core.trainer.prompts import understood
 
     with threads(config.model.threads):
-        paint = _painter(config, lora)
-        return {name: paint(strength, prompts, seeds) for name, strength in strengths.items()}
+        paint, tell = _painter(config, lora)
+        said = understood(prompts, config.prompts)
+        seeds = [_seed(prompt, seed, seed - seeds[0]) for prompt, seed in zip(said, seeds, strict=True)]
+        rows = {name: paint(strength, said, seeds) for name, strength in strengths.items()}
+        return rows, list(map(tell, said, seeds))
 
 
-def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str], list[int]], Any]:
-    """(strength, prompts, seeds) → pictures."""
+def _seed(prompt: StagePrompts, seed: int, number: int) -> int:
+    """Of a prompt's picture: counted up from its own (--d), if it has one."""
+    return seed if prompt.shown.seed is None else prompt.shown.seed + number
+
+
+def _painter(config: RunConfig, file: Path | None) -> tuple[Callable[..., Any], Callable[..., Painted]]:
+    """(strength, prompts, seeds) → pictures, and (prompt, seed) → what is told of one."""
     from rlr_core.lora import load_lora
     from rlr_core.lora.hooked_lora import HookedLora
     from rlr_core.models import load_configured
+    from rlr_core.runs.painted import Painted
     from rlr_core.trainer import painter
     from rlr_core.trainer.devices import choose_device
-    from rlr_core.trainer.prompts import stage_settings, understood
+    from rlr_core.trainer.prompts import stage_settings
 
     model = load_configured(config.model, choose_device(config.model.device))
     lora = load_lora(file, model, HookedLora) if file else None  # peft takes a second to import
@@ -141,45 +146,23 @@ def _painter(config: RunConfig, file: Path | None) -> Callable[[float, list[str]
     stages = stage_settings(config.prompts)
     paint = painter(model, config.sampling, config.inference, stages=stages, encode_anew=encode_anew)
 
-    def painted(strength: float, prompts: list[str], seeds: list[int]) -> Any:
+    facts = Painted.by(config, file)
+
+    def painted(strength: float, prompts: Sequence[StagePrompts], seeds: list[int]) -> Any:
         with lora.scaled(strength) if lora else nullcontext():
-            return paint(understood(prompts, config.prompts), seeds)
+            return paint(prompts, seeds)
 
-    return painted
+    def told(prompt: StagePrompts, seed: int) -> Painted:
+        return replace(facts, seed=seed).told(prompt, stages, paint.showing(prompt.shown)[1].schedule)
 
-
-def facts_of(config: RunConfig, lora: Path | None) -> Painted:
-    """What all pictures of one call have in common; prompt, seed, strength and size are each one's own."""
-    from rlr_core.runs.hashes import checkpoint_hash, lora_hash
-    from rlr_core.runs.painted import Painted
-
-    model, sampling, inference = config.model, config.sampling, config.inference
-    path = checkpoint(model.checkpoint)
-    return Painted(
-        prompt="",
-        negative=config.prompts.negative,
-        seed=0,
-        steps=inference.steps or sampling.steps,
-        guidance_scale=inference.guidance_scale or sampling.guidance_scale,
-        sampler=inference.sampler,
-        eta=sampling.eta,
-        size=(0, 0),
-        checkpoint=model.checkpoint if path == CHECKPOINT else path.resolve().name,
-        checkpoint_hash=checkpoint_hash(path),
-        prediction=model.prediction,
-        clip_skip=model.clip_skip,
-        vae=user_path(model.vae).name if model.vae else "",
-        lora=lora.name if lora else "",
-        lora_hash=lora_hash(lora) if lora else "",
-    )
+    return painted, told
 
 
-def _save(rows: dict[str, Any], told: dict[str, list[Painted]], folder: Path) -> None:
+def _save(rows: dict[str, Any], told: dict[str, list[Painted]], prompts: Sequence[str], folder: Path) -> None:
     """Write the pictures of each row, with what is told of them, and the sheet."""
-    from rlr_core.runs.painted import texts
+    from rlr_core.runs.comfyui_graph import texts
     from rlr_core.runs.pictures import grid, save_png, strip, to_picture
 
-    prompts = [painted.prompt for painted in next(iter(told.values()))]
     files = _files(folder, rows, len(prompts))
     for name, images in rows.items():
         for number, image in enumerate(images):

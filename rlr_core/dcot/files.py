@@ -2,7 +2,7 @@
 
 In JSON Lines a line is a text, as in a text file, or an object; in TOML `prompts` is a list of such. An object has "prompt" or
 "stages" (texts from coarse to fine), and, as wanted, "negative" (a text, or one for each stage), "at" or "noise" (boundaries),
-"prompt" beside stages (what the reward is told) and "times".
+"prompt" beside stages (what the reward is told), "times", and "width", "height", "steps", "guidance_scale", "seed" of previews.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rlr_core.dcot.lines import format_line, parse_line
 from rlr_core.dcot.stages import Boundaries, StagePrompts
+from rlr_core.dcot.switches import Shown
 from rlr_core.errors import PromptError
 from rlr_core.storage import read_text
 
@@ -27,7 +29,8 @@ else:
 
 MOST_BYTES = 4 * 2**20
 """Of a prompts file."""
-KEYS = ("prompt", "stages", "negative", "at", "noise", "times")
+SHOWN = tuple(field.name for field in fields(Shown))
+KEYS = ("prompt", "stages", "negative", "at", "noise", "times", *SHOWN)
 ADVICE = "write one prompt per line and save the file as UTF-8"
 
 
@@ -128,7 +131,16 @@ def from_table(table: dict[str, Any]) -> StagePrompts:
         boundaries=Boundaries(tuple(map(float, places)), by_noise="noise" in table) if places else None,
         intent=_one_line(table.get("prompt", "")) if "stages" in table else "",
         count=int(table.get("times", 1)),
+        shown=Shown(
+            **{name: _number(table[name], whole=name != "guidance_scale") for name in SHOWN if name in table}
+        ),
     )
+
+
+def _number(value: Any, *, whole: bool) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise TypeError(f"{value!r} is no {'whole ' * whole}number")
+    return value
 
 
 def _one_line(text: Any) -> str:

@@ -7,16 +7,19 @@ r"""A prompt as a line of text, as people write it by hand.
     coarse: a hand | mid: an open hand | fine: five fingers | negative fine: blurry | at noise: 0.98, 0.8
 
 A `|` parts fields only before a field's name; `\|` does not, nor does `\coarse:` at the start name a field. A line that begins
-with `#` is a comment, one with `\#` is not. Whatever a line says is read back from what `format_line` writes of it.
+with `#` is a comment, one with `\#` is not. kohya's switches may stand at its end (`switches.py`). Whatever a line says is read
+back from what `format_line` writes of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts, stage_names
+from rlr_core.dcot.switches import escaped_switches, switches, unescaped_switches, without_switches
 from rlr_core.errors import PromptError
 
 _STAGE = rf"(?:{'|'.join(NAMES)}|\d{{1,2}})"
@@ -36,13 +39,18 @@ class _Field(NamedTuple):
 
 def parse_line(line: str) -> StagePrompts:
     """The prompt that a line says. Raises `PromptError` that names the column."""
+    line, shown, negative = without_switches(line)
     table: dict[str, _Field] = {}
     for field in _fields(line):
         if field.name in table:
             raise _error(field, f"'{field.name}' twice", "each field once")
         table[field.name] = field
+    if negative is not None:
+        if "negative" in table:
+            raise _error(table["negative"], "'negative' and --n", "one of them")
+        table["negative"] = _Field("negative", _unescaped(negative), len(line) + 1)
     try:
-        return _assembled(table)
+        return replace(_assembled(table), shown=shown)
     except PromptError as error:
         raise _at(1, error) from None
 
@@ -65,11 +73,12 @@ def _field(text: str, column: int, *, named: bool) -> _Field:
 
 def _unescaped(text: str) -> str:
     text = _SEPARATOR.sub(lambda match: match[0][1:] if match[1] else match[0], text.strip())
+    text = unescaped_switches(text)
     return text[1:] if text.startswith("\\") and _START.match(text) else text
 
 
 def _escaped(text: str) -> str:
-    text = _SEPARATOR.sub(lambda match: "\\" + match[0], text)
+    text = _SEPARATOR.sub(lambda match: "\\" + match[0], escaped_switches(text))
     return "\\" + text if _START.match(text) else text
 
 
@@ -158,7 +167,7 @@ def format_line(prompts: StagePrompts) -> str:
         fields.append(f"{how}: {', '.join(repr(value) for value in prompts.boundaries.values)}")
     fields += [f"prompt: {_escaped(prompts.intent)}"] if prompts.intent else []
     fields += [f"times: {prompts.count}"] if prompts.count > 1 else []
-    return " | ".join(fields)
+    return " | ".join(fields) + switches(prompts.shown)
 
 
 def _error(field: _Field, got: str, expected: str) -> PromptError:

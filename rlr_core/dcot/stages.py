@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import PromptSchedule, Schedule, Text
+from rlr_core.dcot.switches import AS_THE_RUN, Shown
 from rlr_core.errors import PromptError
 
 NAMES = ("coarse", "mid", "fine")
@@ -93,6 +94,7 @@ class StagePrompts:
         boundaries: one fewer than stages; None is evenly apart, or what the run says.
         intent: what the reward is told; "" is the stages' prompts together.
         count: how often it is dealt, compared with others.
+        shown: how previews and samples show it.
     """
 
     prompts: tuple[str, ...]
@@ -100,6 +102,7 @@ class StagePrompts:
     boundaries: Boundaries | None = None
     intent: str = ""
     count: int = 1
+    shown: Shown = AS_THE_RUN
 
     def __post_init__(self) -> None:
         if not self.prompts or any(not prompt.strip() for prompt in self.prompts):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from rlr_core.rewards import Pictures
+from rlr_core.dcot import AS_THE_RUN
+from rlr_core.runs.comfyui_graph import texts
 from rlr_core.runs.curve import write_curve
 from rlr_core.runs.directory import RunDirectory
+from rlr_core.runs.painted import Painted
 from rlr_core.runs.pictures import SHOWN, before_after, save_png, strip, to_picture
 from rlr_core.runs.report import write_report
 from rlr_core.runs.stage_files import write_stage_files
@@ -35,7 +38,7 @@ class Gallery:
         """Draw a preview; returns its file, as seen from the run's folder."""
         file = self._directory.previews / f"{event.iteration:06d}.png"
         self._softly(f"previews/{file.name}", lambda: save_png(strip(event.images), file))
-        self._show_beside_the_lora(event.images)
+        self._show_beside_the_lora(event, hashed=False)
         if not event.iteration:
             height, width = event.images[0].shape[-2:]
             what = "the prompts for other hosts"
@@ -50,8 +53,8 @@ class Gallery:
         self._softly(name, lambda: save_png(strip(shown), self._directory.folder / name))
         if event.when == "after":
             self._show_beside_the_lora(
-                event.images
-            )  # of the LoRA that is exported, which may be an earlier one
+                event, hashed=True
+            )  # of the LoRA that is exported, maybe an earlier one
             self._softly("before_after.png", lambda: self._compare(event.prompts[:SHOWN]))
 
     def finish(self) -> None:
@@ -59,10 +62,26 @@ class Gallery:
         self._softly("reward.png", lambda: write_curve(self._directory))
         self._softly("report.html", lambda: write_report(self._directory))
 
-    def _show_beside_the_lora(self, images: Pictures) -> None:
-        """Write the picture that hosts show for the LoRA: the first one."""
+    def _show_beside_the_lora(self, event: Preview | Evaluation, *, hashed: bool) -> None:
+        """Write the picture that hosts show for the LoRA: the first one, with how it was painted."""
         file = self._lora.with_suffix(".preview.png")
-        self._softly(file.name, lambda: save_png(to_picture(images[0], 512), file))
+        self._softly(
+            file.name, lambda: save_png(to_picture(event.images[0], 512), file, self._told(event, hashed))
+        )
+
+    def _told(self, event: Preview | Evaluation, hashed: bool) -> dict[str, str]:
+        setup, first = self._setup, event.prompts[0]
+        height, width = event.images[0].shape[-2:]
+        painted = replace(
+            Painted.by(setup.config, self._lora, hashed=hashed),
+            seed=event.seeds[0],
+            size=(width, height),
+            checkpoint=setup.model.name,
+        )
+        prompts = next(prompts for prompts in setup.held_out_prompts if prompts.scored == first)
+        if isinstance(event, Evaluation):
+            prompts = replace(prompts, shown=AS_THE_RUN)
+        return texts(painted.told(prompts, setup.stages, setup.painter.showing(prompts.shown)[1].schedule))
 
     def _compare(self, prompts: Sequence[str]) -> None:
         before, after = (self._strip(name) for name in ("before", "after"))

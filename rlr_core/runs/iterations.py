@@ -36,7 +36,8 @@ class Iterations:
         """Take up an event of the log."""
         parts = _table(event.get("parts"))
         for name in parts:
-            self.parts.setdefault(name, {fact: array("d", [math.nan] * len(self)) for fact in FACTS})
+            if name not in self.parts:
+                self.parts[name] = {fact: array("d", [math.nan] * len(self)) for fact in FACTS}
         for name, columns in self.parts.items():
             for fact, column in columns.items():
                 column.append(_number(_table(parts.get(name)).get(fact)))

@@ -2,7 +2,7 @@
 
 A1111 reads one text, "parameters": the prompt, then a line "Negative prompt: …", then "Steps: …, Sampler: …, …", its values in
 quotes where they have a comma or a colon (modules/infotext_utils.py, modules/processing.py). ComfyUI reads "prompt", a graph of
-its nodes as JSON, in the form that its API takes (nodes.py); here of stock nodes alone.
+its nodes as JSON (`comfyui_graph.py`). Prompts by stage are prompt editing for the one, ranges of conditionings for the other.
 
 Both name the picture's settings; neither program draws the same random numbers, so its picture is another of the same kind.
 """
@@ -10,10 +10,18 @@ Both name the picture's settings; neither program draws the same random numbers,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rlr_core import __version__
+from rlr_core.chain import Schedule
+from rlr_core.config import RunConfig
+from rlr_core.dcot import StagePrompts, StageSettings
+from rlr_core.dcot.hosts import escaped, prompt_editing
+from rlr_core.embedded import CHECKPOINT
+from rlr_core.runs.hashes import checkpoint_hash, lora_hash
+from rlr_core.storage import user_path
 
 SAMPLERS = {
     "ddim": ("DDIM", "ddim"),
@@ -27,11 +35,20 @@ LEVELS = ("DDIM", "ddim_uniform")
 
 
 @dataclass(frozen=True)
+class Staged:
+    """A prompt with more than one stage, what is said of all prompts' stages, and the noise levels of its chain."""
+
+    prompts: StagePrompts
+    settings: StageSettings
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
 class Painted:
     """How a picture was painted.
 
     Attributes:
-        prompt, negative: texts.
+        prompt, negative: texts as the encoder read them; brackets are letters, which hosts are told.
         seed: of this picture alone.
         steps, guidance_scale: of the sampler.
         sampler: "chain", or a key of `SAMPLERS`.
@@ -45,6 +62,7 @@ class Painted:
         lora: name of the LoRA's file with the ending, or "".
         lora_hash: twelve digits, as A1111 has them.
         strength: of the LoRA.
+        stages: of the prompt, where it has several; they go before `prompt` and `negative`.
     """
 
     prompt: str
@@ -63,6 +81,49 @@ class Painted:
     lora: str = ""
     lora_hash: str = ""
     strength: float = 1.0
+    stages: Staged | None = None
+
+    @classmethod
+    def by(cls, config: RunConfig, lora: Path | None = None, *, hashed: bool = True) -> Painted:
+        """With all that a config tells; prompt, seed, size and stages are each picture's own.
+
+        Args:
+            config: of the run, or of the command.
+            lora: its file.
+            hashed: whether the files are read for their hashes, which takes seconds for a checkpoint's first time.
+        """
+        model, sampling, inference = config.model, config.sampling, config.inference
+        embedded = model.checkpoint == "embedded"
+        path = CHECKPOINT if embedded else user_path(model.checkpoint)
+        return cls(
+            prompt="",
+            negative=config.prompts.negative,
+            seed=0,
+            steps=inference.steps or sampling.steps,
+            guidance_scale=inference.guidance_scale or sampling.guidance_scale,
+            sampler=inference.sampler,
+            eta=sampling.eta,
+            size=(0, 0),
+            checkpoint="embedded" if embedded else path.resolve().name,
+            checkpoint_hash=checkpoint_hash(path) if hashed else "",
+            prediction=model.prediction,
+            clip_skip=model.clip_skip,
+            vae=user_path(model.vae).name if model.vae else "",
+            lora=lora.name if lora else "",
+            lora_hash=lora_hash(lora) if lora and hashed else "",
+        )
+
+    def told(self, prompts: StagePrompts, settings: StageSettings, schedule: Schedule) -> Painted:
+        """With a prompt: its text or its stages, its negative prompt, and how it is shown."""
+        own = {
+            name: prompts.shown.given[name]
+            for name in ("steps", "guidance_scale")
+            if name in prompts.shown.given
+        }
+        if len(prompts.prompts) > 1:
+            return replace(self, stages=Staged(prompts, settings, schedule), **own)
+        negative = prompts.negatives[0] if prompts.negatives else settings.negative
+        return replace(self, prompt=prompts.prompts[0], negative=negative, **own)
 
     @property
     def has_lora(self) -> bool:
@@ -75,17 +136,14 @@ class Painted:
         return SAMPLERS[("euler_a" if self.eta else "euler") if self.sampler == "chain" else self.sampler]
 
 
-def texts(painted: Painted) -> dict[str, str]:
-    """Key → text, for a PNG."""
-    return {"parameters": parameters(painted), "prompt": json.dumps(graph(painted))}
-
-
 def parameters(painted: Painted) -> str:
     """A1111's text."""
-    prompt = painted.prompt
+    prompt, negative = escaped(painted.prompt), escaped(painted.negative)
+    if said := painted.stages:
+        prompt, negative = prompt_editing(said.prompts, said.settings, said.schedule)
     if painted.has_lora:
         prompt += f" <lora:{_stem(painted.lora)}:{painted.strength:g}>"
-    negative = f"\nNegative prompt: {painted.negative}" if painted.negative else ""
+    negative = f"\nNegative prompt: {negative}" if negative else ""
     told = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in _facts(painted).items())
     return f"{prompt}{negative}\n{told}"
 
@@ -105,7 +163,9 @@ def _facts(painted: Painted) -> dict[str, Any]:
         "VAE": painted.vae,
         "Clip skip": painted.clip_skip if painted.clip_skip > 1 else "",
         "Eta": f"{painted.eta:g}" if partly else "",
-        "Lora hashes": f"{_stem(painted.lora)}: {painted.lora_hash}" if painted.has_lora else "",
+        "Lora hashes": f"{_stem(painted.lora)}: {painted.lora_hash}"
+        if painted.has_lora and painted.lora_hash
+        else "",
         "Version": f"RLR {__version__}",
     }
     return {name: value for name, value in facts.items() if value != ""}
@@ -120,53 +180,3 @@ def _stem(file: str) -> str:
     for ending in (".safetensors", ".ckpt"):
         file = file.removesuffix(ending)
     return file
-
-
-def graph(painted: Painted) -> dict[str, Any]:
-    """ComfyUI's nodes, by their numbers: class, inputs, and a title for people."""
-    nodes = {"1": _node("CheckpointLoaderSimple", ckpt_name=painted.checkpoint)}
-    model, clip, vae = ["1", 0], ["1", 1], ["1", 2]
-    if painted.has_lora:
-        nodes["2"] = _node(
-            "LoraLoader",
-            model=model,
-            clip=clip,
-            lora_name=painted.lora,
-            strength_model=painted.strength,
-            strength_clip=painted.strength,
-        )
-        model, clip = ["2", 0], ["2", 1]
-    if painted.prediction in ("epsilon", "v_prediction"):
-        sampling = "eps" if painted.prediction == "epsilon" else "v_prediction"
-        nodes["3"] = _node("ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=False)
-        model = ["3", 0]
-    if painted.clip_skip:
-        nodes["4"] = _node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-painted.clip_skip)
-        clip = ["4", 0]
-    if painted.vae:
-        nodes["5"] = _node("VAELoader", vae_name=painted.vae)
-        vae = ["5", 0]
-    width, height = painted.size
-    nodes["6"] = _node("CLIPTextEncode", "Prompt", clip=clip, text=painted.prompt)
-    nodes["7"] = _node("CLIPTextEncode", "Negative prompt", clip=clip, text=painted.negative)
-    nodes["8"] = _node("EmptyLatentImage", width=width, height=height, batch_size=1)
-    nodes["9"] = _node(
-        "KSampler",
-        model=model,
-        positive=["6", 0],
-        negative=["7", 0],
-        latent_image=["8", 0],
-        seed=painted.seed,
-        steps=painted.steps,
-        cfg=painted.guidance_scale,
-        sampler_name=painted.names[1],
-        scheduler=LEVELS[1],
-        denoise=1.0,
-    )
-    nodes["10"] = _node("VAEDecode", samples=["9", 0], vae=vae)
-    nodes["11"] = _node("SaveImage", images=["10", 0], filename_prefix="RLR")
-    return nodes
-
-
-def _node(kind: str, title: str = "", **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs, "_meta": {"title": title or kind}}

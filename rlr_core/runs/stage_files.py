@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rlr_core.chain import Schedule
 from rlr_core.config import Size
 from rlr_core.dcot import StagePrompts, StageSettings
-from rlr_core.dcot.hosts import graph, prompt_editing, snippet
+from rlr_core.dcot.hosts import prompt_editing, snippet
+from rlr_core.runs.comfyui_graph import graph
+from rlr_core.runs.painted import Painted
 from rlr_core.storage import write_text
 from rlr_core.trainer import Setup
 
@@ -31,11 +34,12 @@ def write_stage_files(lora: Path, setup: Setup, size: Size) -> list[Path]:
         return []
     first, settings, schedule = staged[0], setup.stages, setup.canvases[0].schedule
     given = {"lora": lora.name, "size": size, "guidance": setup.config.sampling.guidance_scale}
+    painted = replace(Painted.by(setup.config, lora, hashed=False), size=size, checkpoint=setup.model.name)
     program = lora.with_suffix(".diffusers.py")
     whole = {
         lora.with_suffix(".prompts.txt"): _editing(staged, settings, schedule),
         lora.with_suffix(".comfyui.json"): json.dumps(
-            graph(first, settings, steps=schedule.steps, **given), ensure_ascii=False, indent=2
+            graph(painted.told(first, settings, schedule)), ensure_ascii=False, indent=2
         ),
         program: snippet(first, settings, schedule=schedule, name=program.name, **given),
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from rlr_core.config import RunConfig, Size
+from rlr_core.dcot import Shown
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError
 from rlr_core.estimators import Estimator, Problem
@@ -33,6 +34,7 @@ class Foreseen:
 
     Attributes:
         prompts: two of the run's: one to train on, one to judge by.
+        shown: how previews will show prompts.
         canvases: that pictures will have; none before the model was looked at.
         own_size: of the checkpoint's own pictures.
     """
@@ -41,6 +43,7 @@ class Foreseen:
     given: Materials
     estimator: Estimator
     prompts: tuple[str, str]
+    shown: Sequence[Shown] = ()
     canvases: Sequence[Canvas] = field(default_factory=list)
     own_size: Size = (0, 0)
 
@@ -53,7 +56,9 @@ class Foreseen:
             stack.enter_context(seeded(0))
             model = self.given.load(config.model, META)
             check_format(config, model.lora_family)
-            painter(model, config.sampling, config.inference)
+            brush = painter(model, config.sampling, config.inference)
+            for own in dict.fromkeys(replace(each, seed=None) for each in self.shown):
+                brush.showing(own)
             if config.lora.start:
                 load_lora(user_path(config.lora.start), model).eject()
             self.canvases = [canvas(model, config.sampling.steps, size) for size in config.sampling.sizes]

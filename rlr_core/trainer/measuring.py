@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain.noise import derive_seed
-from rlr_core.dcot import StagePrompts
+from rlr_core.dcot import AS_THE_RUN, StagePrompts
 from rlr_core.rewards import Pictures, Reward, Scores, statistics, stills
 from rlr_core.trainer.events import Evaluation, Painting, Preview
 from rlr_core.trainer.prompts import deal
@@ -31,6 +31,8 @@ Wear = Callable[[], AbstractContextManager[None]]
 def preview(setup: Setup, iteration: int, wear: Wear) -> Generator[Painting, None, Preview]:
     """Paint and score a preview."""
     prompts, seeds = _held_out(setup, setup.config.output.previews, "preview")
+    own = [prompt.shown.seed for prompt in prompts]
+    seeds = [seed if mine is None else mine for seed, mine in zip(seeds, own, strict=True)]
     images = yield from _painted(setup, Painting(iteration, "preview", 0, len(prompts)), prompts, seeds, wear)
     shown = stills(images)
     return Preview(
@@ -49,6 +51,7 @@ def evaluation(
 ) -> Generator[Painting, None, Evaluation]:
     """Paint the first `count` pairs of the evaluation and score them by every reward."""
     prompts, seeds = _held_out(setup, count, "evaluation")
+    prompts = _as_trained(prompts)
     images = yield from _painted(setup, Painting(iteration, when, 0, count), prompts, seeds, wear)
     trained, shown = _scores(setup.reward, images, prompts, "trained"), stills(images)
     return Evaluation(
@@ -70,7 +73,7 @@ def calibrate(setup: Setup, iteration: int = 0) -> Generator[Painting, None, Non
     if setup.reward.calibrated:
         return
     seed = setup.config.training.seed
-    prompts = deal(setup.prompts, CALIBRATION, 0, seed)
+    prompts = _as_trained(deal(setup.prompts, CALIBRATION, 0, seed))
     seeds = [derive_seed(seed, "calibration", j) >> 32 for j in range(CALIBRATION)]
     begun = Painting(iteration, "calibration", 0, CALIBRATION)
     images = yield from _painted(setup, begun, prompts, seeds, nullcontext)
@@ -108,6 +111,11 @@ def _watched(setup: Setup, images: Pictures, prompts: Sequence[StagePrompts]) ->
         name: _scores(reward, images, prompts, f"watched: {name}").total
         for name, reward in setup.watched.items()
     }
+
+
+def _as_trained(prompts: Sequence[StagePrompts]) -> list[StagePrompts]:
+    """With the run's settings alone."""
+    return [replace(prompt, shown=AS_THE_RUN) for prompt in prompts]
 
 
 def _held_out(setup: Setup, count: int, purpose: str) -> tuple[list[StagePrompts], list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlr_core.chain import Chain, Conditioning, SampleNoise, Schedule, initial_latents, rollout
 from rlr_core.config import InferenceConfig, SamplingConfig, Size
-from rlr_core.dcot import StagePrompts, StageSettings
+from rlr_core.dcot import Shown, StagePrompts, StageSettings
 from rlr_core.errors import ConfigError
 from rlr_core.models import Model, Prompted, Sampler, prompted
 from rlr_core.rewards import Pictures, Reward, Scores, alike, assembled
@@ -63,6 +63,8 @@ class Painter:
         sampling: steps, η and sizes.
         canvases: of the sizes that pictures have in turn.
         stages: what is said of the stages of all prompts.
+        view: guidance scale → the same with another one.
+        sampler: by name; "chain" is as in training.
         together: pictures that are painted at a time.
     """
 
@@ -71,10 +73,15 @@ class Painter:
     sampling: SamplingConfig
     canvases: Sequence[Canvas]
     stages: StageSettings
+    view: Callable[[float], Prompted]
+    sampler: str = "chain"
     together: int = 8
 
     def __call__(self, prompts: Sequence[StagePrompts], seeds: Sequence[int]) -> Pictures:
-        """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU; the sizes come in turn."""
+        """One picture for each (prompt, seed), (N, 3, H, W), range [0, 1], on the CPU; the sizes come in turn.
+
+        What a prompt says of how it is shown (`rlr_core.dcot.switches`) goes before the painter's settings, but for the seed.
+        """
         pictures: dict[int, Tensor] = {}
         for numbers, painted in self.groups(prompts, seeds):
             pictures |= dict(zip(numbers, painted, strict=True))
@@ -84,11 +91,32 @@ class Painter:
         self, prompts: Sequence[StagePrompts], seeds: Sequence[int]
     ) -> Iterator[tuple[Sequence[int], Tensor]]:
         """The same as they are painted, some of one size at a time, with their numbers; none before it is asked for."""
-        for turn, mine in enumerate(self.canvases):
-            numbers = range(turn, len(prompts), len(self.canvases))
+        for (turn, own), numbers in self._alike(prompts).items():
+            brush, mine = self.showing(own, turn)
             for first in range(0, len(numbers), self.together):
                 chosen = numbers[first : first + self.together]
-                yield chosen, self._group(mine, [prompts[j] for j in chosen], [seeds[j] for j in chosen])
+                yield chosen, brush._group(mine, [prompts[j] for j in chosen], [seeds[j] for j in chosen])
+
+    def _alike(self, prompts: Sequence[StagePrompts]) -> dict[tuple[int, Shown], list[int]]:
+        """Numbers of the prompts that are painted with the same settings."""
+        found: dict[tuple[int, Shown], list[int]] = {}
+        for turn in range(len(self.canvases)):
+            for number in range(turn, len(prompts), len(self.canvases)):
+                own = dataclasses.replace(prompts[number].shown, seed=None)
+                found.setdefault((turn, own), []).append(number)
+        return found
+
+    def showing(self, own: Shown, turn: int = 0) -> tuple[Painter, Canvas]:
+        """Who paints a prompt that is shown in its own way, and on what. Raises `ConfigError` for what the model cannot do."""
+        mine = self.canvases[turn]
+        brush = self
+        if own.guidance_scale is not None:
+            brush = dataclasses.replace(self, prompted=self.view(own.guidance_scale))
+        if own.steps is None and own.size is None:
+            return brush, mine
+        return brush, canvas(
+            self.model, own.steps or self.sampling.steps, own.size or mine.size, self.sampler
+        )
 
     @torch.no_grad()
     def _group(self, canvas: Canvas, prompts: Sequence[StagePrompts], seeds: Sequence[int]) -> Tensor:
@@ -135,8 +163,13 @@ def painter(
     steps, guidance = inference.steps or sampling.steps, inference.guidance_scale or sampling.guidance_scale
     settled = dataclasses.replace(sampling, steps=steps, guidance_scale=guidance)
     canvases = [canvas(model, steps, size, inference.sampler) for size in sampling.sizes]
-    view = prompted(model, guidance, encode_anew=encode_anew)
-    return Painter(model, view, settled, canvases, stages or StageSettings())
+
+    def view(scale: float) -> Prompted:
+        return prompted(model, scale, encode_anew=encode_anew)
+
+    return Painter(
+        model, view(guidance), settled, canvases, stages or StageSettings(), view, inference.sampler
+    )
 
 
 def score(reward: Reward, images: Pictures, prompts: Sequence[str], *, chunk: int = 16) -> Scores:

@@ -134,9 +134,9 @@ def prepare(
     if config.training.learning_rate == 0:
         warnings.warn("training.learning_rate is 0: nothing will be learned", stacklevel=2)
     with ExitStack() as stack:
-        foreseen = Foreseen(
-            config, materials or Materials(), estimator, (prompts[0].scored, held_out[0].scored)
-        )
+        asked = prompts[0].scored, held_out[0].scored
+        shown = [prompt.shown for prompt in held_out]
+        foreseen = Foreseen(config, materials or Materials(), estimator, asked, shown)
         objects = _objects(config, materials or Materials(), device, stack, foreseen)
         model, lora = objects.model, objects.lora
         view = prompted(
@@ -272,9 +272,16 @@ def _painter(
 ) -> Painter:
     """Paints previews and evaluations, and can be interrupted between two steps."""
     brush = painter(model, config.sampling, config.inference, stages=stages, encode_anew=encode_anew)
-    denoiser = Interruptible(brush.prompted.denoiser, should_stop)
-    view = replace(brush.prompted, denoiser=denoiser)
-    return replace(brush, prompted=view, together=config.memory.painted)
+
+    def heeding(prompted: Prompted) -> Prompted:
+        return replace(prompted, denoiser=Interruptible(prompted.denoiser, should_stop))
+
+    return replace(
+        brush,
+        prompted=heeding(brush.prompted),
+        view=lambda scale: heeding(brush.view(scale)),
+        together=config.memory.painted,
+    )
 
 
 def _visiting(guests: Guests, reward: Reward, stack: ExitStack) -> Reward:

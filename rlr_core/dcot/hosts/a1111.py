@@ -16,6 +16,9 @@ from rlr_core.dcot.stages import StagePrompts, StageSettings
 BELOW = 1e-6
 """By which a place is written below its boundary: less than a step of any chain, and more than a float's rounding."""
 
+_IN_EDITING = r"\\()\[\]:|"
+"""Letters that mean something inside of it."""
+
 
 def prompt_editing(prompts: StagePrompts, settings: StageSettings, schedule: Schedule) -> tuple[str, str]:
     """The positive and the negative prompt. Boundaries by noise are those of `schedule`, and of chains like it."""
@@ -26,14 +29,15 @@ def prompt_editing(prompts: StagePrompts, settings: StageSettings, schedule: Sch
 
 def _edited(texts: Sequence[str], places: Sequence[float]) -> str:
     if len(set(texts)) == 1:
-        return _escaped(texts[0], r"\\()\[\]")
-    written, current = _escaped(texts[0]), texts[0]
+        return escaped(texts[0])
+    written, current = escaped(texts[0], _IN_EDITING), texts[0]
     for text, place in zip(texts[1:], places, strict=True):
         if text != current:
-            written = f"[{written}:{_escaped(text)}:{max(place - BELOW, 0):.6f}]"
+            written = f"[{written}:{escaped(text, _IN_EDITING)}:{max(place - BELOW, 0):.6f}]"
         current = text
     return written
 
 
-def _escaped(text: str, special: str = r"\\()\[\]:|") -> str:
+def escaped(text: str, special: str = r"\\()\[\]") -> str:
+    """Text whose brackets are letters."""
     return re.sub(f"([{special}])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""A ComfyUI graph (API format) in which each stage's conditioning has its range of the chain.
+"""Nodes of a ComfyUI graph (API format) that give each stage's conditioning its range of the chain.
 
 `ConditioningSetTimestepRange` counts in percent of the model's timesteps, not of steps: a percent p is the noise of timestep
 (1 - p)·999, and a range holds where the step's noise is between its ends (`comfy/samplers.py`). Which steps that are depends
@@ -19,6 +19,8 @@ from rlr_core.dcot.stages import StagePrompts, StageSettings
 LAST = 999
 """The noisiest timestep of Stable Diffusion."""
 Node = dict[str, Any]
+Link = list[Any]
+"""A node's name and the number of its output."""
 
 
 def _sigmas() -> Tensor:
@@ -38,6 +40,9 @@ def _karras(steps: int) -> Tensor:
 
 
 SCHEDULERS: dict[str, Callable[[int], Tensor]] = {
+    "ddim_uniform": lambda steps: torch.arange(
+        1, LAST + 1, max((LAST + 1) // steps, 1), dtype=torch.float64
+    ).flip(0),
     "normal": lambda steps: torch.linspace(LAST, 0, steps, dtype=torch.float64),
     "sgm_uniform": lambda steps: torch.linspace(LAST, 0, steps + 1, dtype=torch.float64)[:-1],
     "simple": lambda steps: torch.tensor(
@@ -45,7 +50,7 @@ SCHEDULERS: dict[str, Callable[[int], Tensor]] = {
     ),
     "karras": _karras,
 }
-"""Scheduler → of a number of steps the timestep at which each begins, (N,) float64, falling."""
+"""Scheduler → of a number of steps the timestep at which each begins, (N,) float64, falling ("ddim_uniform" may add steps)."""
 
 
 def ranges(
@@ -54,7 +59,7 @@ def ranges(
     """Of each stage that has a step: its number, and its start and end in percent of the timesteps (0 is noise)."""
     times = SCHEDULERS[scheduler](steps)
     stages = settings.boundaries_of(prompts).stage_of_step(_schedule(times)).tolist()
-    first = [step for step in range(steps) if step == 0 or stages[step] != stages[step - 1]]
+    first = [step for step in range(len(times)) if step == 0 or stages[step] != stages[step - 1]]
     between = [round(1 - float(times[step - 1] + times[step]) / 2 / LAST, 3) for step in first[1:]]
     edges = [0.0, *between, 1.0]
     return [(stages[step], edges[k], edges[k + 1]) for k, step in enumerate(first)]
@@ -70,65 +75,46 @@ def _schedule(times: Tensor) -> Schedule:
     return Schedule(torch.cat([alpha, end[:1]]), noise, torch.cat([times, end[1:]]))
 
 
-def graph(
-    prompts: StagePrompts,
-    settings: StageSettings,
-    *,
-    lora: str,
-    size: tuple[int, int],
-    steps: int,
-    guidance: float,
-    scheduler: str = "normal",
-    sampler: str = "euler_ancestral",
-    checkpoint: str = "checkpoint.safetensors",
-) -> dict[str, Node]:
-    """The graph; `lora` and `checkpoint` are file names in the host's folders, `size` is width and height in pixels."""
-    nodes: dict[str, Node] = {
-        "checkpoint": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
-        "lora": _node(
-            "LoraLoader", model=["checkpoint", 0], clip=["checkpoint", 1], lora_name=lora, strength_model=1.0, strength_clip=1.0
-        ),
-        "latent": _node("EmptyLatentImage", width=size[0], height=size[1], batch_size=1),
-    }  # fmt: skip
+def encoders(
+    prompts: StagePrompts, settings: StageSettings, clip: Link, steps: int, scheduler: str
+) -> tuple[dict[str, Node], Link, Link]:
+    """Nodes that encode a prompt by `clip`, and the links to its positive and its negative conditioning."""
+    nodes = dict[str, Node]()
     held = ranges(prompts, settings, steps, scheduler)
     negatives = prompts.negatives or (settings.negative,) * len(prompts.prompts)
-    positive, negative = (
-        _staged(nodes, name, texts, held)
-        for name, texts in (("positive", prompts.prompts), ("negative", negatives))
-    )
-    nodes["sampler"] = _node(
-        "KSampler", model=["lora", 0], positive=positive, negative=negative, latent_image=["latent", 0],
-        seed=0, steps=steps, cfg=guidance, sampler_name=sampler, scheduler=scheduler, denoise=1.0,
-    )  # fmt: skip
-    nodes["picture"] = _node("VAEDecode", samples=["sampler", 0], vae=["checkpoint", 2])
-    nodes["save"] = _node("SaveImage", images=["picture", 0], filename_prefix="rlr")
-    return nodes
+    positive = _staged(nodes, "prompt", prompts.prompts, held, clip)
+    return nodes, positive, _staged(nodes, "negative prompt", negatives, held, clip)
 
 
-def _node(kind: str, **inputs: Any) -> Node:
+def node(kind: str, **inputs: Any) -> Node:
+    """One of a graph."""
     return {"class_type": kind, "inputs": inputs}
 
 
 def _staged(
-    nodes: dict[str, Node], name: str, texts: Sequence[str], held: Sequence[tuple[int, float, float]]
-) -> list[Any]:
+    nodes: dict[str, Node],
+    name: str,
+    texts: Sequence[str],
+    held: Sequence[tuple[int, float, float]],
+    clip: Link,
+) -> Link:
     """Add what encodes the texts, each in its range; returns the link to all of them together."""
     if len({texts[stage] for stage, _, _ in held}) == 1:
-        nodes[name] = _node("CLIPTextEncode", clip=["lora", 1], text=texts[held[0][0]])
+        nodes[name] = node("CLIPTextEncode", clip=clip, text=texts[held[0][0]])
         return [name, 0]
-    parts = [_in_range(nodes, name, texts, *each) for each in held]
+    parts = [_in_range(nodes, name, texts, clip, *each) for each in held]
     for number, part in enumerate(parts[1:], 2):
         both = f"{name} 1 to {number}"
-        nodes[both] = _node("ConditioningCombine", conditioning_1=[parts[0], 0], conditioning_2=[part, 0])
+        nodes[both] = node("ConditioningCombine", conditioning_1=[parts[0], 0], conditioning_2=[part, 0])
         parts[0] = both
     return [parts[0], 0]
 
 
 def _in_range(
-    nodes: dict[str, Node], name: str, texts: Sequence[str], stage: int, start: float, end: float
+    nodes: dict[str, Node], name: str, texts: Sequence[str], clip: Link, stage: int, start: float, end: float
 ) -> str:
     """Add what encodes a stage's text and holds it in its range; returns the node's name."""
     text, part = f"{name} {stage + 1}", f"{name} {stage + 1} in its range"
-    nodes[text] = _node("CLIPTextEncode", clip=["lora", 1], text=texts[stage])
-    nodes[part] = _node("ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
+    nodes[text] = node("CLIPTextEncode", clip=clip, text=texts[stage])
+    nodes[part] = node("ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
     return part

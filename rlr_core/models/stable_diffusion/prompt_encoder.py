@@ -119,4 +119,5 @@ class PromptEncoder:
         if len(tokens) > self.length:
             lost = self._tokenizer.decode(tokens[self.length - 1 : -1]).strip()
             what = f"'{shown(lost, MOST)}' is lost of '{shown(text, MOST)}'"
-            warnings.warn(f"a prompt is longer than {self.length - 2} tokens: {what}", stacklevel=9)
+            told = f"a prompt of {len(tokens) - 2} tokens is longer than {self.length - 2} tokens: {what}"
+            warnings.warn(told, stacklevel=9)
