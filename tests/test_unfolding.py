@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from PIL import Image
 
 from rlr_core.dcot import parse_line
 from rlr_core.runs.stage_strip import stage_strip, told_range
@@ -27,3 +29,33 @@ def test_the_sheet_has_a_line_for_each_boundary() -> None:
     sheet = stage_strip(found)
     red = [x for x in range(sheet.width) if sheet.getpixel((x, sheet.height - 1)) == (192, 80, 77)]
     assert len({x // 8 for x in red}) == 2, "two lines"
+
+
+def test_the_strip_of_a_checkpoint_ends_with_the_finished_picture(tmp_path) -> None:
+    """From the command to the sheet."""
+    diffusers = pytest.importorskip("diffusers")
+    assert diffusers
+    import tiny
+
+    from rlr_core.cli import main
+    from rlr_core.config import SamplingConfig
+    from rlr_core.models import load_model
+    from rlr_core.trainer import painter, unfold
+
+    folder, out = tiny.build_checkpoint(tmp_path / "checkpoint"), tmp_path / "strip.png"
+    line = "coarse: red cat | mid: dog | fine: bad dog | at: 0.4, 0.8"
+    asked = ["stages", line, "--checkpoint", str(folder), "--out", str(out), "--seed", "3"]
+    assert main([*asked, "--set", "sampling.steps=10"]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.width > 8 * 100
+    brush = painter(load_model(str(folder), device="cpu", dtype=torch.float32), SamplingConfig(steps=10))
+    prompt = parse_line(line)
+    found = unfold(brush, prompt, 3)
+    assert found.boundaries == (4, 8) and found.steps[0] == 0 and found.steps[-1] == 9
+    finished = brush([prompt], [3])[0]
+    first, last = ((found.pictures[k] - finished).abs().max() for k in (0, -1))
+    assert last < 5e-3 < 0.1 < first, "but for the little noise that the checkpoint's last level has"
+    assert main([*asked, "--set", "sampling.steps=10"]) == 2, "nothing is overwritten"
+    assert (
+        main(["stages", line, "--checkpoint", str(tmp_path / "gone"), "--out", str(tmp_path / "b.png")]) == 2
+    )

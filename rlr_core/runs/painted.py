@@ -120,10 +120,11 @@ class Painted:
             for name in ("steps", "guidance_scale")
             if name in prompts.shown.given
         }
-        if len(prompts.prompts) > 1:
+        first, *more = prompts.prompts
+        if more:
             return replace(self, stages=Staged(prompts, settings, schedule), **own)
         negative = prompts.negatives[0] if prompts.negatives else settings.negative
-        return replace(self, prompt=prompts.prompts[0], negative=negative, **own)
+        return replace(self, prompt=first, negative=negative, **own)
 
     @property
     def has_lora(self) -> bool:
