@@ -22,6 +22,7 @@ UNWANTED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GRADIO_")
 """Variables of the host that would lead another Python astray begin with these."""
 PATIENCE = 90.0
 """Seconds in which the GUI has to answer: a cold disk takes half a minute to read torch."""
+ATTEMPTS = 3
 
 
 class GuiError(Exception):
@@ -34,8 +35,6 @@ class State:
 
     port: int
     secret: str
-    pid: int
-    started: float
 
     @property
     def login(self) -> tuple[str, str]:
@@ -95,7 +94,6 @@ class Gui:
         """The GUI that answers, started if need be. Raises `GuiError`."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            (self.home / "host.pid").write_text(str(os.getpid()), encoding="utf-8")
             with FileLock(str(self.home / "gui.lock"), timeout=PATIENCE):
                 state = self._kept()
                 return state if state and state.answers() else self._start()
@@ -114,16 +112,30 @@ class Gui:
 
     def _start(self) -> State:
         self._write_settings()
+        for _ in range(ATTEMPTS):
+            state, process = self._begun()
+            if self._came(state, process):
+                return state
+            process.kill()
+            if not _is_taken(state.port):
+                break  # else another program was faster to take the port
+        raise GuiError(f"the GUI did not start. {self.told('gui.log', 1500)}")
+
+    def _begun(self) -> tuple[State, subprocess.Popen[bytes]]:
         port, secret = _free_port(), secrets.token_urlsafe(24)
         process = self._spawn(port, secret)
-        state = State(port, secret, process.pid, time.time())
+        state = State(port, secret)
         _write_private(self.home / "gui.json", json.dumps(asdict(state)))
-        while not state.answers():
-            if process.poll() is not None or time.time() - state.started > PATIENCE:
-                process.kill()
-                raise GuiError(f"the GUI did not start. {self.told('gui.log', 1500)}")
+        return state, process
+
+    def _came(self, state: State, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it answers in time."""
+        begun = time.monotonic()
+        while process.poll() is None and time.monotonic() - begun < PATIENCE:
+            if state.answers():
+                return True
             time.sleep(0.3)
-        return state
+        return False
 
     def _spawn(self, port: int, secret: str) -> subprocess.Popen[bytes]:
         """In a session of its own: Ctrl-C in the host's terminal is not meant for it."""
@@ -170,6 +182,11 @@ def _free_port() -> int:
     with socket.socket() as attempt:
         attempt.bind(("127.0.0.1", 0))
         return attempt.getsockname()[1]
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _write_private(file: Path, text: str) -> None:
