@@ -11,16 +11,14 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from . import host
+from .gui import Gui
 
 PERIOD = 0.5
-STALE = 20.0
-"""Seconds after which news are old: their writer is gone, or its machine slept."""
 BUSY = "RLR is training on this card ({}): both are slow, and its memory may not be enough for both."
 
 
@@ -29,18 +27,18 @@ class Companion:
     """The thread of one GUI.
 
     Attributes:
-        home: of the GUI.
+        gui: whose runs are followed.
         lent: whether the host's model was taken off the card for a run.
     """
 
-    home: Path
+    gui: Gui
     lent: bool = field(default=False, init=False)
     _told: dict[str, Any] = field(default_factory=dict, init=False)
     _seen: Any = field(default=None, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._seen = self.news().get("loras")
+        self._seen = self.gui.news().get("loras")
 
     def start(self) -> None:
         """Begin to follow; a second call changes nothing."""
@@ -48,28 +46,19 @@ class Companion:
             self._thread = threading.Thread(target=self._follow, daemon=True, name="rlr-companion")
             self._thread.start()
 
-    def news(self) -> dict[str, Any]:
-        """What the GUI's process says: names of runs at `work`, `loras` that were put into the host's folder."""
-        try:
-            file = self.home / "news.json"
-            told = json.loads(file.read_text(encoding="utf-8"))
-            return {**told, "work": told["work"] if time.time() - file.stat().st_mtime < STALE else []}
-        except (OSError, ValueError, KeyError, TypeError):  # none yet
-            return {"work": [], "loras": []}
-
     def tell(self) -> None:
         """Say in `host.json` which process the host is, and what its user has set; not before there is a GUI."""
         started = psutil.Process().create_time()
         told = {"pid": os.getpid(), "started": started, "bring": host.setting(host.BRING)}
-        if told != self._told and self.home.is_dir():
-            (self.home / "host.json.new").write_text(json.dumps(told), encoding="utf-8")
-            (self.home / "host.json.new").replace(self.home / "host.json")
+        if told != self._told and self.gui.home.is_dir():
+            (self.gui.home / "host.json.new").write_text(json.dumps(told), encoding="utf-8")
+            (self.gui.home / "host.json.new").replace(self.gui.home / "host.json")
             self._told = told
 
     def look(self) -> None:
         """Do what is due."""
         self.tell()
-        news = self.news()
+        news = self.gui.news()
         wanted = bool(news["work"]) and host.setting(host.LEND)
         if wanted and not self.lent:
             host.lend_card()
@@ -90,7 +79,7 @@ class Companion:
 
     def before_picture(self, processing: Any) -> None:
         """A picture is wanted while a run is at work: it gets the card, and says so below itself."""
-        if work := self.news()["work"]:
+        if work := self.gui.news()["work"]:
             processing.comment(BUSY.format(work[0]))
         self.take_back()
 

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from . import host
 from .access import refusal
 from .companion import Companion
-from .gui import Gui, GuiError, State
+from .gui import GuiError, State
 
 PATH = "/rlr-gui"
 HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
@@ -59,8 +59,8 @@ REFRESH = '<meta http-equiv="refresh" content="2">'
 class Gateway:
     """What is mounted at `PATH` on the host's app."""
 
-    def __init__(self, gui: Gui, companion: Companion, app: Any, options: Any):
-        self.gui, self.companion, self.app, self.options = gui, companion, app, options
+    def __init__(self, companion: Companion, app: Any, options: Any):
+        self.gui, self.app, self.options = companion.gui, app, options
         self.client = httpx.AsyncClient(trust_env=False, timeout=None)
         self.state: State | None = None
         self.starting: asyncio.Future[State] | None = None
@@ -80,8 +80,10 @@ class Gateway:
     async def _answer(self, request: Request) -> Response:
         path = inner_path(request.scope)
         if path == "/news":
-            return JSONResponse(self.companion.news(), headers={"Cache-Control": "no-store"})
+            return JSONResponse(self.gui.news(), headers={"Cache-Control": "no-store"})
         try:
+            if self.state is None:
+                self.state = await run_in_threadpool(self.gui.found)
             if self.state is None and not await run_in_threadpool(self.gui.installed):
                 return self._installation(request, path)
             return await self._passed_on(request, path)
@@ -96,7 +98,9 @@ class Gateway:
         if self.gui.installing():
             return page("RLR's environment is being made.", log, REFRESH)
         words = "RLR needs a Python environment of its own, in its own folder: a download of 3 GB. The webui's stays as it is."
-        if self.gui.told():
+        if self.gui.outdated():
+            words = "RLR was updated: its environment has to follow."
+        elif self.gui.told():
             words = "The environment is not complete. The reason is below; the button goes on from there."
         return page(words, MAKE.format(html.escape(self.gui.prefix)) + log)
 

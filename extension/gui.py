@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,8 @@ UNWANTED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GRADIO_")
 PATIENCE = 90.0
 """Seconds in which the GUI has to answer: a cold disk takes half a minute to read torch."""
 ATTEMPTS = 3
+STALE = 20.0
+"""Seconds after which news are old: their writer is gone, or its machine slept."""
 
 
 class GuiError(Exception):
@@ -31,10 +34,13 @@ class GuiError(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """A GUI that was started: what is kept in `gui.json`."""
+    """A GUI that was started, and by which process of a host: what is kept in `gui.json`."""
 
     port: int
     secret: str
+    pid: int
+    host: int
+    host_started: float
 
     @property
     def login(self) -> tuple[str, str]:
@@ -72,6 +78,10 @@ class Gui:
         """Whether the environment is whole."""
         return installer().is_current(developer=False)
 
+    def outdated(self) -> bool:
+        """Whether it was whole, before an update of the extension."""
+        return installer().STAMP.is_file()
+
     def installing(self) -> bool:
         """Whether it is being made."""
         return self._installing is not None and self._installing.poll() is None
@@ -90,13 +100,35 @@ class Gui:
         file = self.home / name
         return file.read_text(encoding="utf-8", errors="replace")[-last:] if file.is_file() else ""
 
+    def found(self) -> State | None:
+        """The GUI that answers, if there is one that may go on."""
+        state = self._kept()
+        return state if state and state.answers() and not self._is_left_over(state) else None
+
+    def _is_left_over(self, state: State) -> bool:
+        """Whether its host is gone and it has no run at work: its code may be that of before an update."""
+        return not lives(state.host, state.host_started) and not self.news()["work"]
+
+    def news(self) -> dict[str, Any]:
+        """What the GUI's process says: names of runs at `work`, `loras` that were put into the host's folder."""
+        try:
+            file = self.home / "news.json"
+            told = json.loads(file.read_text(encoding="utf-8"))
+            return {**told, "work": told["work"] if time.time() - file.stat().st_mtime < STALE else []}
+        except (OSError, ValueError, KeyError, TypeError):  # none yet
+            return {"work": [], "loras": []}
+
     def running(self) -> State:
         """The GUI that answers, started if need be. Raises `GuiError`."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with FileLock(str(self.home / "gui.lock"), timeout=PATIENCE):
                 state = self._kept()
-                return state if state and state.answers() else self._start()
+                if state and state.answers():
+                    if not self._is_left_over(state):
+                        return state
+                    psutil.Process(state.pid).kill()
+                return self._start()
         except Timeout as error:
             raise GuiError(
                 "another webui is starting RLR in this folder: wait a minute, then reload."
@@ -124,7 +156,7 @@ class Gui:
     def _begun(self) -> tuple[State, subprocess.Popen[bytes]]:
         port, secret = _free_port(), secrets.token_urlsafe(24)
         process = self._spawn(port, secret)
-        state = State(port, secret)
+        state = State(port, secret, process.pid, os.getpid(), psutil.Process().create_time())
         _write_private(self.home / "gui.json", json.dumps(asdict(state)))
         return state, process
 
@@ -160,6 +192,14 @@ class Gui:
                 f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in self.folders.items()
             )
             file.write_text("\n".join(["[folders]", *lines, ""]), encoding="utf-8")
+
+
+def lives(pid: int, started: float) -> bool:
+    """Whether a process is there, and not another one with its number."""
+    try:
+        return abs(psutil.Process(pid).create_time() - started) < 1
+    except psutil.Error:
+        return False
 
 
 def installer() -> Any:

@@ -38,6 +38,7 @@ def chosen() -> dict[str, str]:
     from modules import sd_models, sd_vae, shared  # pyright: ignore[reportMissingImports]
 
     found = sd_models.get_closet_checkpoint_match(shared.opts.data.get("sd_model_checkpoint") or "")
+    found = found or next(iter(sd_models.checkpoints_list.values()), None)  # which hosts then take, too
     vae = sd_vae.vae_dict.get(shared.opts.data.get("sd_vae") or "")
     return {"checkpoint": str(found.filename) if found else "", "vae": str(vae or "")}
 

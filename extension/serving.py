@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from extension.bringing import News
+from extension.gui import lives
 from rlr_core.errors import RLRError
 from rlr_core.storage import read_bytes
 from ui.__main__ import main
@@ -33,11 +32,11 @@ def told_by_host(home: Path) -> dict[str, Any]:
         return {}
 
 
-def lives(host: dict[str, Any]) -> bool:
-    """Whether the process is there that wrote it, and not another one with its number."""
+def is_there(host: dict[str, Any]) -> bool:
+    """Whether the process is there that wrote it."""
     try:
-        return abs(psutil.Process(host["pid"]).create_time() - host["started"]) < 1
-    except (psutil.Error, KeyError, TypeError, ValueError):
+        return lives(host["pid"], host["started"])
+    except (KeyError, TypeError):
         return False
 
 
@@ -52,7 +51,7 @@ def watch(home: Path) -> None:
         except RLRError as error:  # a run that cannot be told may be live
             log.warning("%s", error)
             live = True
-        if live or lives(host):
+        if live or is_there(host):
             needed = time.monotonic()
     os._exit(0)
 

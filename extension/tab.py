@@ -28,7 +28,10 @@ def prefix() -> str:
 
 def companion() -> Companion:
     """Of this host's home."""
-    return COMPANIONS.setdefault(host.home(), Companion(host.home()))
+    home = host.home()
+    if home not in COMPANIONS:
+        COMPANIONS[home] = Companion(Gui(home, prefix(), host.folders()))
+    return COMPANIONS[home]
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -44,7 +47,10 @@ def started(demo: Any, app: Any) -> None:
     """For `on_app_started`: comes again, with a new app, after "Reload UI"."""
     if demo is None:  # only the API is served
         return
-    gui = Gui(host.home(), prefix(), host.folders())
+    demo.blocked_paths = [
+        *demo.blocked_paths,
+        str(host.home()),
+    ]  # else /file= serves the GUI's secret and pictures
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "name", "") != "rlr"]
-    app.router.routes.insert(0, Mount(PATH, Gateway(gui, companion(), app, host.options()), name="rlr"))
+    app.router.routes.insert(0, Mount(PATH, Gateway(companion(), app, host.options()), name="rlr"))
     companion().start()

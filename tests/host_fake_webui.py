@@ -83,7 +83,10 @@ def host() -> Any:
         "sd_models": stub(
             "modules.sd_models",
             model_data=model,
-            get_closet_checkpoint_match=lambda title: types.SimpleNamespace(filename=f"/models/ä {title}"),
+            checkpoints_list={"first": types.SimpleNamespace(filename="/models/first")},
+            get_closet_checkpoint_match=lambda title: (
+                types.SimpleNamespace(filename=f"/models/ä {title}") if title else None
+            ),
             unload_model_weights=lambda: done.append("lent"),
             send_model_to_device=lambda m: done.append("taken back"),
         ),
@@ -98,7 +101,7 @@ def host() -> Any:
 def answers(gui: Any) -> dict[str, Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gui)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    state = gui.State(server.server_address[1], "secret")
+    state = gui.State(server.server_address[1], "secret", 1, 1, 0.0)
     found: dict[str, Any] = {}
 
     app: Any = FastAPI()
@@ -106,8 +109,10 @@ def answers(gui: Any) -> dict[str, Any]:
     app.auth, app.tokens, app.cookie_id = None, {}, ""
     gui.Gui.installed = lambda self: False
     gui.Gui.install = lambda self: found.update(made=True)
+    demo = types.SimpleNamespace(blocked_paths=[])
     for _ in range(2):
-        callbacks["app_started"](object(), app)
+        callbacks["app_started"](demo, app)
+    found["blocked"] = demo.blocked_paths[0] == str((HOME / "rlr").resolve())
     found["mounts"] = sum(getattr(route, "path", "") == "/rlr-gui" for route in app.router.routes)
     client = TestClient(app, base_url="http://localhost")
 
@@ -115,14 +120,21 @@ def answers(gui: Any) -> dict[str, Any]:
         answer = client.request(method, f"/rlr-gui/{path}", **more)
         return [answer.status_code, answer.text, dict(answer.headers)]
 
+    gui.Gui.found, gui.Gui.outdated = lambda self: None, lambda self: True
+    found["updated"] = ask("")
+    gui.Gui.outdated = lambda self: False
     found["not installed"] = ask("")
     found["foreign make"] = ask("make", "POST", headers={"Origin": "http://evil.example"})
     found["not made"] = "made" in found
     found["make"] = client.post("/rlr-gui/make", **NO_REDIRECT).status_code
+    gui.Gui.found = lambda self: state
+    found["live, not current"] = ask()
     gui.Gui.installed, gui.Gui.running = lambda self: True, lambda self: state
     found["get"] = ask(headers={"Cookie": "access-token=x", "Accept-Encoding": "gzip"})
     found["put"] = ask("rlr/a%20b", "PUT", content="ü".encode())
     found["join"] = ask("gradio_api/queue/join", "POST", headers={"RLR-Checkpoint": "/forged"})
+    opts.data = {}
+    found["nothing chosen"] = ask("gradio_api/queue/join", "POST")
     found["news"] = ask("news")
     found["events"] = ask("gradio_api/events", headers={"Accept-Encoding": "gzip"})
     for site in ("cross-site", "same-site"):
@@ -149,7 +161,7 @@ def answers(gui: Any) -> dict[str, Any]:
 
 def lending() -> dict[str, Any]:
     """What becomes of the card, and of the list of LoRAs, as the GUI's process tells its news."""
-    companion = sys.modules["rlr_webui_extension.companion"].Companion(HOME / "rlr")
+    companion = shim["tab"].companion()
     found: dict[str, Any] = {}
 
     def after(name: str, work: list[str], loras: list[str], age: float = 0.0) -> None:
@@ -170,7 +182,6 @@ def lending() -> dict[str, Any]:
     after("begun", ["run-002"], ["run-001"])
     after("goes on", ["run-002"], ["run-001"])
     found["comments"] = comments = []
-    shim["tab"].COMPANIONS[HOME / "rlr"] = companion
     shim["BeforePicture"]().before_process(types.SimpleNamespace(comment=comments.append))
     after("after a picture", ["run-002"], ["run-001"])
     after("old news", ["run-002"], ["run-001"], age=60)

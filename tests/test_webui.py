@@ -58,6 +58,12 @@ def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> No
     assert "Make the environment" in told["not installed"][1]
     assert told["foreign make"][0] == 403 and told["not made"] is False
     assert told["make"] == 303 and told["made"]
+    assert "RLR was updated" in told["updated"][1]
+    seen(told["live, not current"])  # a run that is at work can be seen and stopped
+
+
+def test_the_host_serves_no_file_of_the_gui(told: dict[str, Any]) -> None:
+    assert told["blocked"]  # its secret and its pictures lie below the host's folder, which /file= serves
 
 
 def test_requests_are_passed_on_without_the_hosts_cookies(told: dict[str, Any]) -> None:
@@ -88,10 +94,12 @@ def test_only_who_has_logged_in_is_let_through(told: dict[str, Any]) -> None:
 
 
 def test_the_gui_is_told_what_the_host_has_chosen(told: dict[str, Any]) -> None:
-    headers = {name.lower(): value for name, value in seen(told["join"])["headers"].items()}
-    assert (
-        headers["rlr-checkpoint"] == "/models/%C3%A4%20a%20%5B1%5D" and headers["rlr-vae"] == "/models/b.pt"
+    chosen, nothing = (
+        {name.lower(): value for name, value in seen(told[name])["headers"].items()}
+        for name in ("join", "nothing chosen")
     )
+    assert chosen["rlr-checkpoint"] == "/models/%C3%A4%20a%20%5B1%5D" and chosen["rlr-vae"] == "/models/b.pt"
+    assert nothing["rlr-checkpoint"] == "/models/first" and nothing["rlr-vae"] == ""
     assert not [name for name in seen(told["get"])["headers"] if name.lower().startswith("rlr-")]
 
 
