@@ -1,14 +1,13 @@
 // Loaded by A1111 and Forge: the bar above RLR's frame says what is training, and brings a new LoRA into the prompt.
 (() => {
     "use strict";
-    const PERIOD = 2000;
-    let shown = "", known = null;
+    const PERIOD = 3000;
+    let shown = null, known = "";
     const make = (tag, text, act) => Object.assign(document.createElement(tag), { textContent: text, onclick: act || null });
 
     async function look() {
         const bar = gradioApp().querySelector("#rlr_bar");
-        if (bar?.offsetParent === null && bar.parentElement?.offsetParent === null && known !== null) return; // another tab is seen
-        if (!bar) return;
+        if (!bar || document.hidden) return;
         const answer = await fetch(`${bar.dataset.root}/news`);
         if (!answer.ok) return;
         const { work, loras } = await answer.json();
@@ -17,7 +16,7 @@
         shown = JSON.stringify([work, newest]);
         bar.replaceChildren(...(work.length ? [make("span", `${work[0]} is training: pictures are slow meanwhile.`)] : newest ? told(newest) : []));
         bar.hidden = !bar.children.length;
-        if (known !== null && known !== newest?.run) refreshCards();
+        if (newest && known !== newest.run) refreshCards(); // also on a page that is new: the webui keeps the cards of its start
         known = newest?.run || "";
     }
 
