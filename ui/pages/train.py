@@ -58,7 +58,8 @@ class TrainPage:
     def proposed(self, request: gr.Request) -> tuple[Any, Any]:
         """The checkpoint and the VAE that the program around us has chosen, if it says so; see `extension/gateway.py`."""
         told = [unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae")]
-        return told[0] or gr.skip(), told[1] or gr.skip()
+        checkpoint = gr.update(choices=self._checkpoints(), value=told[0]) if told[0] else gr.skip()
+        return checkpoint, told[1] or gr.skip()
 
     def checkpoint_card(self) -> None:
         """Which checkpoint."""
