@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,11 +11,20 @@ from urllib.parse import quote
 import httpx
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.types import Receive, Scope, Send
 
+from . import host
 from .access import refusal
-from .gui import Gui, GuiError, State
+from .companion import Companion
+from .gui import GuiError, State
 
 PATH = "/rlr-gui"
 HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
@@ -31,19 +41,29 @@ OURS = HOPS | {
 PAGE = """<!doctype html><meta charset="utf-8">{refresh}<title>RLR</title>
 <style>:root {{ color-scheme: light dark }}
 body {{ font: 16px system-ui, sans-serif; max-width: 44em; margin: 3em auto; padding: 0 1em }}
-pre {{ white-space: pre-wrap; font-size: 13px }} button {{ font: inherit; padding: .5em 1em }}</style>
-<h1>RLR</h1><p>{words}</p>{more}"""
+pre {{ max-height: 70vh; overflow: auto; white-space: pre-wrap; font-size: 13px }}
+button {{ font: inherit; padding: .5em 1em }}</style>
+<script>
+if (parent !== window)
+  document.documentElement.style.colorScheme = parent.document.body.classList.contains("dark") ? "dark" : "light";
+</script><h1>RLR</h1><p>{words}</p>{more}"""
 MAKE = '<form method="post" action="{}/make"><button>Make the environment</button></form>'
+LOOKED = ("/gradio_api/queue/join",)
+"""Where the GUI asks what the host has chosen."""
+AGAIN = "RLR was started again: reload the page."
+MOMENT = 1.5
+"""Seconds for which a page may stay empty."""
 REFRESH = '<meta http-equiv="refresh" content="2">'
 
 
 class Gateway:
     """What is mounted at `PATH` on the host's app."""
 
-    def __init__(self, gui: Gui, app: Any, options: Any):
-        self.gui, self.app, self.options = gui, app, options
+    def __init__(self, companion: Companion, app: Any, options: Any):
+        self.gui, self.app, self.options = companion.gui, app, options
         self.client = httpx.AsyncClient(trust_env=False, timeout=None)
         self.state: State | None = None
+        self.starting: asyncio.Future[State] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a websocket, of which the GUI has none, is closed."""
@@ -59,7 +79,11 @@ class Gateway:
 
     async def _answer(self, request: Request) -> Response:
         path = inner_path(request.scope)
+        if path == "/news":
+            return JSONResponse(self.gui.news(), headers={"Cache-Control": "no-store"})
         try:
+            if self.state is None:
+                self.state = await run_in_threadpool(self.gui.found)
             if self.state is None and not await run_in_threadpool(self.gui.installed):
                 return self._installation(request, path)
             return await self._passed_on(request, path)
@@ -74,30 +98,53 @@ class Gateway:
         if self.gui.installing():
             return page("RLR's environment is being made.", log, REFRESH)
         words = "RLR needs a Python environment of its own, in its own folder: a download of 3 GB. The webui's stays as it is."
-        if self.gui.told():
+        if self.gui.outdated():
+            words = "RLR was updated: its environment has to follow."
+        elif self.gui.told():
             words = "The environment is not complete. The reason is below; the button goes on from there."
         return page(words, MAKE.format(html.escape(self.gui.prefix)) + log)
 
     async def _passed_on(self, request: Request, path: str) -> Response:
         """The GUI's answer. One that is gone is started anew, but nothing is sent twice that changes something."""
         if self.state is None:
-            self.state = await run_in_threadpool(self.gui.running)
+            await self._started()
+        if self.state is None:
+            return page("RLR is starting …", refresh=REFRESH, status=200 if path == "/" else 503)
         try:
             return streamed(await self.client.send(self._request(request, path, self.state), stream=True))
         except httpx.ConnectError:
-            self.state = await run_in_threadpool(self.gui.running)
+            self.state = None
         except httpx.HTTPError as error:
             raise GuiError(f"it did not answer ({error}): reload.") from error
-        if request.method in ("GET", "HEAD"):
-            return streamed(await self.client.send(self._request(request, path, self.state), stream=True))
-        return page("RLR was started again: reload the page.", status=503)
+        return (
+            await self._passed_on(request, path)
+            if request.method in ("GET", "HEAD")
+            else page(AGAIN, status=503)
+        )
+
+    async def _started(self) -> None:
+        """Wait a moment for the GUI; it goes on starting while the browser asks again. Raises `GuiError`."""
+        if self.starting is None:
+            self.starting = asyncio.ensure_future(run_in_threadpool(self.gui.running))
+        done, _ = await asyncio.wait([self.starting], timeout=MOMENT)
+        if done and self.starting is not None:
+            starting, self.starting = self.starting, None
+            self.state = starting.result()
 
     def _request(self, request: Request, path: str, state: State) -> httpx.Request:
         query = request.scope["query_string"]
         raw = quote(path).encode() + (b"?" + query if query else b"")
         url = httpx.URL(scheme="http", host="127.0.0.1", port=state.port, raw_path=raw)
-        kept = [(k, v) for k, v in request.headers.items() if k not in OURS and not k.startswith("sec-fetch")]
+        kept = [
+            (k, v)
+            for k, v in request.headers.items()
+            if k not in OURS and not k.startswith(("sec-fetch", "rlr-"))
+        ]
+        chosen = (
+            {f"RLR-{key}": quote(value) for key, value in host.chosen().items()} if path in LOOKED else {}
+        )
         shown = {
+            **chosen,
             "X-Forwarded-Host": request.headers.get("x-forwarded-host", request.headers.get("host", "")),
             "X-Forwarded-Proto": request.headers.get("x-forwarded-proto", request.url.scheme),
         }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,9 @@ UNWANTED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GRADIO_")
 """Variables of the host that would lead another Python astray begin with these."""
 PATIENCE = 90.0
 """Seconds in which the GUI has to answer: a cold disk takes half a minute to read torch."""
+ATTEMPTS = 3
+STALE = 20.0
+"""Seconds after which news are old: their writer is gone, or its machine slept."""
 
 
 class GuiError(Exception):
@@ -30,12 +34,13 @@ class GuiError(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """A GUI that was started: what is kept in `gui.json`."""
+    """A GUI that was started, and by which process of a host: what is kept in `gui.json`."""
 
     port: int
     secret: str
     pid: int
-    started: float
+    host: int
+    host_started: float
 
     @property
     def login(self) -> tuple[str, str]:
@@ -73,6 +78,10 @@ class Gui:
         """Whether the environment is whole."""
         return installer().is_current(developer=False)
 
+    def outdated(self) -> bool:
+        """Whether it was whole, before an update of the extension."""
+        return installer().STAMP.is_file()
+
     def installing(self) -> bool:
         """Whether it is being made."""
         return self._installing is not None and self._installing.poll() is None
@@ -91,14 +100,35 @@ class Gui:
         file = self.home / name
         return file.read_text(encoding="utf-8", errors="replace")[-last:] if file.is_file() else ""
 
+    def found(self) -> State | None:
+        """The GUI that answers, if there is one that may go on."""
+        state = self._kept()
+        return state if state and state.answers() and not self._is_left_over(state) else None
+
+    def _is_left_over(self, state: State) -> bool:
+        """Whether its host is gone and it has no run at work: its code may be that of before an update."""
+        return not lives(state.host, state.host_started) and not self.news()["work"]
+
+    def news(self) -> dict[str, Any]:
+        """What the GUI's process says: names of runs at `work`, `loras` that were put into the host's folder."""
+        try:
+            file = self.home / "news.json"
+            told = json.loads(file.read_text(encoding="utf-8"))
+            return {**told, "work": told["work"] if time.time() - file.stat().st_mtime < STALE else []}
+        except (OSError, ValueError, KeyError, TypeError):  # none yet
+            return {"work": [], "loras": []}
+
     def running(self) -> State:
         """The GUI that answers, started if need be. Raises `GuiError`."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            (self.home / "host.pid").write_text(str(os.getpid()), encoding="utf-8")
             with FileLock(str(self.home / "gui.lock"), timeout=PATIENCE):
                 state = self._kept()
-                return state if state and state.answers() else self._start()
+                if state and state.answers():
+                    if not self._is_left_over(state):
+                        return state
+                    psutil.Process(state.pid).kill()
+                return self._start()
         except Timeout as error:
             raise GuiError(
                 "another webui is starting RLR in this folder: wait a minute, then reload."
@@ -114,16 +144,30 @@ class Gui:
 
     def _start(self) -> State:
         self._write_settings()
+        for _ in range(ATTEMPTS):
+            state, process = self._begun()
+            if self._came(state, process):
+                return state
+            process.kill()
+            if not _is_taken(state.port):
+                break  # else another program was faster to take the port
+        raise GuiError(f"the GUI did not start. {self.told('gui.log', 1500)}")
+
+    def _begun(self) -> tuple[State, subprocess.Popen[bytes]]:
         port, secret = _free_port(), secrets.token_urlsafe(24)
         process = self._spawn(port, secret)
-        state = State(port, secret, process.pid, time.time())
+        state = State(port, secret, process.pid, os.getpid(), psutil.Process().create_time())
         _write_private(self.home / "gui.json", json.dumps(asdict(state)))
-        while not state.answers():
-            if process.poll() is not None or time.time() - state.started > PATIENCE:
-                process.kill()
-                raise GuiError(f"the GUI did not start. {self.told('gui.log', 1500)}")
+        return state, process
+
+    def _came(self, state: State, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it answers in time."""
+        begun = time.monotonic()
+        while process.poll() is None and time.monotonic() - begun < PATIENCE:
+            if state.answers():
+                return True
             time.sleep(0.3)
-        return state
+        return False
 
     def _spawn(self, port: int, secret: str) -> subprocess.Popen[bytes]:
         """In a session of its own: Ctrl-C in the host's terminal is not meant for it."""
@@ -150,6 +194,14 @@ class Gui:
             file.write_text("\n".join(["[folders]", *lines, ""]), encoding="utf-8")
 
 
+def lives(pid: int, started: float) -> bool:
+    """Whether a process is there, and not another one with its number."""
+    try:
+        return abs(psutil.Process(pid).create_time() - started) < 1
+    except psutil.Error:
+        return False
+
+
 def installer() -> Any:
     """`install.py` as a module, under a name that no other extension has."""
     if "rlr_installer" not in sys.modules:
@@ -170,6 +222,11 @@ def _free_port() -> int:
     with socket.socket() as attempt:
         attempt.bind(("127.0.0.1", 0))
         return attempt.getsockname()[1]
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _write_private(file: Path, text: str) -> None:

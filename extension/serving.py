@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-import psutil
-
+from extension.bringing import News
+from extension.gui import lives
 from rlr_core.errors import RLRError
-from rlr_core.runs.listing import list_runs
+from rlr_core.storage import read_bytes
 from ui.__main__ import main
-from ui.words import LIVE
-from ui.workspace import Workspace
 
-PERIOD = 2.0
+PERIOD = 1.0
 GRACE = 30.0
 """Seconds that a webui which restarts may take until it says that it is here."""
 
+log = logging.getLogger("rlr.extension")
 
-def host_lives(home: Path) -> bool:
-    """Whether the webui that last asked for the GUI is there."""
+
+def told_by_host(home: Path) -> dict[str, Any]:
+    """What the host says of itself in `host.json`; {} where it says nothing."""
     try:
-        return psutil.pid_exists(int((home / "host.pid").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return dict(json.loads(read_bytes(home / "host.json", 2**16)))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def is_there(host: dict[str, Any]) -> bool:
+    """Whether the process is there that wrote it."""
+    try:
+        return lives(host["pid"], host["started"])
+    except (KeyError, TypeError):
         return False
 
 
-def run_lives(home: Path) -> bool:
-    """Whether a run is at work; one that cannot be told counts."""
-    try:
-        return any(state.state in LIVE for state in list_runs(Workspace.open(home).runs))
-    except RLRError:
-        return True
-
-
 def watch(home: Path) -> None:
-    """End this process once nobody needs it."""
-    needed = time.monotonic()
+    """Tell the host what the runs do; end this process once nobody needs it."""
+    news, needed = News.of(home), time.monotonic()
     while time.monotonic() - needed < GRACE:
         time.sleep(PERIOD)
-        if host_lives(home) or run_lives(home):
+        host = told_by_host(home)
+        try:
+            live = news.look(host.get("bring") is True)
+        except RLRError as error:  # a run that cannot be told may be live
+            log.warning("%s", error)
+            live = True
+        if live or is_there(host):
             needed = time.monotonic()
     os._exit(0)
 

@@ -1,4 +1,4 @@
-"""What the host is told: a tab that is a frame, and the route that the frame shows."""
+"""What the host is told: a tab that is a frame, its settings, and the route that the frame shows."""
 
 from __future__ import annotations
 
@@ -8,54 +8,49 @@ from typing import Any
 
 from starlette.routing import Mount
 
+from . import host
+from .companion import Companion
 from .gateway import PATH, Gateway
 from .gui import Gui
 
-FRAME = """<iframe src="{0}/" title="RLR" loading="lazy"
-style="width: 100%; height: 88vh; border: 0"></iframe>
+FRAME = """<div id="rlr_bar" data-root="{0}" role="status" hidden></div>
+<iframe src="{0}/" title="RLR" loading="lazy" style="width: 100%; height: 88vh; border: 0"></iframe>
 <p><a href="{0}/" target="_blank">RLR in a page of its own</a></p>"""
+COMPANIONS: dict[Path, Companion] = {}
+"""Of this process: "Reload UI" makes a new app, not a new thread."""
 
 
-def prefix(options: Any) -> str:
+def prefix() -> str:
     """The path of the GUI as browsers see it."""
-    subpath = (getattr(options, "subpath", None) or "").strip("/")
+    subpath = (getattr(host.options(), "subpath", None) or "").strip("/")
     return f"/{subpath}{PATH}" if subpath else PATH
+
+
+def companion() -> Companion:
+    """Of this host's home."""
+    home = host.home()
+    if home not in COMPANIONS:
+        COMPANIONS[home] = Companion(Gui(home, prefix(), host.folders()))
+    return COMPANIONS[home]
 
 
 def tabs() -> list[tuple[Any, str, str]]:
     """For `on_ui_tabs`; written in what Gradio 3.41 and 4.40 share."""
     import gradio as gr
-    from modules import shared  # pyright: ignore[reportMissingImports]
 
     with gr.Blocks(analytics_enabled=False) as blocks:
-        gr.HTML(FRAME.format(html.escape(prefix(shared.cmd_opts))))
+        gr.HTML(FRAME.format(html.escape(prefix())))
     return [(blocks, "RLR", "rlr")]
 
 
 def started(demo: Any, app: Any) -> None:
     """For `on_app_started`: comes again, with a new app, after "Reload UI"."""
-    from modules import shared  # pyright: ignore[reportMissingImports]
-
     if demo is None:  # only the API is served
         return
-    options = shared.cmd_opts
-    gui = Gui(home(), prefix(options), folders(options))
+    demo.blocked_paths = [
+        *demo.blocked_paths,
+        str(host.home()),
+    ]  # else /file= serves the GUI's secret and pictures
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "name", "") != "rlr"]
-    app.router.routes.insert(0, Mount(PATH, Gateway(gui, app, options), name="rlr"))
-
-
-def home() -> Path:
-    """Where this host's runs are: two hosts on one machine have two."""
-    from modules import paths  # pyright: ignore[reportMissingImports]
-
-    return Path(paths.data_path).resolve() / "rlr"
-
-
-def folders(options: Any) -> dict[str, list[str]]:
-    """The host's folders, as `rlr-ui.toml` names them."""
-    from modules import paths  # pyright: ignore[reportMissingImports]
-
-    models = Path(paths.models_path).resolve()
-    checkpoints = getattr(options, "ckpt_dir", None) or models / "Stable-diffusion"
-    loras = getattr(options, "lora_dir", None) or models / "Lora"
-    return {"checkpoints": [str(checkpoints)], "loras": [str(loras)]}
+    app.router.routes.insert(0, Mount(PATH, Gateway(companion(), app, host.options()), name="rlr"))
+    companion().start()

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from modules import script_callbacks  # pyright: ignore[reportMissingImports]
+from modules import script_callbacks, scripts  # pyright: ignore[reportMissingImports]
 
 NAME = "rlr_webui_extension"
 FOLDER = Path(__file__).resolve().parents[1] / "extension"
@@ -17,6 +17,22 @@ if NAME not in sys.modules:
     sys.modules[NAME] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[NAME])
 tab = importlib.import_module(f"{NAME}.tab")
+host = importlib.import_module(f"{NAME}.host")
+
+
+class BeforePicture(scripts.Script):
+    """Gives the host its card before it makes a picture while a run is training."""
+
+    def title(self) -> str:
+        return "RLR"
+
+    def show(self, is_img2img: bool) -> object:
+        return scripts.AlwaysVisible
+
+    def before_process(self, p: object, *_: object) -> None:
+        tab.companion().before_picture(p)
+
 
 script_callbacks.on_ui_tabs(tab.tabs)
+script_callbacks.on_ui_settings(host.add_settings)
 script_callbacks.on_app_started(tab.started)

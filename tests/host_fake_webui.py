@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import runpy
 import sys
 import threading
+import time
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,13 @@ callbacks: dict[str, Any] = {}
 options = types.SimpleNamespace(
     subpath=None, api_auth=None, disable_extension_access=False, ckpt_dir=None, lora_dir=None
 )
+shim: dict[str, Any] = {}
+done: list[Any] = []
+"""What the extension did to the host."""
+opts = types.SimpleNamespace(
+    data={"sd_model_checkpoint": "a [1]", "sd_vae": "b.pt"}, add_option=lambda key, option: done.append(key)
+)
+model = types.SimpleNamespace(sd_model=None)
 
 
 class Gui(BaseHTTPRequestHandler):
@@ -61,24 +70,38 @@ def stub(name: str, **members: Any) -> Any:
 
 def host() -> Any:
     """The stubs of `modules`; the shim runs twice, as after "Reload UI"."""
-    names = {
-        f"on_{name}": lambda f, name=name: callbacks.update({name: f}) for name in ("ui_tabs", "app_started")
-    }
+    told = ("ui_tabs", "ui_settings", "app_started")
+    names = {f"on_{name}": lambda f, name=name: callbacks.update({name: f}) for name in told}
+    page = types.SimpleNamespace(title="Lora", refresh=lambda: done.append("refreshed"))
     members = {
         "script_callbacks": stub("modules.script_callbacks", **names),
-        "shared": stub("modules.shared", cmd_opts=options),
+        "scripts": stub("modules.scripts", Script=object, AlwaysVisible=object()),
+        "shared": stub("modules.shared", cmd_opts=options, opts=opts, OptionInfo=lambda *_, **__: None),
+        "call_queue": stub("modules.call_queue", queue_lock=threading.Lock()),
+        "sd_vae": stub("modules.sd_vae", vae_dict={"b.pt": "/models/b.pt"}),
+        "ui_extra_networks": stub("modules.ui_extra_networks", extra_pages=[page]),
+        "sd_models": stub(
+            "modules.sd_models",
+            model_data=model,
+            checkpoints_list={"first": types.SimpleNamespace(filename="/models/first")},
+            get_closet_checkpoint_match=lambda title: (
+                types.SimpleNamespace(filename=f"/models/ä {title}") if title else None
+            ),
+            unload_model_weights=lambda: done.append("lent"),
+            send_model_to_device=lambda m: done.append("taken back"),
+        ),
         "paths": stub("modules.paths", data_path=str(HOME), models_path=str(HOME / "models")),
     }
     stub("modules", **members)
     for _ in range(2):
-        runpy.run_path(str(SHIM))
+        shim.update(runpy.run_path(str(SHIM)))
     return sys.modules["rlr_webui_extension.gui"]
 
 
 def answers(gui: Any) -> dict[str, Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gui)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    state = gui.State(server.server_address[1], "secret", 1, 0.0)
+    state = gui.State(server.server_address[1], "secret", 1, 1, 0.0)
     found: dict[str, Any] = {}
 
     app: Any = FastAPI()
@@ -86,8 +109,10 @@ def answers(gui: Any) -> dict[str, Any]:
     app.auth, app.tokens, app.cookie_id = None, {}, ""
     gui.Gui.installed = lambda self: False
     gui.Gui.install = lambda self: found.update(made=True)
+    demo = types.SimpleNamespace(blocked_paths=[])
     for _ in range(2):
-        callbacks["app_started"](object(), app)
+        callbacks["app_started"](demo, app)
+    found["blocked"] = demo.blocked_paths[0] == str((HOME / "rlr").resolve())
     found["mounts"] = sum(getattr(route, "path", "") == "/rlr-gui" for route in app.router.routes)
     client = TestClient(app, base_url="http://localhost")
 
@@ -95,13 +120,22 @@ def answers(gui: Any) -> dict[str, Any]:
         answer = client.request(method, f"/rlr-gui/{path}", **more)
         return [answer.status_code, answer.text, dict(answer.headers)]
 
+    gui.Gui.found, gui.Gui.outdated = lambda self: None, lambda self: True
+    found["updated"] = ask("")
+    gui.Gui.outdated = lambda self: False
     found["not installed"] = ask("")
     found["foreign make"] = ask("make", "POST", headers={"Origin": "http://evil.example"})
     found["not made"] = "made" in found
     found["make"] = client.post("/rlr-gui/make", **NO_REDIRECT).status_code
+    gui.Gui.found = lambda self: state
+    found["live, not current"] = ask()
     gui.Gui.installed, gui.Gui.running = lambda self: True, lambda self: state
     found["get"] = ask(headers={"Cookie": "access-token=x", "Accept-Encoding": "gzip"})
     found["put"] = ask("rlr/a%20b", "PUT", content="ü".encode())
+    found["join"] = ask("gradio_api/queue/join", "POST", headers={"RLR-Checkpoint": "/forged"})
+    opts.data = {}
+    found["nothing chosen"] = ask("gradio_api/queue/join", "POST")
+    found["news"] = ask("news")
     found["events"] = ask("gradio_api/events", headers={"Accept-Encoding": "gzip"})
     for site in ("cross-site", "same-site"):
         found[site] = ask(headers={"Sec-Fetch-Site": site})
@@ -125,10 +159,44 @@ def answers(gui: Any) -> dict[str, Any]:
     return found
 
 
+def lending() -> dict[str, Any]:
+    """What becomes of the card, and of the list of LoRAs, as the GUI's process tells its news."""
+    companion = shim["tab"].companion()
+    found: dict[str, Any] = {}
+
+    def after(name: str, work: list[str], loras: list[str], age: float = 0.0) -> None:
+        file = HOME / "rlr" / "news.json"
+        file.write_text(json.dumps({"work": work, "loras": loras}))
+        os.utime(file, times=(time.time() - age,) * 2)
+        companion.look()
+        found[name] = done.copy()
+        done.clear()
+
+    done.clear()
+    companion.look()
+    found["no home"] = (HOME / "rlr").exists()
+    (HOME / "rlr").mkdir()
+    after("no model", ["run-001"], [])
+    after("ended", [], ["run-001"])
+    model.sd_model = object()
+    after("begun", ["run-002"], ["run-001"])
+    after("goes on", ["run-002"], ["run-001"])
+    found["comments"] = comments = []
+    shim["BeforePicture"]().before_process(types.SimpleNamespace(comment=comments.append))
+    after("after a picture", ["run-002"], ["run-001"])
+    after("old news", ["run-002"], ["run-001"], age=60)
+    opts.data["rlr_lend_card"] = False
+    after("not wanted", ["run-003"], ["run-001"])
+    found["host"] = json.loads((HOME / "rlr" / "host.json").read_text())
+    return found
+
+
 NO_REDIRECT: dict[str, Any] = {"follow_redirects": False}
 gui_module = host()
 tabs = callbacks["ui_tabs"]()
-result = answers(gui_module)
+callbacks["ui_settings"]()
+settings = done.copy()
+result = {"lending": lending(), "settings": settings, **answers(gui_module)}
 result["tab"] = [tabs[0][1:], tabs[0][0].get_config_file()["components"][0]["props"]["value"]]
 result["gradio"] = gr.__version__
 result["heavy"] = sorted({"torch", "diffusers", "ui", "rlr_core"} & set(sys.modules))

@@ -28,7 +28,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip("no uv to make the host's environment with")
     folder = tmp_path_factory.mktemp("Wirt ü")
     python = folder / "env" / ("Scripts/python.exe" if install.WINDOWS else "bin/python")
-    wanted = [f"gradio=={request.param}", "httpx==0.24.1", *HOSTS[request.param]]
+    wanted = [f"gradio=={request.param}", "httpx==0.24.1", "psutil==5.9.5", *HOSTS[request.param]]
     for command in (
         ["venv", "-q", "--python", sys.executable, folder / "env"],
         ["pip", "install", "-q", "--python", python, *wanted],
@@ -58,6 +58,12 @@ def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> No
     assert "Make the environment" in told["not installed"][1]
     assert told["foreign make"][0] == 403 and told["not made"] is False
     assert told["make"] == 303 and told["made"]
+    assert "RLR was updated" in told["updated"][1]
+    seen(told["live, not current"])  # a run that is at work can be seen and stopped
+
+
+def test_the_host_serves_no_file_of_the_gui(told: dict[str, Any]) -> None:
+    assert told["blocked"]  # its secret and its pictures lie below the host's folder, which /file= serves
 
 
 def test_requests_are_passed_on_without_the_hosts_cookies(told: dict[str, Any]) -> None:
@@ -85,3 +91,31 @@ def test_only_who_has_logged_in_is_let_through(told: dict[str, Any]) -> None:
     assert all(told[name][0] == 401 for name in ("wrong cookie", "old cookie", "no api login"))
     for name in ("logged in", "logged in, 4", "api login", "by number"):
         seen(told[name])
+
+
+def test_the_gui_is_told_what_the_host_has_chosen(told: dict[str, Any]) -> None:
+    chosen, nothing = (
+        {name.lower(): value for name, value in seen(told[name])["headers"].items()}
+        for name in ("join", "nothing chosen")
+    )
+    assert chosen["rlr-checkpoint"] == "/models/%C3%A4%20a%20%5B1%5D" and chosen["rlr-vae"] == "/models/b.pt"
+    assert nothing["rlr-checkpoint"] == "/models/first" and nothing["rlr-vae"] == ""
+    assert not [name for name in seen(told["get"])["headers"] if name.lower().startswith("rlr-")]
+
+
+def test_the_card_is_lent_while_a_run_is_at_work(told: dict[str, Any]) -> None:
+    lending = told["lending"]
+    assert lending["no home"] is False  # nothing is made on the disk of who never opened the tab
+    assert lending["no model"] == [] and lending["ended"] == ["refreshed"]
+    assert lending["begun"] == ["lent"] and lending["goes on"] == []
+    assert lending["after a picture"] == ["taken back", "lent"]
+    assert lending["comments"] == [
+        "RLR is training on this card (run-002): both are slow, and its memory may not be enough for both."
+    ]
+    assert lending["old news"] == ["taken back"] and lending["not wanted"] == []
+    assert set(told["settings"]) == {"rlr_bring_loras", "rlr_lend_card"}
+    assert lending["host"]["bring"] is True and lending["host"]["started"] > 0
+
+
+def test_the_news_are_for_the_bar(told: dict[str, Any]) -> None:
+    assert told["news"][0] == 200 and json.loads(told["news"][1])["loras"] == ["run-001"]

@@ -3,6 +3,8 @@
     "use strict";
     const KEY = "rlr-theme";
     const night = matchMedia("(prefers-color-scheme: dark)");
+    const around = (() => { try { return window.parent === window ? null : window.parent.document.body; } catch { return null; } })(); // a program whose tab we are
+    const dark = () => around ? around.classList.contains("dark") : night.matches;
     const at = { folders: null, asked: false };
     let f, box, form, chosen = "";
 
@@ -10,7 +12,7 @@
     try { chosen = localStorage.getItem(KEY) || ""; } catch { /* a browser that keeps nothing */ }
     function paint() {
         if (!chosen || !document.body) return;
-        document.body.classList.toggle("dark", chosen === "dark" || (chosen === "system" && night.matches));
+        document.body.classList.toggle("dark", chosen === "dark" || (chosen === "system" && dark()));
     }
     function theme(name) {
         chosen = name;
@@ -18,6 +20,7 @@
         paint();
     }
     night.addEventListener("change", paint);
+    if (around) new MutationObserver(paint).observe(around, { attributeFilter: ["class"] });
     new MutationObserver((_, watcher) => { if (document.body) { watcher.disconnect(); paint(); } }).observe(document.documentElement, { childList: true });
     paint();
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 
@@ -53,6 +54,12 @@ class TrainPage:
         self.advanced: dict[str, Any] = {}
 
     # the cards
+
+    def proposed(self, request: gr.Request) -> tuple[Any, Any]:
+        """The checkpoint and the VAE that the program around us has chosen, if it says so; see `extension/gateway.py`."""
+        told = [unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae")]
+        checkpoint = gr.update(choices=self._checkpoints(), value=told[0]) if told[0] else gr.skip()
+        return checkpoint, told[1] or gr.skip()
 
     def checkpoint_card(self) -> None:
         """Which checkpoint."""
@@ -179,6 +186,7 @@ class TrainPage:
             self.name, self.preset, self.iterations, self.rank, self.seed, *self.advanced.values(),
         ]  # fmt: skip
         chosen = [self.about, self.rewards, self.judge, self.missing, self.iterations]
+        gr.on(None, self.proposed, None, [self.checkpoint, self.advanced["model.vae"]], **PRIVATE)
         self.checkpoint.change(self._chosen, [self.checkpoint, self.rewards], chosen, **PRIVATE)
         self.preset.change(
             lambda name: gr.update(info=PRESETS[name].summary), self.preset, self.preset, **PRIVATE

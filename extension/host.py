@@ -1,0 +1,95 @@
+"""All that is used of A1111, Forge and their relatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SECTION = ("rlr", "RLR")
+BRING, LEND = "rlr_bring_loras", "rlr_lend_card"
+
+
+def options() -> Any:
+    """The command line."""
+    from modules import shared  # pyright: ignore[reportMissingImports]
+
+    return shared.cmd_opts
+
+
+def home() -> Path:
+    """Where this host's runs are: two hosts on one machine have two."""
+    from modules import paths  # pyright: ignore[reportMissingImports]
+
+    return Path(paths.data_path).resolve() / "rlr"
+
+
+def folders() -> dict[str, list[str]]:
+    """The host's folders, as `rlr-ui.toml` names them."""
+    from modules import paths  # pyright: ignore[reportMissingImports]
+
+    models = Path(paths.models_path).resolve()
+    checkpoints = getattr(options(), "ckpt_dir", None) or models / "Stable-diffusion"
+    loras = getattr(options(), "lora_dir", None) or models / "Lora"
+    return {"checkpoints": [str(checkpoints)], "loras": [str(loras)]}
+
+
+def chosen() -> dict[str, str]:
+    """Files of the checkpoint and of the VAE that are chosen in the host; "" where there is none."""
+    from modules import sd_models, sd_vae, shared  # pyright: ignore[reportMissingImports]
+
+    found = sd_models.get_closet_checkpoint_match(shared.opts.data.get("sd_model_checkpoint") or "")
+    found = found or next(iter(sd_models.checkpoints_list.values()), None)  # which hosts then take, too
+    vae = sd_vae.vae_dict.get(shared.opts.data.get("sd_vae") or "")
+    return {"checkpoint": str(found.filename) if found else "", "vae": str(vae or "")}
+
+
+def add_settings() -> None:
+    """For `on_ui_settings`: Settings → RLR."""
+    from modules import shared  # pyright: ignore[reportMissingImports]
+
+    for key, label in (
+        (BRING, "Put the LoRA of a run that has ended into the webui's LoRA folder"),
+        (LEND, "Take the webui's model off the card while a run is training"),
+    ):
+        shared.opts.add_option(key, shared.OptionInfo(True, label, section=SECTION))
+
+
+def setting(key: str) -> bool:
+    """One of the settings above."""
+    from modules import shared  # pyright: ignore[reportMissingImports]
+
+    return bool(shared.opts.data.get(key, True))
+
+
+def queue() -> Any:
+    """The lock that is held while a picture is made."""
+    from modules import call_queue  # pyright: ignore[reportMissingImports]
+
+    return call_queue.queue_lock
+
+
+def lend_card() -> None:
+    """Take the model off the card, once no picture is being made."""
+    from modules import sd_models  # pyright: ignore[reportMissingImports]
+
+    with queue():
+        if sd_models.model_data.sd_model is not None:  # with none, A1111 would load one to unload it
+            sd_models.unload_model_weights()
+
+
+def take_card_back() -> None:
+    """Put the model on the card again: A1111 does not do so by itself. Whoever calls holds the queue, or is its turn."""
+    from modules import sd_models  # pyright: ignore[reportMissingImports]
+
+    model, send = sd_models.model_data.sd_model, getattr(sd_models, "send_model_to_device", None)
+    if model is not None and send is not None:
+        send(model)
+
+
+def refresh_loras() -> None:
+    """Let the host see new files in its LoRA folder."""
+    from modules import ui_extra_networks  # pyright: ignore[reportMissingImports]
+
+    for each in ui_extra_networks.extra_pages:
+        if each.title == "Lora":
+            each.refresh()

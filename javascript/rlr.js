@@ -1,0 +1,43 @@
+// Loaded by A1111 and Forge: the bar above RLR's frame says what is training, and brings a new LoRA into the prompt.
+(() => {
+    "use strict";
+    const PERIOD = 3000;
+    let shown = null, known = "";
+    const make = (tag, text, act) => Object.assign(document.createElement(tag), { textContent: text, onclick: act || null });
+
+    async function look() {
+        const bar = gradioApp().querySelector("#rlr_bar");
+        if (!bar || document.hidden) return;
+        const answer = await fetch(`${bar.dataset.root}/news`);
+        if (!answer.ok) return;
+        const { work, loras } = await answer.json();
+        const newest = loras[0];
+        if (JSON.stringify([work, newest]) === shown) return;
+        shown = JSON.stringify([work, newest]);
+        bar.replaceChildren(...(work.length ? [make("span", `${work[0]} is training: pictures are slow meanwhile.`)] : newest ? told(newest) : []));
+        bar.hidden = !bar.children.length;
+        if (newest && known !== newest.run) refreshCards(); // also on a page that is new: the webui keeps the cards of its start
+        known = newest?.run || "";
+    }
+
+    function told(lora) {
+        if (lora.problem) return [make("span", `The LoRA of ${lora.run} is not in the webui's folder: ${lora.problem}`)];
+        return [
+            make("span", "New LoRA: "), make("code", lora.prompt),
+            make("button", "Copy", () => navigator.clipboard?.writeText(lora.prompt)),
+            make("button", "Into the txt2img prompt", () => intoPrompt(lora.prompt)),
+        ];
+    }
+
+    function intoPrompt(text) {
+        const box = gradioApp().querySelector("#txt2img_prompt textarea");
+        box.value = box.value.includes(text) ? box.value : [box.value.trim(), text].filter(Boolean).join(" ");
+        updateInput(box);
+        switch_to_txt2img();
+    }
+
+    // the host's own button draws the cards of LoRAs anew
+    const refreshCards = () => ["txt2img", "img2img"].forEach((tab) => gradioApp().querySelector(`#${tab}_lora_extra_refresh`)?.click());
+
+    onUiLoaded(() => setInterval(() => look().catch(() => {}), PERIOD));
+})();

@@ -1,0 +1,110 @@
+"""What the GUI's process does for a webui: LoRAs of ended runs go into its folder; it ends when it is not needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import runs
+
+pytest.importorskip("diffusers")
+pytest.importorskip("gradio")
+
+from extension import gui, serving
+from extension.bringing import News
+from rlr_core.lora import read_lora
+from rlr_core.runs import runner
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """With a finished run and the webui's folder of LoRAs, as the extension writes the settings."""
+    folder = tmp_path_factory.mktemp("Wirt ü") / "rlr"
+    folder.mkdir()
+    runner.start(runs.config(runs.workshop(folder), training__iterations=1), folder / "runs" / "für-001")
+    webui = gui.Gui(folder, "/rlr-gui", {"checkpoints": [], "loras": [str(folder.parent / "Lora ä")]})
+    webui._write_settings()
+    return folder
+
+
+def told(home: Path) -> dict:
+    return json.loads((home / "news.json").read_text(encoding="utf-8"))
+
+
+def test_the_lora_of_a_run_that_has_ended_goes_into_the_webuis_folder(home):
+    news, file = News(home), home.parent / "Lora ä" / "für-001.safetensors"
+    assert news.look(True) is False and not file.exists()  # it was not seen at work: it ended in another life
+    news.work = ["für-001"]
+    news.look(True)
+    assert told(home) == {
+        "work": [],
+        "loras": [{"run": "für-001", "file": str(file), "prompt": "<lora:für-001:1>", "problem": ""}],
+    }
+    assert read_lora(file).weights and file.with_suffix(".json").is_file()
+    assert file.with_suffix(".preview.png").is_file()
+
+
+def test_what_was_brought_is_replaced_and_what_others_made_is_not(home):
+    file = home.parent / "Lora ä" / "für-001.safetensors"
+    file.write_bytes(b"of the same run, before it was trained longer")
+    again = News.of(home)
+    again.work = ["für-001"]
+    again.look(True)
+    assert read_lora(file).weights
+    file.write_bytes(b"another's")
+    stranger = News(home, work=["für-001"])
+    stranger.look(True)
+    assert file.read_bytes() == b"another's"
+    (lora,) = told(home)["loras"]
+    assert lora["prompt"] == "" and "there already" in lora["problem"]
+
+
+def test_nothing_is_brought_that_is_not_wanted(home):
+    news = News(home, work=["für-001"])
+    news.look(False)
+    assert told(home)["loras"] == []
+
+
+def test_a_damaged_file_of_news_is_as_none(home):
+    (home / "news.json").write_text('{"work": 1', encoding="utf-8")
+    assert News.of(home) == News(home)
+
+
+def test_a_number_of_a_process_that_another_one_has_now_is_no_host():
+    started = psutil.Process().create_time()
+    assert serving.is_there({"pid": os.getpid(), "started": started})
+    assert not serving.is_there({"pid": os.getpid(), "started": started - 60})
+    assert not serving.is_there({}) and not serving.is_there({"pid": "x", "started": None})
+
+
+def test_a_gui_whose_host_is_gone_goes_on_for_a_run_alone(home):
+    webui = gui.Gui(home, "/rlr-gui", {})
+    started = psutil.Process().create_time()
+    here, gone = gui.State(1, "s", 1, os.getpid(), started), gui.State(1, "s", 1, os.getpid(), started - 60)
+    News(home).look(False)
+    assert not webui._is_left_over(here) and webui._is_left_over(gone)
+    (home / "news.json").write_text('{"work": ["für-001"], "loras": []}', encoding="utf-8")
+    assert not webui._is_left_over(gone)
+
+
+def test_a_port_that_another_program_took_is_not_the_end(home, monkeypatch):
+    webui, tried = gui.Gui(home, "/rlr-gui", {}), []
+
+    class Process:
+        def kill(self) -> None: ...
+
+    monkeypatch.setattr(
+        gui.Gui, "_begun", lambda self: (gui.State(len(tried), "s", 1, 1, 0.0), tried.append(1) or Process())
+    )
+    monkeypatch.setattr(gui.Gui, "_came", lambda self, state, process: state.port == 1)
+    monkeypatch.setattr(gui, "_is_taken", lambda port: True)
+    assert webui._start().port == 1
+    monkeypatch.setattr(gui, "_is_taken", lambda port: False)
+    monkeypatch.setattr(gui.Gui, "_came", lambda self, state, process: False)
+    tried.clear()
+    with pytest.raises(gui.GuiError, match="did not start"):
+        webui._start()
+    assert len(tried) == 1
