@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from rlr_core.errors import ConfigError, PromptError, RLRError
-from ui.painting import Asked, answer, best, interval, job_of, prefer, spread
+from ui.answering import answer, best, interval
+from ui.painting import Asked, job_of, prefer, spread
 from ui.picking import checkpoint_for, choices, side
 from ui.workspace import Workspace
 

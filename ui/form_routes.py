@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from rlr_core.errors import ConfigError, RLRError
-from ui import finding, jobs, painting, picking, scoring, settling
+from ui import answering, finding, jobs, painting, picking, scoring, settling
 from ui.jobs import Jobs
 from ui.routes import answered
 from ui.stripping import STRIP, strips
@@ -85,7 +85,7 @@ def _add_compare(made: APIRouter, workspace: Workspace, kind: Jobs) -> None:
         def shown() -> dict[str, Any]:
             name = job or next(iter(kind.names()), "")
             return (
-                painting.view(name, kind.folder(name), max(300, min(width, 1400)))
+                answering.view(name, kind.folder(name), max(300, min(width, 1400)))
                 if name
                 else {"state": "none"}
             )
@@ -220,7 +220,7 @@ def _doubt(workspace: Workspace, values: dict[str, Any], doing: str) -> dict[str
 def _prefer(workspace: Workspace, kind: Jobs, job: str) -> dict[str, Any]:
     folder = kind.folder(job)
     asked = jobs.asked(folder)
-    best = painting.best(asked, jobs.told(folder).get("scores", {})) if asked else None
+    best = answering.best(asked, jobs.told(folder).get("scores", {})) if asked else None
     if best is None:
         raise ConfigError("no best strength", "a sweep of a LoRA file that was scored", "paint one")
     card = painting.prefer(workspace, asked["lora"], best["strength"])

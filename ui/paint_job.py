@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlr_core.config import RunConfig
-from ui.painting import intervals
+from ui.answering import intervals
 from ui.work import Telling, free_memory, main, scored
 
 if TYPE_CHECKING:
