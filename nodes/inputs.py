@@ -33,13 +33,14 @@ def setting_input(name: str, *, default: Any = None, tooltip: str = "") -> Input
         tooltip: instead of the config's comment, which is none where the name says all.
     """
     field, kind = _field(name)
-    value = _default(field) if default is None else default
+    own = _default(field)
+    value = own if default is None else default
     shown = ", ".join(map(str, value)) if isinstance(value, list) else value
     options = {"default": shown, "tooltip": tooltip or field.metadata["comment"].capitalize() + "."}
     if field.metadata["choices"] and kind is str:
         return list(field.metadata["choices"]), options
     shape = KINDS[kind]
-    return shape, {**options, **_range(shape, field.metadata, value)}
+    return shape, {**options, **_range(shape, field.metadata, own)}
 
 
 def tables(names: Mapping[str, str], inputs: Mapping[str, Any]) -> Tables:
@@ -63,18 +64,18 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if made is dataclasses.MISSING else made()
 
 
-def _range(shape: str, facts: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    """Limits and step of a number; nothing of other kinds."""
+def _range(shape: str, facts: Mapping[str, Any], own: Any) -> dict[str, Any]:
+    """Limits of a number, and its step by the config's own default; nothing of other kinds."""
     if shape not in MOST:
         return {}
     low = -MOST[shape] if facts["low"] is None else facts["low"]
     limits = {"min": low, "max": min(facts["high"], MOST[shape])}
-    return limits if shape == "INT" else {**limits, "step": _step(value)}
+    return limits if shape == "INT" else {**limits, "step": _step(own)}
 
 
 def _step(value: float) -> float:
-    """A tenth of a number's leading digit, 0.01 at most: browsers round to it."""
-    return min(0.01, 10.0 ** (math.floor(math.log10(value)) - 1)) if value else 0.01
+    """A hundredth of a number's leading digit, 0.01 at most: browsers round to it."""
+    return min(0.01, 10.0 ** (math.floor(math.log10(value)) - 2)) if value else 0.01
 
 
 def _value(name: str, given: Any) -> Any:

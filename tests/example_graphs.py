@@ -133,6 +133,9 @@ def _stages() -> Graph:
 SD, XL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors"
 
 
+TITLES = ("Train and use a LoRA", "Prompts by stages (DCoT)", "Mix of rewards", "Black-box reward", "SDXL")
+
+
 def graphs() -> dict[str, Graph]:
     """Title → graph."""
     mixed = {"reward_1": ("reward", 0), "weight_1": 1.0, "reward_2": ("second", 0), "weight_2": 0.5}

@@ -42,6 +42,8 @@ def test_defaults_are_among_the_choices_and_within_the_limits(nodes):
         for given, (kind, options) in inputs(node).items():
             if isinstance(kind, list) and "default" in options:
                 assert options["default"] in kind, f"{name}: {given}"
+            if given == "learning_rate":
+                assert options["step"] <= 1e-5, "browsers round to it"
             if kind in ("INT", "FLOAT"):
                 assert options["min"] <= options["default"] <= options["max"], f"{name}: {given}"
 
@@ -158,6 +160,18 @@ def test_where_a_package_is_missing_every_node_says_which():
 def test_prompts_are_added_to_others():
     both = prompts("a dog", more=prompts("a cat"))["prompts"]
     assert both["train"] == ["a cat", "a dog"] and both["syntax"] == "literal"
+
+
+def test_what_is_installed_into_comfyui_is_what_it_lacks():
+    import re
+
+    from test_packaging import PROJECT, named
+
+    lines = (comfy_bed.ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    asked = [line for line in lines if line and not line.startswith("#")]
+    has = {"numpy", "pillow", "safetensors", "torch", "tqdm"}  # by its own requirements.txt
+    assert named(asked) == named(PROJECT["dependencies"]) - has
+    assert all(re.fullmatch(r"[a-z]+>=[^=]*(; .*)?", line) for line in asked), "nothing is pinned"
 
 
 def test_help_pages_and_example_workflows_are_as_the_nodes_are_now():
