@@ -61,7 +61,7 @@ def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]
         given.model.pre_run()
         try:
             name = given.name or identity(given.model, given.vae.first_stage_model, texts.all, scheduler)
-            yield HostModel(name, given.model, given.vae, texts, scheduler)
+            yield HostModel(name, given.model, given.vae, texts, scheduler, noisy=config.sampling.eta > 0)
         finally:
             given.model.cleanup()
 

@@ -35,6 +35,7 @@ class CONST:
 
 class Discrete(EPS):
     sigmas = torch.linspace(0.03, 14, 1000)
+    sigma_min = 0.03
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return (sigma.reshape(-1, 1) - self.sigmas).abs().argmin(1)

@@ -61,7 +61,8 @@ REWARDS = Rewards(FunctionReward("red", True, red), FunctionReward("red", True, 
 
 @contextmanager
 def held(given: Any, scheduler: str = "normal", **overrides: Any):
-    with comfy_bed.node_file("training").held(given, config(**overrides), scheduler) as model:
+    settings = config(**{"sampling__eta": 0.0, **overrides})
+    with comfy_bed.node_file("training").held(given, settings, scheduler) as model:
         yield model
 
 
@@ -185,6 +186,17 @@ def test_long_prompts_are_whole_and_all_as_long(given):
 def test_a_scheduler_that_makes_another_number_of_steps_is_refused(given):
     with held(given, "ddim_uniform") as model, pytest.raises(ConfigError, match="ddim_uniform"):
         model.schedule(6, None)
+
+
+def test_the_last_step_adds_noise_where_the_others_do_for_the_sake_of_black_boxes(given):
+    with held(given) as model:
+        quiet = model.schedule(STEPS, None)
+    with held(given, sampling__eta=1.0) as model:
+        noisy = model.schedule(STEPS, None)
+    assert quiet.sigma[-1] == 0 and 0 < noisy.sigma[-1] < quiet.sigma[-2] / 1.9
+    assert torch.equal(quiet.sigma[:-1], noisy.sigma[:-1])
+    assert noisy.scales(1.0).min() > 0 and quiet.scales(1.0)[-1] == 0
+    assert torch.allclose(noisy.alpha**2 + noisy.sigma**2, torch.ones(STEPS + 1, dtype=torch.float64))
 
 
 def test_what_is_not_known_is_refused_by_name(given, monkeypatch):

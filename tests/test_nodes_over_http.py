@@ -11,7 +11,11 @@ import example_graphs
 import pytest
 from safetensors.torch import load_file
 
-pytestmark = [pytest.mark.host, pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set")]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def test_each_example_runs(server, title):
     assert done["status"]["status_str"] == "success", done["status"]
     run = done["outputs"]["train"]["rlr_run"][0]
     shown = server.ask(f"/rlr/runs/{run}")
-    assert shown["state"] == "finished" and len(shown["trained"]) == 3 and shown["held_out"]
+    assert shown["state"] == "finished" and len(shown["trained"]) == 2 and shown["held_out"]
     name = done["outputs"]["save"]["text"][0]
     assert any(key.endswith("lora_up.weight") for key in load_file(server.home / "models" / "loras" / name))
     listed = server.ask("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"][0]
@@ -85,7 +89,7 @@ def test_cancel_keeps_a_lora_and_the_same_graph_goes_on(server):
 
 
 def _at_work(server: Any, node: str, iterations: int) -> str:
-    end = time.monotonic() + 200
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         shown = server.ask(f"/rlr/nodes/{node}")
         if shown and shown["iteration"] >= iterations:

@@ -9,8 +9,8 @@ import comfy_bed
 import pytest
 import torch
 
-from rlr_core.errors import PlanError, PromptError, RewardError
-from rlr_core.runs import RunDirectory
+from rlr_core.errors import PlanError, PromptError, RewardError, RunError
+from rlr_core.runs import RunDirectory, resume
 
 SMALL = {
     "iterations": 2, "batch_size": 2, "rank": 2, "steps": 2, "width": 64, "height": 64, "held_out_pairs": 2,
@@ -77,6 +77,8 @@ def test_after_cancel_the_same_graph_goes_on(home, objects, monkeypatch):
             run(objects)
     assert RunDirectory(home / "run-001").state().state == told[-1]["state"] == "stopped"
     assert (home / "run-001" / "rlr-lora.safetensors").is_file() and not live.LATEST
+    with pytest.raises(RunError, match="queue the same graph again"):
+        resume(home / "run-001")
     told.clear()
     history = run(objects)[2]
     assert RunDirectory(home / "run-001").finished and not (home / "run-002").exists()
@@ -115,7 +117,8 @@ def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     defaults = {name: kind[1].get("default", kind[0][0] if isinstance(kind[0], list) else None)
                 for name, kind in method.Settings.INPUT_TYPES()["required"].items()}  # fmt: skip
     settings = method.Settings().chosen(**{**defaults, "targets": "attention+feedforward", "alpha": 1.0})[0]
-    folder = run(objects, reward=mixed, prompts=staged, settings=settings, steps=3)[4]
+    preset = method.Preset().chosen("black-box")[0]
+    folder = run(objects, reward=mixed, prompts=staged, settings=settings, estimator=preset, steps=3)[4]
     config = RunDirectory(Path(folder)).config
     assert config.reward.mix == {"sharpness": 2.0, "jpeg-compressibility": -1.0}
     assert config.prompts.train[0] == "a dog" and "fine: fur" in config.prompts.train[1]

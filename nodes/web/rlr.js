@@ -21,7 +21,8 @@ function nodeOf(id) {
 /** Give a node room for what is shown on it, which is no part of the workflow. */
 function show(node, element, height) {
   element.style.minHeight = `${height}px`; // Nodes 2.0 asks for no height
-  node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight: () => height });
+  const widget = node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight: () => height });
+  widget.serialize = false;
 }
 
 async function ask(path, options) {
@@ -35,7 +36,7 @@ function attachPanel(node) {
   let busy = false;
   let again = false;
   node.rlrRefresh = async (facts) => {
-    if (facts?.run) node.properties[RUN] = facts.run;
+    if (facts?.run) remember(node, facts.run);
     shown.note(facts);
     again = true;
     if (busy) return;
@@ -48,6 +49,13 @@ function attachPanel(node) {
     }
     busy = false;
   };
+}
+
+/** Keep the run with the workflow, also in the draft that a reload brings back. */
+function remember(node, run) {
+  if (node.properties[RUN] === run) return;
+  node.properties[RUN] = run;
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 }
 
 function picture(run, file) {
