@@ -28,6 +28,11 @@ class Texts:
         self._table = _equally_long(encoded)
 
     @property
+    def width(self) -> int:
+        """Numbers of each vector that the denoiser attends to."""
+        return next(iter(self._table.values()))["cross_attn"].shape[-1]
+
+    @property
     def all(self) -> dict[str, Tensor]:
         """Every text's values, by name and number."""
         return {f"{k} {name}": v for k, each in enumerate(self._table.values()) for name, v in each.items()}

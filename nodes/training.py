@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlr_core.config import RunConfig
-from rlr_core.errors import PlanError
+from rlr_core.errors import CheckpointError, PlanError
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
 from rlr_core.planner.check import is_out_of_memory
@@ -50,11 +50,36 @@ def texts_of(config: RunConfig) -> list[str]:
     return list(dict.fromkeys([*texts, stage_settings(settings).negative]))
 
 
+def refuse_lacking(given: Given) -> None:
+    """Loaders give nothing where a file has none. Raises `CheckpointError`."""
+    for kind, there in {"CLIP": given.clip, "VAE": given.vae}.items():
+        if there is None:
+            raise CheckpointError(
+                f"a checkpoint without a {kind}",
+                f"a {kind}",
+                f"load one by ComfyUI's Load {kind}, and wire it",
+            )
+
+
+def refuse_others_texts(given: Given, texts: Texts) -> None:
+    """Raise `CheckpointError` for a CLIP that is not of the MODEL's family."""
+    layers = given.model.model.diffusion_model.named_modules()
+    wanted = next(layer.weight.shape[-1] for name, layer in layers if name.endswith("attn2.to_k"))
+    if texts.width != wanted:
+        raise CheckpointError(
+            f"a CLIP whose texts are {texts.width} numbers wide, for a MODEL that reads {wanted}",
+            "the CLIP of the MODEL's family",
+            "wire the CLIP of the same checkpoint",
+        )
+
+
 @contextmanager
 def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]:
     """The model of a run, with its networks on the host's device and gradients through them; afterwards all is as before."""
     family_of(given.model)
+    refuse_lacking(given)
     texts = Texts(given.clip, texts_of(config))
+    refuse_others_texts(given, texts)
     load_models_gpu([given.model, given.vae.patcher], force_full_load=True)
     networks = (given.model.model, given.vae.first_stage_model)
     with trainable(*networks):
@@ -91,6 +116,10 @@ def train(
             return directory
         lora = inject(model, config.lora, config.training.seed, HookedLora)
         listener = telling(directory)
+        if below := len(given.model.patches):
+            listener.tell(
+                "", note=f"what is on {below} weights of the MODEL stays below, and is not part of the LoRA"
+            )
         try:
             materials = replace(materials, lora=lora)
             _carry_out(directory, whole, listener, materials)

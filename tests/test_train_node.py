@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy_bed
 import pytest
 import torch
 
-from rlr_core.errors import PlanError, PromptError, RewardError, RunError
+from rlr_core.errors import CheckpointError, PlanError, PromptError, RewardError, RunError
 from rlr_core.runs import RunDirectory, resume
 
 SMALL = {
@@ -136,6 +137,15 @@ def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
     with pytest.raises(RewardError, match="single one"):
         run(objects, held_out_reward=comfy_bed.node_file("rewards").Combine().combined(
             "start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
+    for lacking in ("clip", "vae"):
+        with pytest.raises(CheckpointError, match=f"without a {lacking.upper()}"):
+            run({**objects, lacking: None})
+    wide = SimpleNamespace(
+        tokenize=lambda text: text,
+        encode_from_tokens_scheduled=lambda text: [[torch.zeros(1, 77, 2048), {}]],
+    )
+    with pytest.raises(CheckpointError, match="2048 numbers wide"):
+        run({**objects, "clip": wide})
     assert not home.exists()
 
     def full(*given: Any, **options: Any) -> Any:
