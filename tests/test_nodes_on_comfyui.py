@@ -18,7 +18,11 @@ from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
 from rlr_core.models.stable_diffusion.model import UNetDenoiser
 
-pytestmark = [pytest.mark.host, pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set")]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
+]
 objects, given = contract.objects, contract.given
 SEED = 1
 
@@ -64,13 +68,17 @@ def changed(model: Any, change: str) -> Any:
         "v, zero SNR": lambda: advanced.ModelSamplingDiscrete().patch(model, "v_prediction", True)[0],
         "flow": lambda: advanced.ModelSamplingSD3().patch(model, 3.0)[0],
         "RescaleCFG": lambda: advanced.RescaleCFG().patch(model, 0.7)[0],
-        "PAG": lambda: pag.PerturbedAttentionGuidance().patch(model, 3.0)[0],
+        "PAG": lambda: pag.PerturbedAttentionGuidance.execute(model, 3.0).result[0],
     }
     return change_it[change]()
 
 
 def with_model(given: Any, model: Any) -> Any:
     return dataclasses.replace(given, model=model)
+
+
+ROUNDING = {"v, zero SNR": 3e-4}
+"""Beside the largest latent, where it is not 1e-5: σ begins at 4518, of which float32's last digit is 5e-4."""
 
 
 @pytest.mark.parametrize("change", ["ε", "v", "v, zero SNR", "flow", "RescaleCFG", "PAG"])
@@ -81,7 +89,32 @@ def test_a_chain_without_noise_is_ksamplers_euler(given, change):
         ours = contract.walked(model).detach()
         rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
     theirs = euler(given.model, walk.noise.initial(), rows)
-    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    assert (ours - theirs).abs().max() < ROUNDING.get(change, 1e-5) * theirs.abs().max()
+
+
+def predicted(model: Any) -> Tensor:
+    """x̂ of one evaluation at two levels."""
+    walk = contract.chain(model)
+    x = torch.randn(2, *walk.noise.initial().shape[1:], generator=torch.Generator().manual_seed(2))
+    return walk.predict(x, torch.tensor([0, 2]), torch.arange(2)).sample.detach()
+
+
+def test_the_network_with_hooks_is_that_with_the_lora_file_loaded(given):
+    """To float32's rounding of what comes out. Beside the LoRA's effect, a fifteenth of that, the same rounding is 2e-5."""
+    import comfy.sd
+
+    from rlr_core.lora.formats import encode
+
+    with contract.held(given) as model:
+        base, lora = predicted(model), trained(model)
+        ours = predicted(model)
+        file = encode(lora.weights(), "kohya", lora.family)[0]
+        lora.eject()
+    loaded, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
+    with contract.held(with_model(given, loaded)) as model:
+        theirs = predicted(model)
+    error = (ours - theirs).abs().max()
+    assert error < 3e-6 * theirs.abs().max() and error < 1e-4 * (ours - base).abs().max()
 
 
 def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given):
@@ -98,10 +131,6 @@ def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given):
         rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
     effect = (ours - base).abs().max()
     loaded, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
-    with contract.held(with_model(given, loaded)) as model:
-        weighed = contract.walked(model).detach()
-    assert (ours - weighed).abs().max() < 1e-5 * effect
-    # KSampler's own rounding comes on top, which is not small beside a LoRA's effect
     theirs = euler(loaded, walk.noise.initial(), rows)
     assert (ours - theirs).abs().max() < 1e-4 * effect
 

@@ -8,6 +8,9 @@ const TOP = 20;
 const BOTTOM = 16;
 const COLOURS = ["#8ab4f8", "#f2b872"];
 
+/** A value in four digits. */
+const told = (value) => String(Number(value.toPrecision(4)));
+
 function svg(kind, facts, text = "") {
   const element = document.createElementNS("http://www.w3.org/2000/svg", kind);
   for (const [name, value] of Object.entries(facts)) element.setAttribute(name, value);
@@ -31,7 +34,7 @@ export function chart(curves) {
   ];
   axes(sheet, at, low, high, end);
   known.forEach(([name, points], number) => curve(sheet, at, name, points, COLOURS[number], number));
-  sheet.setAttribute("aria-label", known.map(([name, points]) => `${name} ${points.at(-1)[1].toFixed(3)}`).join(", "));
+  sheet.setAttribute("aria-label", known.map(([name, points]) => `${name} ${told(points.at(-1)[1])}`).join(", "));
   return sheet;
 }
 
@@ -40,7 +43,7 @@ function axes(sheet, at, low, high, end) {
   for (const value of [low, high]) {
     const [x, y] = at(0, value);
     sheet.append(svg("line", { x1: x, x2: at(end, value)[0], y1: y, y2: y, stroke: "currentColor", opacity: 0.2 }));
-    sheet.append(svg("text", { ...words, x: x - 4, y: y + 3, "text-anchor": "end" }, value.toPrecision(3)));
+    sheet.append(svg("text", { ...words, x: x - 4, y: y + 3, "text-anchor": "end" }, told(value)));
   }
   sheet.append(svg("text", { ...words, x: LEFT, y: HEIGHT - 3 }, "0"));
   sheet.append(svg("text", { ...words, x: WIDTH - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, `iteration ${end}`));
@@ -53,6 +56,6 @@ function curve(sheet, at, name, points, colour, number) {
   sheet.append(svg("polyline", { points: points.map(([x, y]) => at(x, y).join()).join(" "), fill: "none", stroke: colour, "stroke-width": 2 }));
   const [x, y] = at(...points.at(-1).slice(0, 2));
   sheet.append(svg("circle", { cx: x, cy: y, r: 3, fill: colour }));
-  sheet.append(svg("text", { x: x + 6, y: y + 3, fill: colour, "font-size": 10 }, points.at(-1)[1].toFixed(3)));
+  sheet.append(svg("text", { x: x + 6, y: y + 3, fill: colour, "font-size": 10 }, told(points.at(-1)[1])));
   sheet.append(svg("text", { x: LEFT + number * 130, y: 11, fill: colour, "font-size": 11 }, name));
 }

@@ -18,8 +18,10 @@ export function duration(seconds) {
   return `${Math.round(seconds)} s`;
 }
 
-/** The panel: its element, and what draws a snapshot of the run on it; `address` says where a preview lies. */
-export function panel(address) {
+/** The panel: its element, and what draws a snapshot of the run on it.
+ *
+ * `address` says where a preview lies, `shown` whether ComfyUI itself shows one on the node. */
+export function panel(address, shown) {
   const element = made("div", "rlr-panel");
   const told = made("div", "rlr-told");
   const bar = made("progress");
@@ -46,7 +48,7 @@ export function panel(address) {
       bar.value = run.iteration;
       if (run.message) note.textContent = run.message;
       curves.replaceChildren(chart({ "reward trained on": run.trained, "held-out score": run.held_out }));
-      preview.hidden = !run.preview;
+      preview.hidden = !run.preview || shown();
       if (run.preview) preview.src = address(run.run, run.preview);
     },
   };

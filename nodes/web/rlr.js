@@ -31,7 +31,7 @@ async function ask(path, options) {
 }
 
 function attachPanel(node) {
-  const shown = panel((run, file) => api.apiURL(picture(run, file)));
+  const shown = panel((run, file) => api.apiURL(picture(run, file)), () => Boolean(node.imgs?.length));
   show(node, shown.element, 330);
   let busy = false;
   let again = false;
