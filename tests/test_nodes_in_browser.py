@@ -1,6 +1,7 @@
 """The nodes in ComfyUI's own page, in both of its renderers; where COMFYUI_DIR is set.
 
-COMFYUI_FRONTENDS may name folders of more front ends, separated as in PATH; RLR_PICTURES one for pictures of what is seen.
+COMFYUI_FRONTENDS may name folders of other front ends than its own, separated as in PATH; RLR_PICTURES one for pictures of
+what is seen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
 ]
 PATIENCE = 900_000
-FRONTENDS = ["", *filter(None, os.environ.get("COMFYUI_FRONTENDS", "").split(os.pathsep))]
+FRONTENDS = os.environ.get("COMFYUI_FRONTENDS", "").split(os.pathsep)
 FIT = """
     () => {
         const nodes = app.graph.nodes ?? app.graph._nodes;
@@ -61,7 +62,7 @@ def page(request: Any, server: Any, browser: Any) -> Iterator[Any]:
     server.ask(
         "/settings", {"Comfy.VueNodes.Enabled": request.param == "nodes-2", "Comfy.TutorialCompleted": True}
     )
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context = browser.new_context(viewport={"width": 2400, "height": 1500})
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.errors = []
@@ -98,6 +99,8 @@ def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
     page.wait_for_function("() => document.querySelector('.rlr-panel svg polyline')")
     pictured(page, "running")
     page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('finished')")
+    while server.ask("/queue")["queue_running"]:
+        page.wait_for_timeout(500)
     assert "iteration 6 of 6" in told.first.text_content()
     page.wait_for_timeout(2000)
     pictured(page, "finished")
@@ -115,9 +118,10 @@ def test_each_example_opens_and_runs_from_the_page(page, title, server):
         pytest.skip("it needs a checkpoint of that family")
     opened(page, comfy_server.reduced(example_graphs.graphs()[title]))
     page.evaluate("app.queuePrompt(0, 1)")
-    page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('finished')")
-    page.wait_for_function("() => fetch('/queue').then((a) => a.json()).then((q) => !q.queue_running.length)")
+    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
+    while server.ask("/queue")["queue_running"]:
+        page.wait_for_timeout(500)
     page.wait_for_timeout(2000)
     pictured(page, title.split()[0].lower())
-    number = next(iter(server.ask("/history?max_items=1").values()))
-    assert number["status"]["status_str"] == "success" and not page.errors
+    done = next(iter(server.ask("/history?max_items=1").values()))
+    assert done["status"]["status_str"] == "success" and not page.errors
