@@ -70,7 +70,7 @@ class Advanced:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         """All of the estimator's settings."""
-        name = {"default": "lookahead", "tooltip": "The estimator; docs/estimators say what each is."}
+        name = {"default": "lookahead", "tooltip": "The estimator; `rlr estimators` says what each is."}
         others = {given: setting_input(setting) for given, setting in ADVANCED.items()}
         return {"required": {"name": (list(ESTIMATORS), name), **others}}
 
