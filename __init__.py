@@ -3,10 +3,15 @@
 import sys
 
 if "comfy" in sys.modules or "folder_paths" in sys.modules:
+    from .nodes.names import TITLES
     from .nodes.own_core import use_own_core
 
     use_own_core()
-    from .nodes.train_node import RLRTrain
+    try:
+        from .nodes.pack import NODE_CLASS_MAPPINGS
+    except ModuleNotFoundError as error:
+        from .nodes.missing import explained
 
-    NODE_CLASS_MAPPINGS = {"RLRTrain": RLRTrain}
-    NODE_DISPLAY_NAME_MAPPINGS = {"RLRTrain": "RLR: train a LoRA towards a reward"}
+        NODE_CLASS_MAPPINGS = explained(error)
+    NODE_DISPLAY_NAME_MAPPINGS = TITLES
+    WEB_DIRECTORY = "./nodes/web"

@@ -5,6 +5,8 @@ The core never imports this.
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Any
 
 import comfy.model_management  # pyright: ignore[reportMissingImports]
@@ -16,13 +18,29 @@ import folder_paths  # pyright: ignore[reportMissingImports]
 
 CONST: Any = comfy.model_sampling.CONST
 EPS: Any = comfy.model_sampling.EPS
+Interrupted: Any = comfy.model_management.InterruptProcessingException
 SCHEDULER_NAMES: Any = comfy.samplers.SCHEDULER_NAMES
 calculate_sigmas: Any = comfy.samplers.calculate_sigmas
+device: Any = comfy.model_management.get_torch_device
 load_models_gpu: Any = comfy.model_management.load_models_gpu
+lora_folders: Any = partial(folder_paths.get_folder_paths, "loras")
+models_folder: str = folder_paths.models_dir
+numbered_place: Any = folder_paths.get_save_image_path
 output_folder: Any = folder_paths.get_output_directory
 process_conds: Any = comfy.samplers.process_conds
 processing_interrupted: Any = comfy.model_management.processing_interrupted
 progress_bar: Any = comfy.utils.ProgressBar
-raise_if_interrupted: Any = comfy.model_management.throw_exception_if_processing_interrupted
 sampling_function: Any = comfy.samplers.sampling_function
 with_lora: Any = comfy.sd.load_lora_for_models
+
+
+def server() -> Any:
+    """The server that the nodes run in; None where there is none, as in tests."""
+    module = sys.modules.get("server")
+    return getattr(getattr(module, "PromptServer", None), "instance", None)
+
+
+def send(event: str, data: dict[str, Any]) -> None:
+    """To the browser that queued the graph."""
+    if there := server():
+        there.send_sync(event, data, there.client_id)

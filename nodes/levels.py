@@ -25,8 +25,14 @@ def is_flow(model_sampling: Any) -> bool:
     return isinstance(model_sampling, CONST)
 
 
-def schedule_of(model_sampling: Any, scheduler: str, steps: int) -> Schedule:
-    """The levels that KSampler visits with that scheduler. Raises `ConfigError` where there are not `steps` steps."""
+def schedule_of(model_sampling: Any, scheduler: str, steps: int, *, noisy: bool) -> Schedule:
+    """The levels that KSampler visits with that scheduler. Raises `ConfigError` where there are not `steps` steps.
+
+    Args:
+        noisy: whether the steps add noise. Then the last one does, too: it ends at half the least level that the model was
+            trained on, and not at 0, since a likelihood ratio of a step without noise is none. (diffusers' chains of Stable
+            Diffusion end at that level itself.)
+    """
     sigmas = calculate_sigmas(model_sampling, scheduler, steps).double().cpu()
     if len(sigmas) != steps + 1:
         raise ConfigError(
@@ -34,6 +40,8 @@ def schedule_of(model_sampling: Any, scheduler: str, steps: int) -> Schedule:
             "a scheduler that makes as many as it is asked for",
             "choose another scheduler, such as normal, or another number of steps",
         )
+    if noisy:
+        sigmas[-1] = min(float(model_sampling.sigma_min), float(sigmas[-2])) / 2
     return Schedule(*_scales(sigmas, flow=is_flow(model_sampling)), sigmas)
 
 

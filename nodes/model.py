@@ -31,16 +31,18 @@ class HostModel:
         vae: a VAE.
         texts: all that the run will ask for.
         scheduler: ComfyUI's name of how the levels lie.
+        noisy: whether the steps of its chains add noise.
     """
 
     tokens = None
     samplers = ()
     savings = ("checkpoint_denoiser",)
 
-    def __init__(self, name: str, patcher: Any, vae: Any, texts: Texts, scheduler: str):
+    def __init__(self, name: str, patcher: Any, vae: Any, texts: Texts, scheduler: str, *, noisy: bool):
         self.name = name
         self.family = family_of(patcher)
         self._patcher, self._vae, self._texts, self._scheduler = patcher, vae, texts, scheduler
+        self._noisy = noisy
 
     @property
     def lora_family(self) -> LoraFamily:
@@ -61,7 +63,8 @@ class HostModel:
 
     def schedule(self, steps: int, size: Size | None) -> Schedule:
         """What KSampler visits, the same for all sizes."""
-        return schedule_of(self._patcher.get_model_object("model_sampling"), self._scheduler, steps)
+        sampling = self._patcher.get_model_object("model_sampling")
+        return schedule_of(sampling, self._scheduler, steps, noisy=self._noisy)
 
     def denoiser(self, guidance_scale: float) -> Denoiser:
         return HostDenoiser(self._patcher, guidance_scale)

@@ -27,6 +27,16 @@ class Texts:
         encoded = {text: _encoded(clip, text) for text in texts}
         self._table = _equally_long(encoded)
 
+    @property
+    def width(self) -> int:
+        """Numbers of each vector that the denoiser attends to."""
+        return next(iter(self._table.values()))["cross_attn"].shape[-1]
+
+    @property
+    def all(self) -> dict[str, Tensor]:
+        """Every text's values, by name and number."""
+        return {f"{k} {name}": v for k, each in enumerate(self._table.values()) for name, v in each.items()}
+
     def rows(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Name → (B, …), on the CPU."""
         entries = [self._table[text] for text in texts]

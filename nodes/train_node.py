@@ -2,125 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import count
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from PIL import Image
 from safetensors.torch import load_file
 
-from rlr_core.config import RunConfig, from_dict
-from rlr_core.errors import PromptError
-from rlr_core.estimators import ESTIMATORS
-from rlr_core.rewards.library import PUBLISHED, REWARDS
-from rlr_core.trainer import Iteration
+from rlr_core.config import RunConfig, Tables, from_dict, merged
+from rlr_core.errors import PromptError, RewardError
+from rlr_core.families import SD1, StableDiffusionFamily
+from rlr_core.runs import RunDirectory
+from rlr_core.runs.pictures import tiles
+from rlr_core.runs.summary import Summary
 
-from .host import SCHEDULER_NAMES, output_folder, progress_bar, raise_if_interrupted, with_lora
+from .families import family_of
+from .folders import runs
+from .going_on import FRESH, ON, run_for
+from .host import SCHEDULER_NAMES, Interrupted, with_lora
+from .inputs import Input, setting_input, tables
+from .live import Telling
+from .pictures import as_image
+from .snapshot import lora_file
+from .sockets import CATEGORY, ESTIMATOR, PROMPTS, REWARD, RUN, SETTINGS, Inputs, socket
 from .training import Given, train
 
-JUDGES = [*PUBLISHED, *(name for name in REWARDS if not name.startswith("embedded"))]
-"""Rewards for any picture; those of the embedded world know nothing else."""
-NUMBERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "iterations": ("INT", {"default": 100, "min": 1, "max": 100_000, "tooltip": "Steps of the optimizer."}),
-    "batch_size": ("INT", {"default": 4, "min": 1, "max": 1000, "tooltip": "Pictures of an iteration."}),
-    "learning_rate": ("FLOAT", {"default": 5e-4, "min": 0.0, "max": 1.0, "step": 1e-5, "tooltip": "Of Adam."}),
-    "rank": ("INT", {"default": 8, "min": 1, "max": 4096, "tooltip": "Of the LoRA."}),
-    "steps": ("INT", {"default": 20, "min": 1, "max": 1000, "tooltip": "Denoising steps of a picture."}),
-    "cfg": ("FLOAT", {"default": 7.0, "min": 0.0, "max": 100.0, "tooltip": "Guidance scale, as in KSampler."}),
-    "width": ("INT", {"default": 512, "min": 8, "max": 8192, "step": 8, "tooltip": "Of the pictures, in pixels."}),
-    "height": ("INT", {"default": 512, "min": 8, "max": 8192, "step": 8, "tooltip": "Of the pictures, in pixels."}),
-    "held_out_pairs": ("INT", {"default": 16, "min": 0, "max": 10_000, "tooltip": "Pictures scored before and after."}),
-    "seed": ("INT", {"default": 0, "min": 0, "max": 2**32 - 1, "tooltip": "The same seed gives the same LoRA."}),
-}  # fmt: skip
+NAMES = {
+    "iterations": "training.iterations",
+    "batch_size": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "rank": "lora.rank",
+    "steps": "sampling.steps",
+    "cfg": "sampling.guidance_scale",
+    "held_out_pairs": "output.evaluation",
+    "preview_every": "output.preview_every",
+    "seed": "training.seed",
+    "lora_name": "output.name",
+}
+"""Input → setting."""
+TOLD = {
+    "iterations": "Steps of the optimizer.",
+    "rank": "Of the LoRA.",
+    "seed": "The same seed gives the same LoRA.",
+    "learning_rate": "Of Adam; 0: what fits the checkpoint's family.",
+}
+"""Where the config's comment is not enough."""
+FITTED = {"learning_rate": 0.0, "held_out_pairs": 16}
+"""Defaults of the node alone."""
+WHEN = (
+    "After Cancel, an error or a restart: go on with the newest run of the same settings, or begin a new one."
+)
 
 
-class RLRTrain:
+class Train:
     """Trains a LoRA towards a reward, on the network that is wired to it."""
 
-    CATEGORY, FUNCTION = "training/RLR", "train"
-    RETURN_TYPES, RETURN_NAMES = ("MODEL", "LORA_MODEL", "STRING"), ("model", "lora", "run_folder")
+    CATEGORY, FUNCTION = CATEGORY, "train"
+    RETURN_TYPES = ("MODEL", "LORA_MODEL", "LOSS_MAP", "IMAGE", RUN)
+    RETURN_NAMES = ("model", "lora", "reward_history", "previews", "run")
     OUTPUT_TOOLTIPS = (
         "The MODEL with the LoRA.",
-        "For Save LoRA Weights.",
-        "Where the run with its report is.",
+        "The LoRA, for Load LoRA Model or Save LoRA Weights.",
+        "The reward of each iteration, for the core's graph of a loss: here up is good.",
+        "The pictures of the last preview.",
+        "The run's folder, for RLR: save LoRA, reward curve, before and after.",
     )
-    DESCRIPTION = "Trains a LoRA for Stable Diffusion 1.x, 2.x or XL towards a reward. Cancel keeps the run's checkpoint."
+    DESCRIPTION = (
+        "Trains a LoRA for Stable Diffusion 1.x, 2.x or XL towards a reward. Cancel stops it and keeps what was learned; an"
+        " unchanged graph does not train again."
+    )
     EXPERIMENTAL = True
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:
+    def INPUT_TYPES(cls) -> Inputs:
         """What ComfyUI draws."""
-        text = {"multiline": True, "default": ""}
+        side = {
+            "default": 0,
+            "min": 0,
+            "max": 8192,
+            "step": 8,
+            "tooltip": "In pixels; 0: the checkpoint's own.",
+        }
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "What is trained; LoRAs that are on it already stay below."}),
-                "clip": ("CLIP", {"tooltip": "Encodes the prompts; it is not trained."}),
-                "vae": ("VAE", {"tooltip": "Decodes the pictures that are scored."}),
-                "prompts": ("STRING", {**text, "tooltip": "One training prompt on each line."}),
-                "negative": ("STRING", {**text, "tooltip": "The negative prompt of all pictures."}),
-                "reward": (
-                    JUDGES,
-                    {"tooltip": "What scores the pictures; published ones need their weights."},
-                ),
-                "estimator": (list(ESTIMATORS), {"default": "lookahead", "tooltip": "Of the gradient."}),
+                "model": socket("MODEL", "What is trained; LoRAs that are on it already stay below."),
+                "clip": socket("CLIP", "Encodes the prompts; it is not trained."),
+                "vae": socket("VAE", "Decodes the pictures that are scored."),
+                "reward": socket(REWARD, "What scores the pictures."),
+                "prompts": socket(PROMPTS, "What is painted."),
+                **{given: _input(given) for given in NAMES},
+                "width": ("INT", side),
+                "height": ("INT", side),
                 "scheduler": (SCHEDULER_NAMES, {"default": "normal", "tooltip": "How the noise levels lie."}),
-                **NUMBERS,
+                "when_queued_again": ([ON, FRESH], {"default": ON, "tooltip": WHEN}),
+            },
+            "optional": {
+                "estimator": socket(
+                    ESTIMATOR, "How the gradient is estimated; with none, the cheap default."
+                ),
+                "held_out_reward": socket(
+                    REWARD, "Judges, and is never trained on; with none, one that is installed."
+                ),
+                "settings": socket(SETTINGS, "What most people leave as it is."),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
-    def train(
-        self, model: Any, clip: Any, vae: Any, unique_id: str = "", **inputs: Any
-    ) -> tuple[Any, Any, str]:
-        """A run in a folder of its own. Raises `RLRError`, or what ComfyUI raises on Cancel."""
-        config, folder = config_of(inputs), new_folder(Path(output_folder()) / "rlr")
-        listen = telling(progress_bar(config.training.iterations, unique_id))
-        done = train(Given(model, clip, vae), config, folder, listen, inputs["scheduler"])
-        raise_if_interrupted()
-        lora = load_file(done.folder / f"{config.output.name}.safetensors")
-        return with_lora(model, None, lora, 1.0, 0.0)[0], lora, str(done.folder)
+    def train(self, model: Any, clip: Any, vae: Any, unique_id: str = "", **inputs: Any) -> dict[str, Any]:
+        """A run in a folder of its own, or the rest of one. Raises `RLRError`, or what ComfyUI raises on Cancel."""
+        config = config_of(inputs, family_of(model))
+        fresh = inputs["when_queued_again"] == FRESH
+        listeners: list[Telling] = []
+
+        def telling(directory: RunDirectory) -> Telling:
+            listeners.append(Telling(unique_id, directory.folder, config.training.iterations))
+            return listeners[0]
+
+        place = partial(run_for, runs(), fresh=fresh)
+        directory = train(Given(model, clip, vae), config, place, telling, inputs["scheduler"])
+        if any(listener.cancelled for listener in listeners):
+            raise Interrupted
+        return {"ui": {"rlr_run": [directory.folder.name]}, "result": results(model, directory)}
 
 
-def config_of(inputs: dict[str, Any]) -> RunConfig:
-    """What the inputs say. Prompts are ComfyUI's, whose weights, as (word:1.2), its own CLIP reads."""
-    lines = [line.strip() for line in inputs["prompts"].splitlines() if line.strip()]
-    if not lines:
-        raise PromptError("no prompts", "one on each line", "write what the pictures are to show")
-    batch = inputs["batch_size"]
-    return from_dict(
-        {
-            "prompts": {"train": lines, "negative": inputs["negative"], "syntax": "literal"},
-            "sampling": {
-                "steps": inputs["steps"],
-                "guidance_scale": inputs["cfg"],
-                "size": [inputs["width"], inputs["height"]],
-            },
-            "lora": {"rank": inputs["rank"], "alpha": float(inputs["rank"])},
-            "reward": {"name": inputs["reward"], "download": False},
-            "estimator": {"name": inputs["estimator"]},
-            "training": {
-                "iterations": inputs["iterations"],
-                "batch_size": batch,
-                "prompts_per_batch": batch,
-                "learning_rate": inputs["learning_rate"],
-                "seed": inputs["seed"],
-            },
-            "output": {"evaluation": inputs["held_out_pairs"], "preview_every": 0},
-        },
-        "the node",
+def results(model: Any, directory: RunDirectory) -> tuple[Any, ...]:
+    """What comes out of a finished run."""
+    file, summary = lora_file(directory), Summary.read(directory.events_file)
+    assert file, "a finished run has written it"
+    lora = load_file(file)
+    preview = summary.of("preview")[-1]
+    with Image.open(directory.folder / preview["file"]) as sheet:
+        pictures = as_image(tiles(sheet.convert("RGB"), len(preview["prompts"])))
+    history = {"loss": list(summary.taken.rewards)}
+    return with_lora(model, None, lora, 1.0, 0.0)[0], lora, history, pictures, str(directory.folder)
+
+
+def config_of(inputs: dict[str, Any], family: StableDiffusionFamily) -> RunConfig:
+    """What the inputs say. Raises `RLRError`."""
+    if not inputs["prompts"]["prompts"]["train"]:
+        raise PromptError(
+            "no prompts", "one on each line", "write in RLR: prompts what the pictures are to show"
+        )
+    own = tables(NAMES, inputs)
+    own["training"]["prompts_per_batch"] = inputs["batch_size"]
+    own["training"]["learning_rate"] = (
+        inputs["learning_rate"] or family.defaults["training.learning_rate"].value
     )
+    own["lora"]["alpha"] = float(inputs["rank"])
+    if inputs["width"] and inputs["height"]:
+        own["sampling"]["size"] = [inputs["width"], inputs["height"]]
+    rest: Tables = {"memory": {"plan": "off"}, "output": {"checkpoint_every": 25}, "training": {"ema": 0.95}}
+    if judge := inputs.get("held_out_reward"):
+        rest["reward"] = {"held_out": _one(judge)}
+    optional = [inputs.get(name) or {} for name in ("estimator", "settings")]
+    return from_dict(merged(inputs["reward"], rest, own, inputs["prompts"], *optional), "the node")
 
 
-def new_folder(parent: Path) -> Path:
-    """The first numbered one that is not there: runs are never written over."""
-    return next(folder for n in count(1) if not (folder := parent / f"run-{n:04}").exists())
+def _one(judge: Tables) -> str:
+    if "mix" in judge["reward"]:
+        raise RewardError("a sum of rewards as the held-out reward", "a single one", "wire one of them")
+    return judge["reward"]["name"]
 
 
-def telling(bar: Any) -> Callable[[Any], None]:
-    """A listener that moves the node's progress bar."""
+def _input(given: str) -> Input:
+    """A seed that changes by itself would train anew each time."""
+    name = NAMES[given]
+    family = SD1.defaults.get(name)
+    default = FITTED.get(given, family.value if family else None)
+    kind, options = setting_input(name, default=default, tooltip=TOLD.get(given, ""))
+    return kind, {**options, **({"control_after_generate": False} if given == "seed" else {})}
 
-    def listen(event: Any) -> None:
-        if isinstance(event, Iteration):
-            bar.update_absolute(event.iteration)
 
-    return listen
+NODES: dict[str, type] = {"RLRTrain": Train}

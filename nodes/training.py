@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlr_core.config import RunConfig
+from rlr_core.errors import CheckpointError, PlanError
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
-from rlr_core.runs import RunDirectory, start
+from rlr_core.planner.check import is_out_of_memory
+from rlr_core.runs import RunDirectory, resume, start
+from rlr_core.runs.self_contained import self_contained
 from rlr_core.trainer import Materials, Rewards
 from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
 
 from .families import family_of
-from .host import load_models_gpu, processing_interrupted
+from .host import load_models_gpu
+from .identity import identity
 from .inference import trainable
+from .live import Telling
 from .model import HostModel
 from .texts import Texts
 
@@ -29,13 +33,13 @@ class Given:
 
     Attributes:
         model, clip, vae: ComfyUI's own.
-        name: of the checkpoint, for people.
+        name: of the checkpoint, for people; "" for one that is made from what is there (see `identity`).
     """
 
     model: Any
     clip: Any
     vae: Any
-    name: str = "ComfyUI's MODEL"
+    name: str = ""
 
 
 def texts_of(config: RunConfig) -> list[str]:
@@ -46,17 +50,43 @@ def texts_of(config: RunConfig) -> list[str]:
     return list(dict.fromkeys([*texts, stage_settings(settings).negative]))
 
 
+def refuse_lacking(given: Given) -> None:
+    """Loaders give nothing where a file has none. Raises `CheckpointError`."""
+    for kind, there in {"CLIP": given.clip, "VAE": given.vae}.items():
+        if there is None:
+            raise CheckpointError(
+                f"a checkpoint without a {kind}",
+                f"a {kind}",
+                f"load one by ComfyUI's Load {kind}, and wire it",
+            )
+
+
+def refuse_others_texts(given: Given, texts: Texts) -> None:
+    """Raise `CheckpointError` for a CLIP that is not of the MODEL's family."""
+    layers = given.model.model.diffusion_model.named_modules()
+    wanted = next(layer.weight.shape[-1] for name, layer in layers if name.endswith("attn2.to_k"))
+    if texts.width != wanted:
+        raise CheckpointError(
+            f"a CLIP whose texts are {texts.width} numbers wide, for a MODEL that reads {wanted}",
+            "the CLIP of the MODEL's family",
+            "wire the CLIP of the same checkpoint",
+        )
+
+
 @contextmanager
 def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]:
     """The model of a run, with its networks on the host's device and gradients through them; afterwards all is as before."""
     family_of(given.model)
+    refuse_lacking(given)
     texts = Texts(given.clip, texts_of(config))
+    refuse_others_texts(given, texts)
     load_models_gpu([given.model, given.vae.patcher], force_full_load=True)
     networks = (given.model.model, given.vae.first_stage_model)
     with trainable(*networks):
         given.model.pre_run()
         try:
-            yield HostModel(given.name, given.model, given.vae, texts, scheduler)
+            name = given.name or identity(given.model, given.vae.first_stage_model, texts.all, scheduler)
+            yield HostModel(name, given.model, given.vae, texts, scheduler, noisy=config.sampling.eta > 0)
         finally:
             given.model.cleanup()
 
@@ -64,22 +94,62 @@ def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]
 def train(
     given: Given,
     config: RunConfig,
-    folder: Path,
-    listen: Callable[[Any], None] = lambda event: None,
+    place: Callable[[RunConfig], RunDirectory],
+    telling: Callable[[RunDirectory], Telling],
     scheduler: str = "normal",
     rewards: Rewards | None = None,
 ) -> RunDirectory:
-    """Train in a new folder. ComfyUI's Cancel stops the run between two steps, and what is learned is kept.
+    """A run from the beginning, or the rest of one. ComfyUI's Cancel stops it between two steps; what is learned is kept.
 
     Args:
-        listen: called with every event.
+        place: the run's folder, of its whole config: a new one, that of a run which was stopped, or of a finished one, where
+            nothing is left to do.
+        telling: makes the listener of a run.
         scheduler: ComfyUI's name of how the noise levels lie.
         rewards: objects instead of what the config names.
     """
     with held(given, config, scheduler) as model:
+        materials = Materials(model=model, rewards=rewards)
+        whole = self_contained(materials.named(config), keep_model=True)
+        directory = place(whole)
+        if directory.finished:
+            return directory
         lora = inject(model, config.lora, config.training.seed, HookedLora)
+        listener = telling(directory)
+        if below := len(given.model.patches):
+            listener.tell(
+                "", note=f"what is on {below} weights of the MODEL stays below, and is not part of the LoRA"
+            )
         try:
-            materials = Materials(model=model, lora=lora, rewards=rewards)
-            return start(config, folder, listen, materials=materials, should_stop=processing_interrupted)
+            materials = replace(materials, lora=lora)
+            _carry_out(directory, whole, listener, materials)
+            listener.over()
+        except BaseException as error:
+            listener.over(error)
+            raise
         finally:
             lora.eject()
+    return directory
+
+
+def _carry_out(directory: RunDirectory, config: RunConfig, listener: Telling, materials: Materials) -> None:
+    known = {"materials": materials, "should_stop": listener.should_stop}
+    try:
+        if directory.config_file.is_file():
+            with directory.held():
+                directory.rewrite(config)
+            resume(directory.folder, listener, **known)
+        else:
+            start(config, directory.folder, listener, **known)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise NO_MEMORY from error
+        raise
+
+
+NO_MEMORY = PlanError(
+    "the memory of the device is not enough for this training",
+    "a smaller run, or more memory",
+    "wire RLR: settings with checkpoint_denoiser on, lower width and height, or free other models; the run goes on when it is"
+    " queued again",
+)

@@ -12,6 +12,8 @@ from typing import Any
 
 import fake_comfyui
 
+from rlr_core.runs import RunDirectory
+
 ROOT = Path(__file__).parent.parent
 PACK = "rlr_pack"
 REAL = bool(os.environ.get("COMFYUI_DIR"))
@@ -41,6 +43,23 @@ def _loaded() -> None:
     assert spec and spec.loader
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[PACK])
+
+
+def train(
+    given: Any, config: Any, folder: Path, listen: Any = lambda event: None, **options: Any
+) -> RunDirectory:
+    """A run on the host, in that folder; `listen` is called with its events."""
+    live = node_file("live")
+
+    class Telling(live.Telling):
+        def __call__(self, event: Any) -> None:
+            super().__call__(event)
+            listen(event)
+
+    def telling(directory: RunDirectory) -> Any:
+        return Telling("7", directory.folder, config.training.iterations)
+
+    return node_file("training").train(given, config, lambda whole: RunDirectory(folder), telling, **options)
 
 
 def node_file(name: str) -> Any:

@@ -6,8 +6,10 @@ All is made in inference mode, as in the real one. `install` puts its modules wh
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import tempfile
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,7 @@ class CONST:
 
 class Discrete(EPS):
     sigmas = torch.linspace(0.03, 14, 1000)
+    sigma_min = 0.03
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return (sigma.reshape(-1, 1) - self.sigmas).abs().argmin(1)
@@ -198,8 +201,22 @@ class ProgressBar:
     def __init__(self, total: int, node_id: str):
         self.total, self.current = total, 0
 
-    def update_absolute(self, value: int) -> None:
+    def update_absolute(self, value: int, total: int | None = None, preview: Any = None) -> None:
         self.current = value
+
+
+class InterruptProcessingException(BaseException):
+    """As in newer versions: no `Exception`."""
+
+
+HOME = Path(tempfile.gettempdir()) / f"comfyui-{os.getpid()}"
+
+
+def get_save_image_path(prefix: str, folder: str) -> tuple[str, str, int, str, str]:
+    below, _, stem = prefix.rpartition("/")
+    place = Path(folder) / below
+    place.mkdir(parents=True, exist_ok=True)
+    return str(place), stem, 1 + len(list(place.glob(f"{stem}_*"))), below, prefix
 
 
 def with_lora(
@@ -218,7 +235,8 @@ def install() -> None:
         "comfy.model_management": {
             "load_models_gpu": lambda models, **options: None,
             "processing_interrupted": lambda: False,
-            "throw_exception_if_processing_interrupted": lambda: None,
+            "InterruptProcessingException": InterruptProcessingException,
+            "get_torch_device": lambda: torch.device("cpu"),
         },
         "comfy.model_sampling": {"CONST": CONST, "EPS": EPS},
         "comfy.samplers": {
@@ -229,7 +247,12 @@ def install() -> None:
         },
         "comfy.sd": {"load_lora_for_models": with_lora},
         "comfy.utils": {"ProgressBar": ProgressBar},
-        "folder_paths": {"get_output_directory": tempfile.gettempdir},
+        "folder_paths": {
+            "get_output_directory": lambda: str(HOME / "output"),
+            "get_folder_paths": lambda kind: [str(HOME / "models" / kind)],
+            "get_save_image_path": get_save_image_path,
+            "models_dir": str(HOME / "models"),
+        },
     }
     for name, members in modules.items():
         module = ModuleType(name)

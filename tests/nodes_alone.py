@@ -24,6 +24,6 @@ if __name__ == "__main__":
 
     training = comfy_bed.node_file("training")
     given = training.Given(*comfy_bed.objects())
-    done = training.train(given, test_nodes.config(), Path(sys.argv[1]), rewards=test_nodes.REWARDS)
+    done = comfy_bed.train(given, test_nodes.config(), Path(sys.argv[1]), rewards=test_nodes.REWARDS)
     assert done.finished and (done.folder / "rlr-lora.safetensors").is_file()
     assert not set(sys.modules) & HIDDEN, sorted(set(sys.modules) & HIDDEN)

@@ -61,7 +61,8 @@ REWARDS = Rewards(FunctionReward("red", True, red), FunctionReward("red", True, 
 
 @contextmanager
 def held(given: Any, scheduler: str = "normal", **overrides: Any):
-    with comfy_bed.node_file("training").held(given, config(**overrides), scheduler) as model:
+    settings = config(**{"sampling__eta": 0.0, **overrides})
+    with comfy_bed.node_file("training").held(given, settings, scheduler) as model:
         yield model
 
 
@@ -100,8 +101,7 @@ def test_training_lifts_the_reward_and_leaves_the_host_as_it_was(given, tmp_path
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random, seen = torch.random.get_rng_state(), []
     with torch.inference_mode():
-        train = comfy_bed.node_file("training").train
-        directory = train(given, config(), tmp_path / "run", seen.append, rewards=REWARDS)
+        directory = comfy_bed.train(given, config(), tmp_path / "run", seen.append, rewards=REWARDS)
     assert directory.finished
     rewards = [event.reward for event in seen if isinstance(event, Iteration)]
     assert sum(rewards[-2:]) > sum(rewards[:2]) + 0.01
@@ -188,6 +188,17 @@ def test_a_scheduler_that_makes_another_number_of_steps_is_refused(given):
         model.schedule(6, None)
 
 
+def test_the_last_step_adds_noise_where_the_others_do_for_the_sake_of_black_boxes(given):
+    with held(given) as model:
+        quiet = model.schedule(STEPS, None)
+    with held(given, sampling__eta=1.0) as model:
+        noisy = model.schedule(STEPS, None)
+    assert quiet.sigma[-1] == 0 and 0 < noisy.sigma[-1] < quiet.sigma[-2] / 1.9
+    assert torch.equal(quiet.sigma[:-1], noisy.sigma[:-1])
+    assert noisy.scales(1.0).min() > 0 and quiet.scales(1.0)[-1] == 0
+    assert torch.allclose(noisy.alpha**2 + noisy.sigma**2, torch.ones(STEPS + 1, dtype=torch.float64))
+
+
 def test_what_is_not_known_is_refused_by_name(given, monkeypatch):
     class Flux:
         pass
@@ -217,15 +228,33 @@ def test_it_needs_nothing_that_comfyui_has_not(tmp_path):
 
 
 def test_cancel_stops_between_steps_and_keeps_what_is_learned(given, tmp_path, monkeypatch):
-    training, seen = comfy_bed.node_file("training"), []
-    monkeypatch.setattr(training, "processing_interrupted", lambda: len(seen) >= 2)
+    seen: list[Iteration] = []
+    monkeypatch.setattr(comfy_bed.node_file("live"), "processing_interrupted", lambda: len(seen) >= 2)
 
     def listen(event: Any) -> None:
         if isinstance(event, Iteration):
             seen.append(event)
 
-    directory = training.train(given, config(), tmp_path / "run", listen, rewards=REWARDS)
+    directory = comfy_bed.train(given, config(), tmp_path / "run", listen, rewards=REWARDS)
     assert directory.state().state == "stopped" and len(seen) == 2
+    assert (directory.folder / "rlr-lora.safetensors").is_file()
     assert directory.checkpoints.iterations[-1] == 2
     assert not any(module._forward_hooks for module in given.model.model.diffusion_model.modules())
     assert given.model.model.current_patcher is None
+
+
+def test_a_cancel_that_the_progress_bar_notices_first_loses_nothing(given, tmp_path, monkeypatch):
+    live = comfy_bed.node_file("live")
+
+    class Bar:
+        def __init__(self, total: int, node: str):
+            pass
+
+        def update_absolute(self, value: int, total: Any, preview: Any) -> None:
+            if value == 3:
+                raise live.Interrupted
+
+    monkeypatch.setattr(live, "progress_bar", Bar)
+    directory = comfy_bed.train(given, config(), tmp_path / "run", rewards=REWARDS)
+    assert directory.state().state == "stopped" and directory.checkpoints.iterations[-1] == 3
+    assert (directory.folder / "rlr-lora.safetensors").is_file()

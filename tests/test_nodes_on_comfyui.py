@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 from typing import Any
 
 import comfy_bed
@@ -16,7 +18,11 @@ from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
 from rlr_core.models.stable_diffusion.model import UNetDenoiser
 
-pytestmark = [pytest.mark.host, pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set")]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
+]
 objects, given = contract.objects, contract.given
 SEED = 1
 
@@ -51,18 +57,68 @@ def trained(model: Any) -> HookedLora:
     return lora
 
 
-def test_a_chain_without_noise_is_ksamplers_euler(given):
+def changed(model: Any, change: str) -> Any:
+    """The MODEL after a node of ComfyUI's own."""
+    from comfy_extras import nodes_model_advanced as advanced
+    from comfy_extras import nodes_pag as pag
+
+    change_it = {
+        "ε": lambda: model,
+        "v": lambda: advanced.ModelSamplingDiscrete().patch(model, "v_prediction", False)[0],
+        "v, zero SNR": lambda: advanced.ModelSamplingDiscrete().patch(model, "v_prediction", True)[0],
+        "flow": lambda: advanced.ModelSamplingSD3().patch(model, 3.0)[0],
+        "RescaleCFG": lambda: advanced.RescaleCFG().patch(model, 0.7)[0],
+        "PAG": lambda: pag.PerturbedAttentionGuidance.execute(model, 3.0).result[0],
+    }
+    return change_it[change]()
+
+
+def with_model(given: Any, model: Any) -> Any:
+    return dataclasses.replace(given, model=model)
+
+
+ROUNDING = {"v, zero SNR": 3e-4}
+"""Beside the largest latent, where it is not 1e-5: σ begins at 4518, of which float32's last digit is 5e-4."""
+
+
+@pytest.mark.parametrize("change", ["ε", "v", "v, zero SNR", "flow", "RescaleCFG", "PAG"])
+def test_a_chain_without_noise_is_ksamplers_euler(given, change):
+    given = with_model(given, changed(given.model, change))
     with contract.held(given) as model:
         walk = contract.chain(model)
         ours = contract.walked(model).detach()
         rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
     theirs = euler(given.model, walk.noise.initial(), rows)
-    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    assert (ours - theirs).abs().max() < ROUNDING.get(change, 1e-5) * theirs.abs().max()
 
 
-def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given, tmp_path):
+def predicted(model: Any) -> Tensor:
+    """x̂ of one evaluation at two levels."""
+    walk = contract.chain(model)
+    x = torch.randn(2, *walk.noise.initial().shape[1:], generator=torch.Generator().manual_seed(2))
+    return walk.predict(x, torch.tensor([0, 2]), torch.arange(2)).sample.detach()
+
+
+def test_the_network_with_hooks_is_that_with_the_lora_file_loaded(given):
+    """To float32's rounding of what comes out. Beside the LoRA's effect, a fifteenth of that, the same rounding is 2e-5."""
     import comfy.sd
-    from safetensors.torch import save_file
+
+    from rlr_core.lora.formats import encode
+
+    with contract.held(given) as model:
+        base, lora = predicted(model), trained(model)
+        ours = predicted(model)
+        file = encode(lora.weights(), "kohya", lora.family)[0]
+        lora.eject()
+    loaded, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
+    with contract.held(with_model(given, loaded)) as model:
+        theirs = predicted(model)
+    error = (ours - theirs).abs().max()
+    assert error < 3e-6 * theirs.abs().max() and error < 1e-4 * (ours - base).abs().max()
+
+
+def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given):
+    import comfy.sd
 
     from rlr_core.lora.formats import encode
 
@@ -73,10 +129,64 @@ def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given, tmp_path)
         lora.eject()
         walk = contract.chain(model)
         rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
-    save_file(file, tmp_path / "lora.safetensors")
+    effect = (ours - base).abs().max()
     loaded, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
     theirs = euler(loaded, walk.noise.initial(), rows)
-    assert (ours - theirs).abs().max() < 1e-4 * (ours - base).abs().max()
+    assert (ours - theirs).abs().max() < 1e-4 * effect
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_weights_of_fewer_bits_are_trained_on_and_stay_as_they_were(given, dtype):
+    import comfy.sd
+    import real_comfyui
+
+    with torch.inference_mode():
+        model = comfy.sd.load_checkpoint_guess_config(
+            str(real_comfyui.checkpoint()),
+            output_vae=False,
+            output_clip=False,
+            model_options={"dtype": dtype},
+        )[0]
+    weight = model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn1.to_q.weight
+    before = weight.float().clone()
+    assert weight.dtype == dtype
+    parts = contract.gradient(with_model(given, model))
+    assert all(part.isfinite().all() and part.abs().max() > 0 for part in parts)
+    again = contract.gradient(with_model(given, model), checkpoint_denoiser=True)
+    assert all(torch.equal(one, other) for one, other in zip(parts, again, strict=True))
+    assert torch.equal(weight.float(), before)
+
+
+def test_a_lora_that_is_on_the_model_stays_below(given):
+    import comfy.sd
+
+    from rlr_core.lora.formats import encode
+
+    with contract.held(given) as model:
+        plain, lora = contract.walked(model).detach(), trained(model)
+        both = contract.walked(model).detach()
+        file = encode(lora.weights(), "kohya", lora.family)[0]
+        lora.eject()
+    below, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
+    with contract.held(with_model(given, below)) as model:
+        assert (contract.walked(model).detach() - both).abs().max() < 1e-4 * (both - plain).abs().max()
+        lora = trained(model)
+        twice = contract.walked(model).detach()
+        assert (twice - both).abs().max() > 0.1 * (both - plain).abs().max()
+        lora.eject()
+    with contract.held(given) as model:  # which takes the other LoRA off
+        assert (contract.walked(model).detach() - plain).abs().max() < 1e-5
+
+
+def test_four_runs_leave_nothing_behind(given, tmp_path):
+    counts = []
+    for number in range(4):
+        few = {"training__iterations": 1}
+        comfy_bed.train(given, contract.config(**few), tmp_path / str(number), rewards=contract.REWARDS)
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
+        counts.append((len(tensors), sum(each.nbytes for each in tensors)))
+    assert counts[1] == counts[2] == counts[3]
 
 
 class Unet:

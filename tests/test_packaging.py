@@ -34,7 +34,7 @@ EXTRAS = {
 """Room → extras that it may use, inside functions."""
 HOSTED = {"ui": {"ui", "sd"}, "nodes": set()}
 """Room beside the core → extras without which it is not started: it may import them anywhere. ComfyUI has none of them."""
-OURS = {"rlr_core", *HOSTED, "comfy", "comfy_api", "folder_paths", "server"}
+OURS = {"rlr_core", *HOSTED, "comfy", "comfy_api", "folder_paths", "server", "aiohttp"}
 SCRIPTS = {PACKAGE / "embedded" / name for name in ("train_checkpoint.py", "train_rewards.py")}
 """Which nothing imports."""
 

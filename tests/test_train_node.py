@@ -2,47 +2,155 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy_bed
 import pytest
 import torch
 
-from rlr_core.errors import PromptError
+from rlr_core.errors import CheckpointError, PlanError, PromptError, RewardError, RunError
+from rlr_core.runs import RunDirectory, resume
 
 SMALL = {
     "iterations": 2, "batch_size": 2, "rank": 2, "steps": 2, "width": 64, "height": 64, "held_out_pairs": 2,
+    "preview_every": 1, "learning_rate": 0.02,
 }  # fmt: skip
 
 
-def run(folder: Any, monkeypatch: Any, **changes: Any) -> Any:
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """ComfyUI's output folder."""
+    monkeypatch.setattr(comfy_bed.node_file("folders"), "output_folder", lambda: str(tmp_path))
+    return tmp_path / "rlr"
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[str, Any]:
+    return dict(zip(("model", "clip", "vae"), comfy_bed.objects(), strict=True))
+
+
+def prompts(text: str = "a cat\na dog", **more: Any) -> Any:
+    return comfy_bed.node_file("prompts").Prompts().listed(text, "", "", **more)[0]
+
+
+def reward(name: str = "sharpness") -> Any:
+    return comfy_bed.node_file("rewards").named(name)
+
+
+def estimator(name: str) -> Any:
+    return {"estimator": {"name": name}}
+
+
+def run(objects: dict[str, Any], **changes: Any) -> tuple[Any, ...]:
     """With the inputs' defaults, but for `SMALL` and `changes`."""
-    node = comfy_bed.node_file("train_node")
-    monkeypatch.setattr(node, "output_folder", lambda: str(folder))
-    kinds = node.RLRTrain.INPUT_TYPES()["required"]
+    node = comfy_bed.node_file("train_node").Train
+    kinds = node.INPUT_TYPES()["required"]
     defaults = {name: kind[1]["default"] for name, kind in kinds.items() if "default" in kind[1]}
-    objects = dict(zip(("model", "clip", "vae"), comfy_bed.objects(), strict=True))
-    inputs = {**objects, **defaults, **SMALL, "reward": "sharpness", "estimator": "zeroth", **changes}
+    wired = {"reward": reward(), "prompts": prompts(), "estimator": estimator("zeroth")}
     with torch.inference_mode():
-        return objects, node.RLRTrain().train(**inputs, unique_id="7")
+        return node().train(**objects, **{**defaults, **wired, **SMALL, **changes}, unique_id="7")["result"]
 
 
-def test_every_input_has_a_tooltip_and_comfyui_finds_the_node():
-    node = comfy_bed.node_file("train_node").RLRTrain
-    assert all(kind[1].get("tooltip") for kind in node.INPUT_TYPES()["required"].values())
-    assert {"RLRTrain": node} == sys.modules[comfy_bed.PACK].NODE_CLASS_MAPPINGS
-
-
-def test_it_gives_the_model_with_the_lora_and_keeps_every_run(tmp_path, monkeypatch):
-    objects, (model, lora, folder) = run(tmp_path, monkeypatch, prompts="a cat\n\na dog\n")
+def test_it_gives_the_model_with_the_lora_its_history_and_pictures(home, objects):
+    model, lora, history, previews, folder = run(objects)
     assert model.model is objects["model"].model and model.patches and not objects["model"].patches
     assert any(value.abs().max() > 0 for name, value in lora.items() if name.endswith("lora_up.weight"))
-    assert folder.endswith("run-0001") and run(tmp_path, monkeypatch, prompts="a cat")[1][2].endswith(
-        "run-0002"
+    assert len(history["loss"]) == 2 and previews.shape[0] == 4 and previews.shape[3] == 3
+    assert previews.min() >= 0 and previews.max() <= 1
+    assert Path(folder) == home / "run-001" and RunDirectory(home / "run-001").finished
+    # the same graph again, after a restart: nothing is left to do
+    again = run(objects)
+    assert again[4] == folder and torch.equal(again[3], previews) and again[2] == history
+    # as the user chose, or with another seed, it is another run
+    fresh = comfy_bed.node_file("going_on").FRESH
+    assert run(objects, when_queued_again=fresh)[4].endswith("run-002")
+    assert run(objects, seed=1)[4].endswith("run-003")
+
+
+def test_after_cancel_the_same_graph_goes_on(home, objects, monkeypatch):
+    live, told = comfy_bed.node_file("live"), []
+    monkeypatch.setattr(live, "send", lambda event, facts: told.append(facts))
+    with monkeypatch.context() as changes:
+        changes.setattr(live, "processing_interrupted", lambda: any(fact["iteration"] for fact in told))
+        with pytest.raises(live.Interrupted):
+            run(objects)
+    assert RunDirectory(home / "run-001").state().state == told[-1]["state"] == "stopped"
+    assert (home / "run-001" / "rlr-lora.safetensors").is_file() and not live.LATEST
+    with pytest.raises(RunError, match="queue the same graph again"):
+        resume(home / "run-001")
+    told.clear()
+    history = run(objects)[2]
+    assert RunDirectory(home / "run-001").finished and not (home / "run-002").exists()
+    assert len(history["loss"]) == 2 and told[-1]["state"] == "finished" and told[-1]["node"] == "7"
+
+
+def test_it_goes_on_with_no_run_of_another_model_or_clip_or_scheduler(home, objects):
+    first, other = run(objects)[4], dict(objects)
+    other["model"] = objects["model"].clone()
+    other["model"].model_options = {"sampler_cfg_function": _scaled(0.7)}
+    folders = {first, run(other)[4]}
+    other["model"].model_options = {"sampler_cfg_function": _scaled(0.8)}
+    folders.add(run(other)[4])
+    assert len(folders) == 3 and run(objects)[4] == first
+
+
+def _scaled(factor: float) -> Any:
+    return lambda given: given["uncond"] + factor * given["cond_scale"] * (given["cond"] - given["uncond"])
+
+
+def test_stages_a_mix_and_settings_reach_the_run(home, objects):
+    files, method = comfy_bed.node_file("rewards"), comfy_bed.node_file("method")
+    mixed = files.Combine().combined(
+        "start",
+        reward_1=reward("sharpness"),
+        weight_1=2.0,
+        reward_2=reward("jpeg-compressibility"),
+        weight_2=-1.0,
+    )[0]
+    texts = {"coarse": "a shape", "mid": "a cat", "fine": "fur", "reward_prompt": "a cat", "negative": "grey"}
+    staged = (
+        comfy_bed.node_file("prompts")
+        .Stages()
+        .staged(more=prompts("a dog"), mid_from=0.3, fine_from=0.6, blend=0.0, **texts)[0]
+    )
+    defaults = {name: kind[1].get("default", kind[0][0] if isinstance(kind[0], list) else None)
+                for name, kind in method.Settings.INPUT_TYPES()["required"].items()}  # fmt: skip
+    settings = method.Settings().chosen(**{**defaults, "targets": "attention+feedforward", "alpha": 1.0})[0]
+    preset = method.Preset().chosen("black-box")[0]
+    folder = run(objects, reward=mixed, prompts=staged, settings=settings, estimator=preset, steps=3)[4]
+    config = RunDirectory(Path(folder)).config
+    assert config.reward.mix == {"sharpness": 2.0, "jpeg-compressibility": -1.0}
+    assert config.prompts.train[0] == "a dog" and "fine: fur" in config.prompts.train[1]
+    assert config.prompts.negative == "grey" and "at: 0.3, 0.6" in config.prompts.train[1]
+    assert (
+        config.lora.targets == "attention+feedforward" and config.lora.alpha == 1.0 and config.lora.rank == 2
     )
 
 
-def test_no_prompts_are_refused_in_words(tmp_path, monkeypatch):
+def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
     with pytest.raises(PromptError, match=r"no prompts\n.*each line"):
-        run(tmp_path, monkeypatch, prompts=" \n")
+        run(objects, prompts=prompts(" \n# nothing\n"))
+    with pytest.raises(RewardError, match=r"pickscore.*not on this machine"):
+        run(objects, reward=reward("pickscore"))
+    with pytest.raises(RewardError, match="single one"):
+        run(objects, held_out_reward=comfy_bed.node_file("rewards").Combine().combined(
+            "start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
+    for lacking in ("clip", "vae"):
+        with pytest.raises(CheckpointError, match=f"without a {lacking.upper()}"):
+            run({**objects, lacking: None})
+    wide = SimpleNamespace(
+        tokenize=lambda text: text,
+        encode_from_tokens_scheduled=lambda text: [[torch.zeros(1, 77, 2048), {}]],
+    )
+    with pytest.raises(CheckpointError, match="2048 numbers wide"):
+        run({**objects, "clip": wide})
+    assert not home.exists()
+
+    def full(*given: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(comfy_bed.node_file("training"), "start", full)
+    with pytest.raises(PlanError, match="checkpoint_denoiser"):
+        run(objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def resumption(directory: RunDirectory) -> Resumption:
     _refuse_others([change for change in edited if not change.allowed], directory)
     _refuse_fewer(config.training.iterations, found.checkpoint.iteration, directory)
     return Resumption(found, config, edited)
+
+
+def refuse_lent(config: RunConfig) -> None:
+    """Raise `RunError` where a run's model was an object that a program lent it: a run's own checkpoint has a whole path."""
+    name = config.model.checkpoint
+    if name != "embedded" and not os.path.isabs(name) and not os.path.exists(name):
+        raise RunError(
+            f"this run was trained on '{name}', a model in another program's memory",
+            "that program, with the same model",
+            "ComfyUI: queue the same graph again; Python: resume(folder, materials=Materials(model=…))",
+        )
 
 
 def _refuse_others(refused: list[Change], directory: RunDirectory) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rlr_core.config import RunConfig
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.recorder import Listener, Loading, Recorder
-from rlr_core.runs.resuming import restore_config, resumption
+from rlr_core.runs.resuming import refuse_lent, restore_config, resumption
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.trainer import Edited, Materials, Replanned, Warned, prepare
 
@@ -80,6 +80,8 @@ def go_on(
     """`resume` in a folder that the caller holds, where nothing is left over."""
     materials = materials or Materials()
     restored, taken = restore_config(directory), resumption(directory)
+    if materials.by_config:
+        refuse_lent(taken.config)
     recorder = Recorder(directory, _loading(directory, materials, should_stop), listen, materials.by_config)
     if restored:
         listen(Warned(restored))

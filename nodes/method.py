@@ -1,0 +1,119 @@
+"""How is trained: the estimator, by name of a preset or setting by setting, and what most people leave as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rlr_core.config import EstimatorConfig, Tables
+from rlr_core.config.presets import PRESETS, settings
+from rlr_core.estimators import ESTIMATORS
+
+from .inputs import setting_input, tables
+from .sockets import CATEGORY, ESTIMATOR, SETTINGS, Inputs
+
+OWN = {f.name: f"estimator.{f.name}" for f in dataclasses.fields(EstimatorConfig) if f.name != "name"}
+ADVANCED = {**OWN, "weighing": "training.weighing"}
+"""Input → setting."""
+LEFT = {
+    "eta": "sampling.eta",
+    "targets": "lora.targets",
+    "rslora": "lora.rslora",
+    "dora": "lora.dora",
+    "schedule": "training.schedule",
+    "ema": "training.ema",
+    "max_grad_norm": "training.max_grad_norm",
+    "checkpoint_denoiser": "memory.checkpoint_denoiser",
+    "painted": "memory.painted",
+    "previews": "output.previews",
+    "checkpoint_every": "output.checkpoint_every",
+    "keep_loras": "output.keep_loras",
+    "lora": "output.lora",
+    "format": "output.format",
+    "precision": "output.precision",
+    "alarm": "alarm.action",
+}
+"""Input → setting, of the node for the rest."""
+
+
+class Preset:
+    """An estimator of the gradient, by what it is for."""
+
+    CATEGORY, FUNCTION = CATEGORY, "chosen"
+    RETURN_TYPES, RETURN_NAMES = (ESTIMATOR,), ("estimator",)
+    OUTPUT_TOOLTIPS = ("For RLR: train.",)
+    DESCRIPTION = "How the gradient is estimated. " + " ".join(
+        f"{k}: {v.summary}." for k, v in PRESETS.items()
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """The presets."""
+        told = "; ".join(f"{name}: {each.summary}" for name, each in PRESETS.items())
+        return {"required": {"preset": (list(PRESETS), {"default": "default", "tooltip": told})}}
+
+    def chosen(self, preset: str) -> tuple[Tables]:
+        """The part of a config."""
+        return (settings(preset),)
+
+
+class Advanced:
+    """An estimator of the gradient, setting by setting."""
+
+    CATEGORY, FUNCTION = CATEGORY, "chosen"
+    RETURN_TYPES, RETURN_NAMES = (ESTIMATOR,), ("estimator",)
+    OUTPUT_TOOLTIPS = ("For RLR: train.",)
+    DESCRIPTION = (
+        "Every setting of the estimator; those that one does not read are named when training begins."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """All of the estimator's settings."""
+        name = {"default": "lookahead", "tooltip": "The estimator; `rlr estimators` says what each is."}
+        others = {given: setting_input(setting) for given, setting in ADVANCED.items()}
+        return {"required": {"name": (list(ESTIMATORS), name), **others}}
+
+    def chosen(self, name: str, **inputs: Any) -> tuple[Tables]:
+        """The part of a config. Raises `ConfigError`."""
+        found = tables(ADVANCED, inputs)
+        found["estimator"]["name"] = name
+        return (found,)
+
+
+class Settings:
+    """What most people leave as it is."""
+
+    CATEGORY, FUNCTION = CATEGORY, "chosen"
+    RETURN_TYPES, RETURN_NAMES = (SETTINGS,), ("settings",)
+    OUTPUT_TOOLTIPS = ("For RLR: train.",)
+    DESCRIPTION = "Settings of the LoRA, the optimizer, the memory and what a run leaves behind."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """Those of `LEFT`, and the LoRA's alpha."""
+        alpha = {"default": 0.0, "min": 0.0, "max": 1e6, "step": 0.5}
+        told = "The LoRA's effect is scaled by alpha / rank; 0: the rank, so that it is not scaled."
+        return {
+            "required": {
+                "alpha": ("FLOAT", {**alpha, "tooltip": told}),
+                **{
+                    given: setting_input(setting, default=FITTED.get(setting))
+                    for given, setting in LEFT.items()
+                },
+            }
+        }
+
+    def chosen(self, alpha: float, **inputs: Any) -> tuple[Tables]:
+        """The part of a config."""
+        found = tables(LEFT, inputs)
+        return (found if not alpha else {**found, "lora": {**found["lora"], "alpha": alpha}},)
+
+
+FITTED = {"training.ema": 0.95, "output.checkpoint_every": 25}
+"""As for checkpoints of Stable Diffusion (`families/stable_diffusion/defaults.py`)."""
+NODES: dict[str, type] = {
+    "RLREstimator": Preset,
+    "RLREstimatorAdvanced": Advanced,
+    "RLRSettings": Settings,
+}

@@ -1,0 +1,64 @@
+// A training on its node: what it does, how long it takes, its curves, the newest preview.
+
+import { chart } from "./chart.js";
+import { made, style } from "./elements.js";
+
+style(`
+.rlr-panel { display: flex; flex-direction: column; gap: 4px; font: 12px/1.4 sans-serif; color: var(--input-text, #ddd); overflow: hidden; }
+.rlr-panel progress { width: 100%; height: 6px; accent-color: #8ab4f8; }
+.rlr-panel img { max-width: 100%; max-height: 110px; object-fit: contain; border-radius: 4px; }
+.rlr-panel svg { width: 100%; height: 120px; }
+.rlr-panel .rlr-note { color: #f2b872; white-space: pre-wrap; max-height: 48px; overflow: auto; }
+`);
+
+/** Seconds as people say them. */
+export function duration(seconds) {
+  if (seconds >= 5400) return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds >= 90) return `${Math.round(seconds / 60)} min`;
+  return `${Math.round(seconds)} s`;
+}
+
+/** The panel: its element, and what draws a snapshot of the run on it.
+ *
+ * `address` says where a preview lies, `shown` whether ComfyUI itself shows one on the node. */
+export function panel(address, shown) {
+  const element = made("div", "rlr-panel");
+  const told = made("div", "rlr-told");
+  const bar = made("progress");
+  const curves = made("div");
+  const preview = made("img");
+  const note = made("div", "rlr-note");
+  preview.hidden = bar.hidden = true;
+  preview.alt = "The newest preview";
+  told.textContent = "Curve, previews and the time left are shown here while it trains.";
+  element.append(told, bar, note, curves, preview);
+  let doing = "";
+  return {
+    element,
+    note(facts) {
+      if (facts?.doing !== undefined) doing = facts.doing;
+      if (facts?.note) note.textContent = facts.note;
+      if (facts?.doing) told.textContent = facts.doing;
+    },
+    draw(run) {
+      if (!run?.state) return;
+      told.textContent = words(run, doing);
+      bar.hidden = run.state !== "running";
+      bar.max = run.iterations || 1;
+      bar.value = run.iteration;
+      if (run.message) note.textContent = run.message;
+      curves.replaceChildren(chart({ "reward trained on": run.trained, "held-out score": run.held_out }));
+      preview.hidden = !run.preview || shown();
+      if (run.preview) preview.src = address(run.run, run.preview);
+    },
+  };
+}
+
+function words(run, doing) {
+  const said = [`${run.run}: ${run.state}`, `iteration ${run.iteration} of ${run.iterations}`];
+  if (run.state === "running" && run.seconds_left !== null) said.push(`about ${duration(run.seconds_left)} left`);
+  if (run.state === "running" && doing) said.push(doing);
+  if (run.state === "stopped") said.push(run.lora ? `what was learned is in ${run.lora}` : "nothing was learned yet");
+  if (run.result) said.push(`held-out ${run.result}`);
+  return said.join(" · ");
+}

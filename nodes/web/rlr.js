@@ -1,0 +1,92 @@
+// What the nodes show in the browser. A run's folder is asked, so that a reload loses nothing.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { panel } from "./panel.js";
+import { weights } from "./weights.js";
+
+const RUN = "rlr_run"; // a node's property: the run that it trained last
+
+/** The node that the server calls `id`: "7", or "12:7" within a subgraph. */
+function nodeOf(id) {
+  let graph = app.rootGraph ?? app.graph;
+  let node;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(Number(part));
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/** Give a node room for what is shown on it, which is no part of the workflow. */
+function show(node, element, height) {
+  element.style.minHeight = `${height}px`; // Nodes 2.0 asks for no height
+  const widget = node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight: () => height });
+  widget.serialize = false;
+}
+
+async function ask(path, options) {
+  const answer = await api.fetchApi(path, options);
+  return answer.ok ? await answer.json() : null;
+}
+
+function attachPanel(node) {
+  const shown = panel((run, file) => api.apiURL(picture(run, file)), () => Boolean(node.imgs?.length));
+  show(node, shown.element, 330);
+  let busy = false;
+  let again = false;
+  node.rlrRefresh = async (facts) => {
+    if (facts?.run) remember(node, facts.run);
+    shown.note(facts);
+    again = true;
+    if (busy) return;
+    busy = true;
+    while (again) {
+      again = false;
+      const run = node.properties?.[RUN];
+      shown.draw(run ? await ask(`/rlr/runs/${encodeURIComponent(run)}`) : await ask(`/rlr/nodes/${node.id}`));
+      await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
+    }
+    busy = false;
+  };
+}
+
+/** Keep the run with the workflow, also in the draft that a reload brings back. */
+function remember(node, run) {
+  if (node.properties[RUN] === run) return;
+  node.properties[RUN] = run;
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+function picture(run, file) {
+  const [folder, name] = file.split("/");
+  return `/view?type=output&subfolder=${encodeURIComponent(`rlr/${run}/${folder}`)}&filename=${encodeURIComponent(name)}`;
+}
+
+app.registerExtension({
+  name: "RLR",
+  setup() {
+    api.addEventListener("rlr.run", ({ detail }) => nodeOf(detail.node)?.rlrRefresh?.(detail));
+    api.addEventListener("executed", ({ detail }) => {
+      const run = detail.output?.rlr_run?.[0];
+      if (run) nodeOf(detail.node)?.rlrRefresh?.({ run, state: "finished" });
+    });
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === "RLRTrain") attachPanel(node);
+    const reward = REWARDS[node.comfyClass];
+    if (reward) show(node, weights(reward, ask), 56);
+  },
+  loadedGraphNode(node) {
+    node.rlrRefresh?.();
+  },
+});
+
+const REWARDS = {
+  RLRRewardPickscore: "pickscore",
+  RLRRewardImagereward: "imagereward",
+  RLRRewardHpsv2: "hpsv2",
+  RLRRewardHpsv21: "hpsv2.1",
+  RLRRewardAesthetic: "aesthetic",
+  RLRRewardClipscore: "clipscore",
+};

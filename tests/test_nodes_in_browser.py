@@ -1,0 +1,127 @@
+"""The nodes in ComfyUI's own page, in both of its renderers; where COMFYUI_DIR is set.
+
+COMFYUI_FRONTENDS may name folders of other front ends than its own, separated as in PATH; RLR_PICTURES one for pictures of
+what is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy_bed
+import comfy_server
+import example_graphs
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
+]
+PATIENCE = 900_000
+FRONTENDS = os.environ.get("COMFYUI_FRONTENDS", "").split(os.pathsep)
+FIT = """
+    () => {
+        const nodes = app.graph.nodes ?? app.graph._nodes;
+        const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 30;
+        const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]));
+        const below = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
+        const scale = Math.min((innerWidth - 100) / (right - left), (innerHeight - 120) / (below - top));
+        app.canvas.ds.scale = scale;
+        app.canvas.ds.offset = [70 / scale - left, 60 / scale - top];
+        app.canvas.setDirty(true, true);
+    }
+"""
+
+
+@pytest.fixture(scope="module", params=FRONTENDS)
+def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    comfy_bed.node_file("pack")
+    home = tmp_path_factory.getbasetemp() / "comfyui"
+    options = ["--front-end-root", request.param] if request.param else []
+    with comfy_server.serving(home, *options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=["classic", "nodes-2"])
+def page(request: Any, server: Any, browser: Any) -> Iterator[Any]:
+    server.ask(
+        "/settings", {"Comfy.VueNodes.Enabled": request.param == "nodes-2", "Comfy.TutorialCompleted": True}
+    )
+    context = browser.new_context(viewport={"width": 2400, "height": 1500})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.errors = []
+    page.on("pageerror", lambda error: "/rlr/" in str(error.stack) and page.errors.append(str(error)))
+    page.goto(server.address)
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
+    page.renderer = request.param
+    yield page
+    context.close()
+
+
+def pictured(page: Any, name: str) -> None:
+    if folder := os.environ.get("RLR_PICTURES"):
+        file = Path(folder) / f"{name}-{page.renderer}.png"
+        page.screenshot(path=file)
+
+
+def opened(page: Any, graph: example_graphs.Graph) -> None:
+    page.evaluate("graph => app.loadGraphData(graph)", example_graphs.workflow(graph))
+    page.wait_for_function("() => app.graph.nodes.some((n) => n.comfyClass === 'RLRTrain')")
+    page.evaluate(FIT)
+
+
+def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
+    seed = 10 + len(list((server.home / "output" / "rlr").glob("*")))
+    opened(
+        page, comfy_server.reduced(example_graphs.graphs()["Train and use a LoRA"], seed=seed, iterations=6)
+    )
+    page.evaluate("app.queuePrompt(0, 1)")
+    told = page.locator(".rlr-told")
+    page.wait_for_function(
+        "() => /running.*iteration [2-9]/.test(document.querySelector('.rlr-told').textContent)"
+    )
+    page.wait_for_function("() => document.querySelector('.rlr-panel svg polyline')")
+    pictured(page, "running")
+    page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('finished')")
+    while server.ask("/queue")["queue_running"]:
+        page.wait_for_timeout(500)
+    assert "iteration 6 of 6" in told.first.text_content()
+    page.wait_for_timeout(2000)
+    pictured(page, "finished")
+    box = page.locator(".rlr-panel").first.bounding_box()
+    assert box["height"] > 60, "there is room for it"
+    page.reload()
+    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
+    page.wait_for_function("() => document.querySelector('.rlr-panel img').naturalWidth > 0")
+    assert not page.errors
+
+
+@pytest.mark.parametrize("title", example_graphs.TITLES)
+def test_each_example_opens_and_runs_from_the_page(page, title, server):
+    if title == "SDXL":
+        pytest.skip("it needs a checkpoint of that family")
+    opened(page, comfy_server.reduced(example_graphs.graphs()[title]))
+    page.evaluate("app.queuePrompt(0, 1)")
+    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
+    while server.ask("/queue")["queue_running"]:
+        page.wait_for_timeout(500)
+    page.wait_for_timeout(2000)
+    pictured(page, title.split()[0].lower())
+    done = next(iter(server.ask("/history?max_items=1").values()))
+    assert done["status"]["status_str"] == "success" and not page.errors

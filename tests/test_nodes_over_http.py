@@ -1,0 +1,113 @@
+"""The example workflows in a real ComfyUI, over HTTP; where COMFYUI_DIR is set."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import comfy_bed
+import comfy_server
+import example_graphs
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    comfy_bed.node_file("pack")
+    with comfy_server.serving(tmp_path_factory.mktemp("comfyui")) as server:
+        yield server
+
+
+def prompt(title: str, **training: Any) -> dict[str, Any]:
+    return example_graphs.api(comfy_server.reduced(example_graphs.graphs()[title], **training))
+
+
+@pytest.mark.parametrize("title", [title for title in example_graphs.TITLES if title != "SDXL"])
+def test_each_example_runs(server, title):
+    done = server.run(prompt(title))
+    assert done["status"]["status_str"] == "success", done["status"]
+    run = done["outputs"]["train"]["rlr_run"][0]
+    shown = server.ask(f"/rlr/runs/{run}")
+    assert shown["state"] == "finished" and len(shown["trained"]) == 2 and shown["held_out"]
+    name = done["outputs"]["save"]["text"][0]
+    assert any(key.endswith("lora_up.weight") for key in load_file(server.home / "models" / "loras" / name))
+    listed = server.ask("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"][0]
+    assert name in listed
+
+
+def test_the_saved_file_paints_the_picture_of_the_trained_model(server):
+    graph = comfy_server.reduced(example_graphs.graphs()["Train and use a LoRA"], seed=3)
+    done = server.run(example_graphs.api(graph))
+    saved = done["outputs"]["save"]["text"][0]
+    loaded = example_graphs.api(graph)
+    del loaded["train"], loaded["save"], loaded["zeroth"]
+    for name in ("curve", "curve shown", "compared", "compared shown", "prompts", "reward"):
+        del loaded[name]
+    inputs = {"lora_name": saved, "strength_model": 1.0, "strength_clip": 0.0}
+    wires = {"model": ["checkpoint", 0], "clip": ["checkpoint", 1]}
+    loaded["lora"] = {"class_type": "LoraLoader", "inputs": {**inputs, **wires}}
+    loaded["sampler"]["inputs"]["model"] = ["lora", 0]
+    again = server.run(loaded)
+    assert _picture(server, done) == _picture(server, again) != b""
+
+
+def _picture(server: Any, done: dict[str, Any]) -> bytes:
+    import numpy as np
+    from PIL import Image
+
+    image = done["outputs"]["picture"]["images"][0]
+    with Image.open(server.home / image["type"] / image["filename"]) as picture:
+        return np.asarray(picture.convert("RGB")).tobytes()
+
+
+def test_cancel_keeps_a_lora_and_the_same_graph_goes_on(server):
+    long = prompt("Black-box reward", iterations=300, seed=4)
+    number = server.queue(long)
+    run = _at_work(server, "train", 2)
+    server.ask("/interrupt", {})
+    done = server.wait(number)
+    assert done["status"]["status_str"] == "error"
+    assert "execution_interrupted" in [each[0] for each in done["status"]["messages"]]
+    shown = server.ask(f"/rlr/runs/{run}")
+    assert shown["state"] == "stopped" and shown["iteration"] >= 2 and shown["lora"]
+    kept = server.home / "output" / "rlr" / run / shown["lora"]
+    assert kept.is_file()
+    short = prompt("Black-box reward", iterations=shown["iteration"] + 1, seed=4)
+    done = server.run(short)
+    assert done["outputs"]["train"]["rlr_run"] == [run]
+    assert server.ask(f"/rlr/runs/{run}")["state"] == "finished"
+    before = sorted((server.home / "output" / "rlr").iterdir())
+    assert server.run(short)["status"]["status_str"] == "success"  # an unchanged graph does not train again
+    assert sorted((server.home / "output" / "rlr").iterdir()) == before
+
+
+def _at_work(server: Any, node: str, iterations: int) -> str:
+    end = time.monotonic() + 900
+    while time.monotonic() < end:
+        shown = server.ask(f"/rlr/nodes/{node}")
+        if shown and shown["iteration"] >= iterations:
+            return shown["run"]
+        time.sleep(0.2)
+    raise AssertionError("it does not train")
+
+
+def test_what_cannot_be_is_told_on_the_node_and_the_server_goes_on(server):
+    missing = prompt("Train and use a LoRA")
+    missing["reward"]["class_type"] = "RLRRewardPickscore"
+    missing["train"]["inputs"].pop("estimator")
+    done = server.run(missing)
+    told = next(each[1] for each in done["status"]["messages"] if each[0] == "execution_error")
+    assert told["node_id"] == "train" and "pickscore" in told["exception_message"]
+    empty = prompt("Train and use a LoRA")
+    empty["prompts"]["inputs"]["prompts"] = ""
+    done = server.run(empty)
+    told = next(each[1] for each in done["status"]["messages"] if each[0] == "execution_error")
+    assert "no prompts" in told["exception_message"]
+    assert server.ask("/system_stats")
