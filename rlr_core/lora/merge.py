@@ -215,21 +215,26 @@ def _by_tensor(targets: Mapping[Place, Target], weights: LoraWeights, header: He
     for place, (key, third) in targets.items():
         layer, shape = weights[place], header.tensors[key].shape
         rows = shape[0] if third is None else shape[0] // 3
-        columns, wanted = math.prod(shape[1:]), (layer.up.shape[0], math.prod(layer.down.shape[1:]))
+        wanted = (layer.up.shape[0], *layer.down.shape[1:])
         if header.tensors[key].dtype not in TYPES.values():
             raise CheckpointError(
                 f"{key} of {source} has numbers of the type {header.tensors[key].dtype}",
                 f"one of {', '.join(TYPES.values())}",
                 "choose a checkpoint that is not quantised",
             )
-        if (rows, columns) != wanted:
+        if _linear((rows, *shape[1:])) != _linear(wanted):
             raise CheckpointError(
                 f"{key} of {source} has the shape {tuple(shape)}",
-                f"{wanted[0]} × {wanted[1]}, as in the LoRA",
+                f"{' × '.join(map(str, wanted))}, as in the LoRA",
                 "choose another",
             )
         changes.setdefault(key, []).append((third, layer))
     return changes
+
+
+def _linear(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a convolution of one place, the shape of the linear layer that it is; any other one as it is."""
+    return shape[:2] if math.prod(shape[2:]) == 1 else shape
 
 
 def _copy(source: Path, header: Header, target: Path, changes: Changes, strength: float, note: str) -> None:
