@@ -167,6 +167,7 @@ def facts_of(config: RunConfig, lora: Path | None) -> Painted:
         checkpoint=model.checkpoint if path == CHECKPOINT else path.resolve().name,
         checkpoint_hash=checkpoint_hash(path),
         prediction=model.prediction,
+        zero_snr=model.zero_snr,
         clip_skip=model.clip_skip,
         vae=user_path(model.vae).name if model.vae else "",
         lora=lora.name if lora else "",

@@ -40,6 +40,7 @@ class Painted:
         checkpoint: name of its file with the ending, or of its folder.
         checkpoint_hash: ten digits, as A1111 has them; "" where that is not known.
         prediction: what the checkpoint was told to predict, "auto" where it says so itself.
+        zero_snr: whether its last noise level is nothing but noise, as it was told: "yes", "no" or "auto".
         clip_skip: 0 for the checkpoint's own.
         vae: file name of another VAE than the checkpoint's own, or "".
         lora: name of the LoRA's file with the ending, or "".
@@ -58,6 +59,7 @@ class Painted:
     checkpoint: str
     checkpoint_hash: str = ""
     prediction: str = "auto"
+    zero_snr: str = "auto"
     clip_skip: int = 0
     vae: str = ""
     lora: str = ""
@@ -138,7 +140,9 @@ def graph(painted: Painted) -> dict[str, Any]:
         model, clip = ["2", 0], ["2", 1]
     if painted.prediction in ("epsilon", "v_prediction"):
         sampling = "eps" if painted.prediction == "epsilon" else "v_prediction"
-        nodes["3"] = _node("ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=False)
+        nodes["3"] = _node(
+            "ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=painted.zero_snr == "yes"
+        )
         model = ["3", 0]
     if painted.clip_skip:
         nodes["4"] = _node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-painted.clip_skip)

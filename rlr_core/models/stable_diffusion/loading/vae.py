@@ -36,7 +36,7 @@ def load_vae(
 
 def _of_folder(path: Path, family: StableDiffusionFamily, dtype: torch.dtype, allow_pickle: bool) -> Any:
     config = check_config(path / "config.json", "vae/config.json")
-    if "AutoencoderKL" not in str(config.get("_class_name")):
+    if config.get("_class_name") != "AutoencoderKL":
         raise CheckpointError(f"{path} is no VAE", EXPECTED, "check model.vae")
     dtype = _dtype(family, config.get("force_upcast", True), dtype)
     weights = find_weights(path, WEIGHTS["vae"], allow_pickle=allow_pickle)
