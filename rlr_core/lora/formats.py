@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,6 @@ ROLES = {
     DOWN: (
         DOWN,
         PEFT[DOWN],
-        ".lora_A.default.weight",
         ".lora_linear_layer.down.weight",
         "_lora.down.weight",
         ".lora.down.weight",
@@ -42,7 +42,6 @@ ROLES = {
     UP: (
         UP,
         PEFT[UP],
-        ".lora_B.default.weight",
         ".lora_linear_layer.up.weight",
         "_lora.up.weight",
         ".lora.up.weight",
@@ -55,8 +54,21 @@ LARGEST_ALPHA = 1e9
 """A file's alpha is float32, and what it multiplies is, too."""
 
 
+ADAPTER = re.compile(
+    r"(?<=\.lora_[AB])\.([\w-]+)(?=\.weight$)|(?<=\.lora_magnitude_vector)\.(?!weight$)([\w-]+)(?=\.weight$|$)"
+)
+"""peft's name of an adapter in a key, as "default" or diffusers' "default_0"."""
+
+
+def adapter_of(key: str) -> str:
+    """The name that an adapter has in a key of peft's; "" for none."""
+    found = ADAPTER.search(key)
+    return (found[1] or found[2]) if found else ""
+
+
 def role_of(key: str) -> tuple[str, str] | None:
     """Stem and role (`DOWN`, `UP`, `ALPHA` or `MAGNITUDE`) of a key; None where it is of no LoRA."""
+    key = ADAPTER.sub("", key)
     for role, endings in ROLES.items():
         for ending in endings:
             if key.endswith(ending):
