@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from rlr_core.config import RunConfig, from_dict
+from rlr_core.dcot.texts import numbered_lines
 from rlr_core.errors import PromptError
 from rlr_core.estimators import ESTIMATORS
 from rlr_core.rewards.library import PUBLISHED, REWARDS
@@ -83,7 +84,7 @@ class RLRTrain:
 
 def config_of(inputs: dict[str, Any]) -> RunConfig:
     """What the inputs say. Prompts are ComfyUI's, whose weights, as (word:1.2), its own CLIP reads."""
-    lines = [line.strip() for line in inputs["prompts"].splitlines() if line.strip()]
+    lines = [line for _, line in numbered_lines(inputs["prompts"])]
     if not lines:
         raise PromptError("no prompts", "one on each line", "write what the pictures are to show")
     batch = inputs["batch_size"]

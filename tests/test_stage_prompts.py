@@ -14,8 +14,9 @@ from hypothesis import strategies as some
 from rlr_core.chain import PromptSchedule, Schedule, Text, flow_matching, variance_exploding
 from rlr_core.config import PromptConfig
 from rlr_core.dcot import Boundaries, StagePrompts, StageSettings, format_line, parse_line, plain, together
-from rlr_core.dcot.files import from_table, parsed, read_lines, stripped
+from rlr_core.dcot.files import from_table, parsed, read_lines
 from rlr_core.dcot.host_syntax import without_weights
+from rlr_core.dcot.texts import stripped
 from rlr_core.dcot.wildcards import expanded
 from rlr_core.errors import PromptError
 from rlr_core.trainer.prompts import deal, self_contained_prompts, training_prompts, understood
