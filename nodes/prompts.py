@@ -8,6 +8,7 @@ from rlr_core.config import PromptConfig, Tables
 from rlr_core.dcot import Boundaries, StagePrompts, StageSettings
 from rlr_core.dcot.hosts.comfyui import SCHEDULERS, ranges
 from rlr_core.dcot.lines import format_line
+from rlr_core.dcot.texts import lines_of
 from rlr_core.errors import PromptError
 from rlr_core.trainer.prompts import training_prompts
 
@@ -41,7 +42,7 @@ class Prompts:
 
     def listed(self, prompts: str, held_out: str, negative: str, more: Tables | None = None) -> tuple[Tables]:
         """The part of a config."""
-        return (joined(more, _lines(prompts), _lines(held_out), negative),)
+        return (joined(more, lines_of(prompts), lines_of(held_out), negative),)
 
 
 class Stages:
@@ -127,11 +128,6 @@ def joined(more: Tables | None, train: list[str], held_out: list[str], negative:
             "syntax": "literal",
         }
     }
-
-
-def _lines(given: str) -> list[str]:
-    lines = (line.strip() for line in given.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _staged(clip: Any, texts: tuple[str, ...], held: list[tuple[int, float, float]]) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from rlr_core.config import RewardConfig, Tables
+from rlr_core.dcot.texts import numbered_lines
 from rlr_core.errors import PromptError
 from rlr_core.rewards import load_reward
 from rlr_core.trainer.sampling import score
@@ -56,7 +57,7 @@ class Score:
 
 
 def _said(prompts: str, count: int) -> list[str]:
-    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    lines = [line for _, line in numbered_lines(prompts)]
     if len(lines) not in (1, count):
         raise PromptError(
             f"{len(lines)} prompts for {count} pictures", "one line, or one for each picture", "correct them"

@@ -19,8 +19,10 @@ from typing import Any
 
 from rlr_core.errors import CheckpointError, visible
 
-LONGEST = 4 * 2**20
-"""Bytes of the longest header that is read. Those of real files, thumbnails and tag lists included, stay far below."""
+LONGEST = 100_000_000
+"""Bytes of the longest header that is read: safetensors' own limit. The tags of a large data set alone may be some millions."""
+LONGEST_FRAME = 4 * 2**20
+"""Bytes of what is outside of texts; 20,000 tensors take two millions."""
 MOST = 20_000
 """Tensors that a file may have; the largest checkpoints that are supported have 4,000."""
 TOO_LARGE = re.compile(rb"[\[,:\s-][0-9]{21}")
@@ -95,7 +97,7 @@ class _Damaged(ValueError):
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of the file at `path`, in bounded memory, in well under a second.
+    """Read and check the header of the file at `path`, in bounded memory; a header of some MB in well under a second.
 
     Raises `CheckpointError`, naming the file, where it is missing, not safetensors, damaged, cut off or too long.
     """
@@ -153,10 +155,7 @@ def _parse(text: bytes, size: int) -> Header:
     """The header in `text`; `size` bytes of tensors follow it."""
     if not text.startswith(b"{"):
         raise _Damaged("is damaged: its header is no JSON object")
-    if text.count(b"[") + text.count(b"{") > 4 * MOST:  # a tensor has three
-        raise _Damaged(f"has a header of too many parts; files of more than {MOST} tensors are not read")
-    if TOO_LARGE.search(text):  # Python's int() would take quadratic time
-        raise _Damaged("is damaged: a number in its header is beyond 64 bits")
+    _check_frame(text)
     entries = json.loads(text.decode("utf-8"), object_pairs_hook=_object)
     metadata = entries.pop("__metadata__", {})
     if not _is_texts(metadata):
@@ -166,6 +165,18 @@ def _parse(text: bytes, size: int) -> Header:
     "".join(entries).encode("utf-8")  # refuses halves of surrogate pairs
     "".join((*metadata, *metadata.values())).encode("utf-8")
     return Header(tensors, metadata)
+
+
+def _check_frame(text: bytes) -> None:
+    """Refuse what would cost Python much time or memory: many texts, much outside of them, or very large numbers."""
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in text else text
+    if bare.count(b'"') > 40 * MOST:  # a tensor has ten
+        raise _Damaged(f"has a header of too many parts; files of more than {MOST} tensors are not read")
+    frame = b'""'.join(bare.split(b'"')[::2])
+    if len(frame) > LONGEST_FRAME or frame.count(b"[") + frame.count(b"{") > 4 * MOST:  # a tensor has three
+        raise _Damaged(f"has a header of too many parts; files of more than {MOST} tensors are not read")
+    if TOO_LARGE.search(frame):  # Python's int() would take quadratic time
+        raise _Damaged("is damaged: a number in its header is beyond 64 bits")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -130,7 +130,8 @@ OTHERS = [
     ["resume", "{}"], ["resume", "{}", "--detach"], ["stop", "{}"], ["config", "--preset", "{}"], ["config", "--set", "{}"],
     ["config", "--set", "sampling.steps={}"], ["rewards", "list", "{}"], ["rewards", "download", "{}"],
     ["bench", "steps", "--out", "out", "--only", "x,{}"], ["bench", "steps", "--out", "out", "--device", "{}"],
-    ["bench", "rewards", "--out", "out", "--only", "x,{}"],
+    ["bench", "rewards", "--out", "out", "--only", "x,{}"], ["preview", "{}"], ["save", "{}"], ["queue", "move", "{}", "1"],
+    ["queue", "remove", "{}"],
 ]  # fmt: skip
 """Commands that read something else."""
 HARMLESS = {

@@ -205,7 +205,7 @@ STEM = "lora_unet_mid_block_attentions_0_proj_in"
         ({".lora_down.weight": torch.ones(5000, 1), ".lora_up.weight": torch.ones(1, 5000)}, "rank of 5000"),
         ({".alpha": torch.ones(3)}, "no usable alpha"),
         ({".alpha": torch.tensor(float("nan"))}, "no usable alpha"),
-        ({".dora_scale": torch.ones(1, 5)}, "DoRA norms"),
+        ({".dora_scale": torch.ones(1, 7)}, "DoRA norms"),
         ({".lora_A.weight": torch.ones(4, 5)}, "two tensors"),
     ],
 )

@@ -345,7 +345,7 @@ DAMAGE = {
     ),
     "odd scheduler": (
         lambda c: edit_json(c / "scheduler" / "scheduler_config.json", beta_schedule="odd"),
-        "scheduler cannot be loaded",
+        "says beta_schedule = odd: another course",
     ),
     "inpainting": (
         lambda c: edit_json(c / "unet" / "config.json", in_channels=9),

@@ -124,7 +124,9 @@ def pixflow_tensors(file: Path):
     return open_tensors(file, allow_pickle=False)
 
 
-@pytest.mark.parametrize("setting", [{"prediction": "epsilon"}, {"vae": "a"}, {"clip_skip": 2}])
+@pytest.mark.parametrize(
+    "setting", [{"prediction": "epsilon"}, {"zero_snr": "yes"}, {"vae": "a"}, {"clip_skip": 2}]
+)
 def test_settings_that_it_does_not_take_are_refused_in_one_place(file, known, setting):
     with pytest.raises(
         ConfigError, match=rf"model\.{next(iter(setting))} = .* for PixFlow, which does not take it"

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rlr_core.errors import CheckpointError
-from rlr_core.safetensors_header import LONGEST, TensorInfo, read_header, shown
+from rlr_core.safetensors_header import LONGEST, LONGEST_FRAME, TensorInfo, read_header, shown
 
 
 def write(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:
@@ -126,13 +126,28 @@ FILLINGS = {
 
 
 @pytest.mark.parametrize("name", FILLINGS)
-def test_the_longest_header_costs_bounded_time_and_memory(file, name):
+def test_the_longest_frame_costs_bounded_time_and_memory(file, name):
     first, filling, last = FILLINGS[name]
-    count = (LONGEST - len(first) - len(last)) // len(filling)
+    count = (LONGEST_FRAME - len(first) - len(last)) // len(filling)
     write(file, first + filling * count + last)
     assert is_refused(file) == (name != "spaces")
     assert seconds(file) < 1
     assert peak_memory(file) < 100 * 2**20
+
+
+def test_texts_may_be_longer_than_all_else(file):
+    """Of a data set whose tags make 5 MB (sd-scripts' `ss_tag_frequency`); safetensors itself reads it."""
+    tags = json.dumps({"images": {f'{"a very long tag " * 12}"[{k}]" \\': k for k in range(25_000)}})
+    write(file, {"__metadata__": {"ss_tag_frequency": tags}, "a": entry()}, bytes(4))
+    with safe_open(file, "pt") as theirs:
+        assert theirs.metadata() == read_header(file).metadata == {"ss_tag_frequency": tags}
+    assert len(tags) > 4_800_000 and seconds(file) < 1
+
+
+@pytest.mark.parametrize("filling", [b"1,", b'"a":1,', b" "], ids=["numbers", "names", "spaces"])
+def test_nothing_but_texts_may_be_as_long(file, filling):
+    write(file, b'{"a":' + filling * (20_000_000 // len(filling)) + b"1}")
+    assert is_refused(file) and seconds(file) < 1 and peak_memory(file) < 200 * 2**20
 
 
 def is_refused(file: Path) -> bool:
@@ -163,7 +178,9 @@ def peak_memory(file: Path) -> int:
 
 
 def test_a_header_beyond_the_limit_is_not_read(file):
-    write(file, b"{" + b" " * LONGEST + b"}")
+    write(file, b"{", length=LONGEST + 1)
+    with file.open("rb+") as sparse:
+        sparse.truncate(LONGEST + 100)
     with pytest.raises(CheckpointError, match=f"more than {LONGEST} are not read"):
         read_header(file)
 

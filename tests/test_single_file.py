@@ -400,6 +400,11 @@ MARKED = {
     ),
     "mark": ("sdxl", "a", mark("v_pred"), {"modelspec.prediction_type": "epsilon"}, "v_prediction", "v_pred mark"),
     "usual": ("sdxl", "a 768", mark(), {}, "epsilon", "usual"),
+    "name of XL": ("sdxl", "noobaiXLNAIXL_vPred10Version", mark(), {}, "epsilon or v_prediction", "its name says v"),
+    "name of 1.x": ("sd1", "furry_v-prediction", mark(), {}, "epsilon or v_prediction", "its name says v"),
+    "name and mark": ("sdxl", "noobaiXL_vpred", mark("v_pred"), {}, "v_prediction", "v_pred mark"),
+    "name and metadata": ("sdxl", "a vpred", mark(), {"modelspec.prediction_type": "epsilon"}, "epsilon", "its metadata"),
+    "not a name": ("sdxl", "improved", mark(), {}, "epsilon", "usual"),
 }  # fmt: skip
 
 
@@ -409,7 +414,18 @@ def test_what_tells_the_prediction(files, tmp_path, case):
     path = changed(files[name], tmp_path / f"{stem}.safetensors", change, **metadata)
     described = describe_checkpoint(path)
     assert described.prediction == prediction and rule in described.prediction_rule
-    assert described.size == {"sd2": 768 if prediction == "v_prediction" else 512, "sdxl": 1024}[name]
+    assert (
+        described.size
+        == {"sd2": 768 if prediction == "v_prediction" else 512, "sdxl": 1024, "sd1": 512}[name]
+    )
+
+
+def test_a_name_that_says_v_is_asked_about(files, tmp_path):
+    path = changed(files["sdxl"], tmp_path / "an XL-vPred 1.0.safetensors", mark())
+    with pytest.raises(CheckpointError, match=r"epsilon or v_prediction[\s\S]*model\.prediction = "):
+        load(path)
+    model = load(path, prediction="v_prediction", zero_snr="yes")
+    assert model.prediction_type == "v_prediction" and model.schedule(10).alpha[0] == 0
 
 
 def test_a_yaml_beside_the_file_tells_the_prediction(files, tmp_path):

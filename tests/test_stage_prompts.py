@@ -23,8 +23,9 @@ from rlr_core.dcot import (
     plain,
     together,
 )
-from rlr_core.dcot.files import from_table, parsed, read_lines, stripped
+from rlr_core.dcot.files import from_table, parsed, read_lines
 from rlr_core.dcot.host_syntax import without_weights
+from rlr_core.dcot.texts import stripped
 from rlr_core.dcot.wildcards import expanded
 from rlr_core.errors import PromptError
 from rlr_core.trainer.prompts import deal, self_contained_prompts, training_prompts, understood

@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 
 from rlr_core.cli.main import main
 from rlr_core.dcot import StagePrompts, format_line, parse_line
-from rlr_core.dcot.files import stripped
+from rlr_core.dcot.texts import stripped
 from rlr_core.dcot.wildcards import has_variants
 from rlr_core.dcot.writer import Server, ask, by_rules, left_out, staged_answer
 from rlr_core.dcot.writer.rules import library

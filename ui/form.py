@@ -17,6 +17,7 @@ from rlr_core.config import (
     to_dict,
 )
 from rlr_core.config.toml import value_text
+from rlr_core.dcot.texts import lines_of
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, PromptError
 
@@ -131,7 +132,7 @@ def chosen(filled: Filled, checkpoint: str) -> Tables:
 
 
 def _prompts(filled: Filled, checkpoint: str) -> dict[str, Any]:
-    train = _staged(filled.stages) if filled.stages else lines(filled.prompts)
+    train = _staged(filled.stages) if filled.stages else lines_of(filled.prompts)
     if not train and checkpoint != EMBEDDED:
         raise PromptError(
             "no prompts", "what the pictures are to show, one prompt per line", "write some, or upload a file"
@@ -139,19 +140,14 @@ def _prompts(filled: Filled, checkpoint: str) -> dict[str, Any]:
     told: dict[str, Any] = {"train": train} if train else {}
     if filled.stages and filled.boundaries:
         told["boundaries"] = list(filled.boundaries)
-    if judged := lines(filled.judged):
+    if judged := lines_of(filled.judged):
         told["held_out"] = judged
     return told
 
 
-def lines(text: str) -> list[str]:
-    """Without empty ones and comments."""
-    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
-
-
 def _staged(texts: tuple[str, ...]) -> list[str]:
     """Lines of a prompts file: "coarse: … | mid: … | fine: …"."""
-    columns = [lines(text) for text in texts]
+    columns = [lines_of(text) for text in texts]
     counts = {len(column) for column in columns}
     if len(counts) > 1:
         told = ", ".join(f"{len(column)} {name}" for name, column in zip(STAGES, columns, strict=True))

@@ -98,7 +98,9 @@ def load_random(settings: ModelConfig, device: torch.device) -> Model:
     """The model of a family's configs, with random weights."""
     path, dtype = Path(settings.checkpoint), getattr(torch, settings.precision)
     name = next(key for key, family in FAMILIES.items() if family.configs == path)
-    request = Request(name, device, dtype, settings.prediction, clip_skip=settings.clip_skip)
+    request = Request(
+        name, device, dtype, settings.prediction, settings.zero_snr, clip_skip=settings.clip_skip
+    )
     parts = blank_folder(path, request)
     generator = torch.Generator().manual_seed(0)
     for network in (parts.unet, parts.vae, *parts.text_encoders):

@@ -68,6 +68,11 @@ class ModelConfig:
         "what the network predicts; auto: what the checkpoint says",
         choices=("auto", "epsilon", "v_prediction"),
     )
+    zero_snr: str = setting(
+        "auto",
+        "whether the last noise level is nothing but noise; auto: what the checkpoint says",
+        choices=("auto", "yes", "no"),
+    )
     clip_skip: int = setting(
         0, "the text encoder's layer that is used, from the end; 0: the checkpoint's own", low=0, high=100
     )

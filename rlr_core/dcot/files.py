@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,8 +19,9 @@ from typing import Any
 from rlr_core.dcot.lines import format_line, parse_line
 from rlr_core.dcot.stages import Boundaries, StagePrompts
 from rlr_core.dcot.switches import Shown
+from rlr_core.dcot.texts import decoded, hidden, numbered_lines, stripped
 from rlr_core.errors import PromptError
-from rlr_core.storage import read_text
+from rlr_core.storage import read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,7 +46,20 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         raise PromptError(f"{path}, line {error.number}: {error}", "a prompt", "correct it") from None
     if not lines:
         raise PromptError(f"the prompts file {path} is empty", "at least one prompt", ADVICE)
+    _say_hidden(lines, path)
     return lines
+
+
+def _say_hidden(lines: Sequence[tuple[int, str]], path: Path) -> None:
+    """Text encoders see what people do not."""
+    found = [(number, names) for number, line in lines if (names := hidden(line))]
+    if found:
+        number, names = found[0]
+        warnings.warn(
+            f"{path}: {len(found)} of its {len(lines)} prompts have invisible characters inside, such as {', '.join(names)} "
+            f"in line {number}; text encoders read them",
+            stacklevel=3,
+        )
 
 
 class _BadLine(Exception):
@@ -56,40 +70,25 @@ class _BadLine(Exception):
 
 def _read(path: Path) -> str:
     try:
-        return read_text(path, MOST_BYTES)
+        return decoded(read_bytes(path, MOST_BYTES))
     except OSError as error:
         raise PromptError(
             f"the prompts file {path} cannot be read ({error.strerror})", "a text file", ADVICE
         ) from None
     except UnicodeDecodeError as error:
         raise PromptError(
-            f"the prompts file {path} is not UTF-8 (byte {error.start})", "a UTF-8 text file", ADVICE
+            f"the prompts file {path} is not UTF-8 (byte {error.start}: {error.reason})",
+            "a UTF-8 text file",
+            ADVICE,
         ) from None
 
 
-def _numbered(text: str) -> Iterator[tuple[int, str]]:
-    """Lines end where people's editors end them; other characters that break lines are part of a prompt."""
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
-        if stripped(line):
-            yield number, stripped(line)
-
-
-def stripped(text: str) -> str:
-    """Without white space and invisible characters at both ends."""
-    places = [place for place, letter in enumerate(text) if unicodedata.category(letter) not in INVISIBLE]
-    return text[places[0] : places[-1] + 1] if places else ""
-
-
-INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
-"""Unicode's categories of spaces, line ends, and characters that take no room."""
-
-
 def _text_lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in _numbered(text) if not line.startswith("#"))
+    return ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in _numbered(text):
+    for number, line in numbered_lines(text):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -110,7 +109,7 @@ def _toml_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _as_line(value: Any, number: int) -> str:
     if isinstance(value, str):
-        return value.strip()
+        return stripped(value)
     if not isinstance(value, dict) or not value or set(value) - set(KEYS):
         raise _BadLine(number, f"{json.dumps(value)[:60]}, and not a text or an object of {', '.join(KEYS)}")
     try:
@@ -147,7 +146,7 @@ def _one_line(text: Any) -> str:
     """Encoders read a line break as a space."""
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is no text")
-    return " ".join(re.split(r"[\r\n]+", text)).strip()
+    return stripped(" ".join(re.split(r"[\r\n]+", text)))
 
 
 def parsed(lines: Sequence[tuple[int, str]], source: str) -> list[StagePrompts]:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from rlr_core.dcot.stages import NAMES, Boundaries, StagePrompts, stage_names
 from rlr_core.dcot.switches import escaped_switches, switches, unescaped_switches, without_switches
+from rlr_core.dcot.texts import stripped
 from rlr_core.errors import PromptError
 
 _STAGE = rf"(?:{'|'.join(NAMES)}|\d{{1,2}})"
@@ -72,7 +73,7 @@ def _field(text: str, column: int, *, named: bool) -> _Field:
 
 
 def _unescaped(text: str) -> str:
-    text = _SEPARATOR.sub(lambda match: match[0][1:] if match[1] else match[0], text.strip())
+    text = _SEPARATOR.sub(lambda match: match[0][1:] if match[1] else match[0], stripped(text))
     text = unescaped_switches(text)
     return text[1:] if text.startswith("\\") and _START.match(text) else text
 

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlr_core.dcot.texts import decoded, lines_of
 from rlr_core.errors import PromptError
+from rlr_core.storage import read_bytes
 
 WILDCARD = re.compile(r"__([\w*./-]+?)__")
 ENDINGS = {".txt", ".json", ".yaml", ".yml"}
+MOST_BYTES = 4 * 2**20
+"""Of a file of wildcards."""
 
 
 def has_variants(text: str) -> bool:
@@ -81,6 +85,8 @@ def _braces(text: str) -> list[str]:
 def _drawn(part: str, draw: Any) -> str:
     try:
         return draw.generate(part, 1)[0]
+    except PromptError:
+        raise
     except Exception as error:
         first = str(error).splitlines()[0]
         raise PromptError(
@@ -98,7 +104,32 @@ def _generator(folder: Path | None, seed: int) -> Any:
             "that library, or plain prompts",
             "pip install 'rlr[prompts]'",
         ) from None
-    return RandomPromptGenerator(WildcardManager(folder), seed=seed)
+    roots = {"": [folder, _text_files(folder)]} if folder else None
+    return RandomPromptGenerator(WildcardManager(root_map=roots), seed=seed)
+
+
+def _text_files(folder: Path) -> dict[str, Any]:
+    """Name → the lines of a file, read when they are wanted, as those of prompts files.
+
+    The library would keep a mark before the first one, and leave out what is not UTF-8.
+    """
+    from dynamicprompts.wildcards.collection import WildcardTextFile
+
+    class Lines(WildcardTextFile):
+        def get_values(self) -> list[str]:
+            return _lines(self._path)
+
+    files = (file for file in _files(folder) if file.suffix == ".txt" and file.is_file())
+    return {file.relative_to(folder).with_suffix("").as_posix(): Lines(file) for file in files}
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return lines_of(decoded(read_bytes(file, MOST_BYTES)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(
+            f"the wildcards in {file} cannot be read ({error})", "a UTF-8 text file", "save it as UTF-8"
+        ) from None
 
 
 def _refuse_missing(text: str, folder: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from rlr_core.families import LoraFamily, lora_families
 from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, role_of
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
 from rlr_core.lora.peft_config import beside
-from rlr_core.lora.readers import readers, same_words
+from rlr_core.lora.readers import of_the_lora, readers, same_words
 from rlr_core.lora.recognition import family_of, told_by
 from rlr_core.lora.tensor_file import digest, write_tensors
 from rlr_core.lora.weights import LoraWeights, finite, useless
@@ -51,11 +51,12 @@ def read_lora(path: Path, family: LoraFamily | None = None) -> LoraFile:
     """
     path = Path(path)
     header = read_header(path)
+    header = replace(header, tensors=of_the_lora(header.tensors, str(path)))
     known = [family] if family else list(lora_families().values())
     readers(known, header.tensors, str(path))
     _refuse_oversized(header, path)
     _refuse_types(header, path)
-    return understood(_tensors(path), {**beside(path), **header.metadata}, str(path), known)
+    return understood(_tensors(path, header), {**beside(path), **header.metadata}, str(path), known)
 
 
 def understood(
@@ -65,6 +66,7 @@ def understood(
     known: Sequence[LoraFamily] | None = None,
 ) -> LoraFile:
     """The LoRA that tensors are, in the words of the families `known`, or of all. Raises `CheckpointError` naming `source`."""
+    state = of_the_lora(state, source)
     families = readers(known or list(lora_families().values()), state, source)
     reader = told_by(metadata, families) or families[0]
     kind, weights = decode(state, metadata, source, reader)
@@ -96,12 +98,12 @@ def _refuse_types(header: Header, path: Path) -> None:
             )
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _tensors(path: Path, header: Header) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in header.tensors}
     except (SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(
             f"{path} is damaged or incomplete ({error})",

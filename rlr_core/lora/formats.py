@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,6 @@ ROLES = {
     DOWN: (
         DOWN,
         PEFT[DOWN],
-        ".lora_A.default.weight",
         ".lora_linear_layer.down.weight",
         "_lora.down.weight",
         ".lora.down.weight",
@@ -42,7 +42,6 @@ ROLES = {
     UP: (
         UP,
         PEFT[UP],
-        ".lora_B.default.weight",
         ".lora_linear_layer.up.weight",
         "_lora.up.weight",
         ".lora.up.weight",
@@ -55,8 +54,21 @@ LARGEST_ALPHA = 1e9
 """A file's alpha is float32, and what it multiplies is, too."""
 
 
+ADAPTER = re.compile(
+    r"(?<=\.lora_[AB])\.([\w-]+)(?=\.weight$)|(?<=\.lora_magnitude_vector)\.(?!weight$)([\w-]+)(?=\.weight$|$)"
+)
+"""peft's name of an adapter in a key, as "default" or diffusers' "default_0"."""
+
+
+def adapter_of(key: str) -> str:
+    """The name that an adapter has in a key of peft's; "" for none."""
+    found = ADAPTER.search(key)
+    return (found[1] or found[2]) if found else ""
+
+
 def role_of(key: str) -> tuple[str, str] | None:
     """Stem and role (`DOWN`, `UP`, `ALPHA` or `MAGNITUDE`) of a key; None where it is of no LoRA."""
+    key = ADAPTER.sub("", key)
     for role, endings in ROLES.items():
         for ending in endings:
             if key.endswith(ending):
@@ -110,9 +122,14 @@ def _sort(
                 "one of each",
                 "choose another file",
             )
-        parts[place][role] = value
+        parts[place][role] = _by_output(value) if role == MAGNITUDE and not key.endswith(MAGNITUDE) else value
         kinds.add(kind)
     return kinds, parts
+
+
+def _by_output(magnitude: Tensor) -> Tensor:
+    """peft's norms, (out,) or (1, out, 1, 1), as LyCORIS would write them: whose they are is told by the layout alone."""
+    return magnitude.reshape(-1, 1)
 
 
 def _layer(place: Place, part: dict[str, Tensor], facts: dict[str, Any], source: str) -> LayerWeights:
@@ -140,7 +157,7 @@ def _layer(place: Place, part: dict[str, Tensor], facts: dict[str, Any], source:
             "choose another file",
         )
     if magnitude is not None:
-        magnitude = _rows(magnitude, up, where)
+        magnitude = _norms(magnitude, down, up, where)
     alpha = _alpha(part, place, down.shape[0], facts, source)
     return LayerWeights(down, up.reshape(*up.shape[:2], *[1] * (down.dim() - 2)), alpha, magnitude)
 
@@ -149,21 +166,18 @@ def _described(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _rows(magnitude: Tensor, up: Tensor, where: str) -> Tensor:
-    """DoRA's norms, one for each output. LyCORIS can write one for each input, which peft does not know."""
-    by_input = (
-        magnitude.dim() > 1
-        and magnitude.shape[0] == 1
-        and up.shape[0] > 1
-        and magnitude.shape[1] != up.shape[0]
+def _norms(magnitude: Tensor, down: Tensor, up: Tensor, where: str) -> Tensor:
+    """DoRA's norms, one for each output, (out, 1, …) or (out,), or for each input, (1, in, …) (LyCORIS, `locon.py`)."""
+    inputs, outputs, shape = down.shape[1], up.shape[0], magnitude.shape
+    if magnitude.is_floating_point() and magnitude.numel() == magnitude.shape[:1].numel() == outputs:
+        return magnitude.reshape(outputs, *[1] * (down.dim() - 1))
+    if magnitude.is_floating_point() and shape[:2] == (1, inputs) and magnitude.numel() == inputs > 1:
+        return magnitude.reshape(1, inputs, *[1] * (down.dim() - 2))
+    raise CheckpointError(
+        f"{where} has DoRA norms {_described(magnitude)}",
+        f"one for each of its {outputs} outputs, or (1, {inputs}) for its inputs",
+        "choose another file",
     )
-    if by_input or magnitude.numel() != up.shape[0] or not magnitude.is_floating_point():
-        raise CheckpointError(
-            f"{where} has DoRA norms {_described(magnitude)}",
-            f"one for each of its {up.shape[0]} outputs",
-            "choose another file",
-        )
-    return magnitude.reshape(-1, *[1] * (up.dim() - 1))
 
 
 def _alpha(part: dict[str, Tensor], place: Place, rank: int, facts: dict[str, Any], source: str) -> float:
@@ -221,8 +235,14 @@ def _stem(place: Place, kind: str, family: LoraFamily) -> str:
 
 
 def _peft_magnitude(layer: LayerWeights) -> Tensor:
-    """(out,), of a convolution (1, out, 1, 1)."""
+    """(out,), of a convolution (1, out, 1, 1). Raises `CheckpointError` for norms of inputs, which peft does not know."""
     assert layer.magnitude is not None
+    if layer.by_input:
+        raise CheckpointError(
+            "a DoRA with a norm for each input in diffusers' format",
+            "a norm for each output, or a format that tells them apart (kohya, comfyui)",
+            "choose another format, or merge it into the checkpoint (`rlr lora merge`)",
+        )
     flat = layer.magnitude.flatten()
     return flat if layer.down.dim() == 2 else flat.reshape(1, -1, 1, 1)
 

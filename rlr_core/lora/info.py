@@ -31,7 +31,7 @@ def lora_report(path: Path) -> str:
         "rank": _counted(str(layer.rank) for layer in layers),
         "alpha": _counted(f"{layer.alpha:g}" for layer in layers),
         "precision": _counted(str(layer.up.dtype).removeprefix("torch.") for layer in layers),
-        "DoRA": "yes" if any(layer.magnitude is not None for layer in layers) else "no",
+        "DoRA": _dora(layers),
         "size": f"{sum(layer.down.numel() + layer.up.numel() for layer in layers):,} numbers",
         "state": _state(file.weights),
         "norm": _norms(file.weights),
@@ -60,6 +60,12 @@ def _counted(values: Iterable[str]) -> str:
         return counts[0][0]
     told = [f"{value} ({count} layers)" for value, count in counts[:LOUDEST]]
     return ", ".join(told) + (f" and {len(counts) - LOUDEST} more" if len(counts) > LOUDEST else "")
+
+
+def _dora(layers: list[LayerWeights]) -> str:
+    if any(layer.by_input for layer in layers):
+        return "yes, a norm for each input"
+    return "yes" if any(layer.magnitude is not None for layer in layers) else "no"
 
 
 def _state(weights: LoraWeights) -> str:

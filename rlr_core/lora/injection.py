@@ -78,6 +78,12 @@ def _install(model: Adaptable, weights: LoraWeights, kind: type[InjectedLora]) -
             "all of them, or none",
             "choose another file",
         )
+    if any(layer.by_input for layer in weights.values()):
+        raise CheckpointError(
+            "its DoRA has a norm for each input (LyCORIS, OneTrainer), which only merging computes",
+            "a norm for each output",
+            "merge it into the checkpoint with `rlr lora merge`, and use that",
+        )
     sizes = {place: LayerSize(layer.rank, as_float32(layer.alpha)) for place, layer in weights.items()}
     lora = kind(model, sizes, dora=bool(dora))
     try:

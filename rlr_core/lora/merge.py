@@ -37,14 +37,15 @@ OPEN_CLIP_LAYERS = {
 
 
 class Target(NamedTuple):
-    """Where a layer's weight is in a file: the tensor, and which third of its rows, None for all."""
+    """Where a layer's weight is in a file: the tensor, which third of its rows (None: all), and whether it lies transposed."""
 
     key: str
     third: int | None = None
+    transposed: bool = False
 
 
-Changes = Mapping[str, list[tuple[int | None, LayerWeights]]]
-"""Tensor → what is added to it, and to which third of its rows."""
+Changes = Mapping[str, list[tuple[Target, LayerWeights]]]
+"""Tensor → what is added to it, and where."""
 
 
 def merge(lora: Path, checkpoint: Path, out: Path, strength: float, *, force: bool = False) -> int:
@@ -193,6 +194,8 @@ def _in_single_file(place: Place, family: StableDiffusionFamily) -> Target:
             return Target("")
     if not part.open_clip:
         return Target(f"{part.prefix}{place.path}.weight")
+    if place.path == "text_projection":  # open_clip multiplies from the left
+        return Target(f"{part.prefix}text_projection", transposed=True)
     found = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)", place.path)
     if not found or found[2] not in OPEN_CLIP_LAYERS:
         return Target("")
@@ -211,25 +214,31 @@ def _refuse_absent(absent: list[Place], weights: LoraWeights, source: str) -> No
 
 def _by_tensor(targets: Mapping[Place, Target], weights: LoraWeights, header: Header, source: str) -> Changes:
     """Checked against the tensors' shapes."""
-    changes: dict[str, list[tuple[int | None, LayerWeights]]] = {}
-    for place, (key, third) in targets.items():
-        layer, shape = weights[place], header.tensors[key].shape
-        rows = shape[0] if third is None else shape[0] // 3
-        columns, wanted = math.prod(shape[1:]), (layer.up.shape[0], math.prod(layer.down.shape[1:]))
+    changes: dict[str, list[tuple[Target, LayerWeights]]] = {}
+    for place, target in targets.items():
+        layer, key = weights[place], target.key
+        shape = header.tensors[key].shape[::-1] if target.transposed else header.tensors[key].shape
+        rows = shape[0] if target.third is None else shape[0] // 3
+        wanted = (layer.up.shape[0], *layer.down.shape[1:])
         if header.tensors[key].dtype not in TYPES.values():
             raise CheckpointError(
                 f"{key} of {source} has numbers of the type {header.tensors[key].dtype}",
                 f"one of {', '.join(TYPES.values())}",
                 "choose a checkpoint that is not quantised",
             )
-        if (rows, columns) != wanted:
+        if _linear((rows, *shape[1:])) != _linear(wanted):
             raise CheckpointError(
                 f"{key} of {source} has the shape {tuple(shape)}",
-                f"{wanted[0]} × {wanted[1]}, as in the LoRA",
+                f"{' × '.join(map(str, wanted))}, as in the LoRA",
                 "choose another",
             )
-        changes.setdefault(key, []).append((third, layer))
+        changes.setdefault(key, []).append((target, layer))
     return changes
+
+
+def _linear(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a convolution of one place, the shape of the linear layer that it is; any other one as it is."""
+    return shape[:2] if math.prod(shape[2:]) == 1 else shape
 
 
 def _copy(source: Path, header: Header, target: Path, changes: Changes, strength: float, note: str) -> None:
@@ -254,12 +263,13 @@ def _values(source: Path, header: Header, changes: Changes, strength: float) -> 
             )
 
 
-def _changed(
-    value: Tensor, layers: list[tuple[int | None, LayerWeights]], strength: float, where: str
-) -> Tensor:
+def _changed(value: Tensor, layers: list[tuple[Target, LayerWeights]], strength: float, where: str) -> Tensor:
     """In the dtype of `value`. Raises `CheckpointError` where a number does not fit into it."""
     new = value.clone()
-    for third, layer in layers:
+    for (_, third, transposed), layer in layers:
+        if transposed:
+            new = layer.applied(value.T, strength).to(value.dtype).T.contiguous()
+            continue
         rows = slice(None) if third is None else slice(third * len(value) // 3, (third + 1) * len(value) // 3)
         new[rows] = layer.applied(value[rows], strength).to(value.dtype)
     if not new.float().isfinite().all():

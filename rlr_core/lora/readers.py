@@ -1,13 +1,18 @@
-"""Which families understand the names in a LoRA file; a file that none understands is refused by what it is."""
+"""Which families understand the names in a LoRA file; a file that none understands is refused by what it is.
+
+What lies beside a LoRA, and is none of it, is left out with a note.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn, TypeVar
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, any_of
-from rlr_core.lora.formats import role_of
+from rlr_core.lora.formats import adapter_of, role_of
 from rlr_core.safetensors_header import shown
 
 OTHER_KINDS = {
@@ -15,11 +20,49 @@ OTHER_KINDS = {
     ".lora_mid.weight": "a LoRA with a Tucker core", ".diff": "a set of whole weights", ".a1.weight": "a GLoRA",
 }  # fmt: skip
 """Ending of a key → the adapter that it is of, which is none that is read here."""
+BESIDE_A_LORA = {
+    "embeddings": re.compile(r"bundle_emb\.|(emb_params|clip_[lgh])$"),
+    "an optimizer's state": re.compile(
+        r"(optimizer|optim|lr_scheduler|grad_scaler|scaler)[._]|.*\.(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer)$"
+    ),
+    "counters": re.compile(r"(global_step|step|steps|epoch|iteration|num_updates)$"),
+    "positions": re.compile(r".*[._]position_ids$"),
+}
+"""What trainers leave beside a LoRA, and no effect of it depends on → the names of its tensors."""
 UNREAD_FAMILIES = {
     "double_blocks": "FLUX", "single_blocks": "FLUX", "single_transformer_blocks": "FLUX", "joint_blocks": "Stable Diffusion 3",
     "transformer.transformer_blocks": "Stable Diffusion 3 or FLUX", "motion_modules": "AnimateDiff", "cross_attn_": "Wan",
 }  # fmt: skip
 """Part of a key → a family whose LoRAs are not read here."""
+
+
+Value = TypeVar("Value")
+
+
+def of_the_lora(tensors: Mapping[str, Value], source: str) -> dict[str, Value]:
+    """Those tensors that are the LoRA; a warning says what the others are. Raises `CheckpointError` for several LoRAs."""
+    kinds = {name: _beside_a_lora(name) for name in tensors}
+    others = [name for name, kind in kinds.items() if kind]
+    if others and len(others) < len(kinds):
+        what = ", ".join(dict.fromkeys(kinds[name] for name in others))
+        warnings.warn(
+            f"{source}: {len(others)} of its {len(kinds)} tensors are no part of the LoRA, and are left out: {what}, "
+            f"such as {shown(others[0])}",
+            stacklevel=4,
+        )
+        tensors = {name: value for name, value in tensors.items() if not kinds[name]}
+    adapters = {adapter_of(name) for name in tensors}
+    if len(adapters - {""}) > 1:
+        raise CheckpointError(
+            f"{source} has several LoRAs: {shown(', '.join(sorted(adapters)))}",
+            "one",
+            "save each by itself (peft's `save_pretrained`, with `selected_adapters`)",
+        )
+    return dict(tensors)
+
+
+def _beside_a_lora(name: str) -> str:
+    return next((kind for kind, names in BESIDE_A_LORA.items() if names.match(name)), "")
 
 
 def readers(families: Sequence[LoraFamily], keys: Iterable[str], source: str) -> list[LoraFamily]:

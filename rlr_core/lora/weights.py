@@ -13,12 +13,13 @@ from rlr_core.families import Place
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Effect on a layer with weight W (out, in, …): W + alpha/rank · up·down, and with DoRA its rows then scaled.
+    """Effect on a layer with weight W (out, in, …): W + alpha/rank · up·down, and with DoRA its rows, or columns, then scaled.
 
     Attributes:
         down: (rank, in) or, of a convolution, (rank, in, k, k).
         up: (out, rank) or (out, rank, 1, 1).
-        magnitude: DoRA (arXiv 2402.09353), the norm that each output has, (out, 1) or (out, 1, 1, 1); or None.
+        magnitude: DoRA (arXiv 2402.09353), the norm that each output has, (out, 1) or (out, 1, 1, 1); or that each input has,
+            (1, in) or (1, in, 1, 1), as LyCORIS and OneTrainer have it unless they are told otherwise; or None.
     """
 
     down: Tensor
@@ -36,6 +37,11 @@ class LayerWeights:
         """alpha / rank."""
         return self.alpha / self.rank
 
+    @property
+    def by_input(self) -> bool:
+        """Whether DoRA's norms are those of inputs."""
+        return self.magnitude is not None and self.magnitude.shape[1] > 1
+
     def delta(self) -> Tensor:
         """alpha/rank · up·down, float32, (out, in) or (out, in, k, k)."""
         down, up = self.down.float(), self.up.float()
@@ -52,7 +58,8 @@ class LayerWeights:
         if self.magnitude is None:
             return base + strength * delta
         full = base + delta
-        norm = full.flatten(1).norm(dim=1).reshape(-1, *[1] * (full.dim() - 1))
+        others = [axis for axis in range(full.dim()) if axis != int(self.by_input)]
+        norm = torch.linalg.vector_norm(full, dim=others, keepdim=True)
         target = full * (self.magnitude.float().reshape(norm.shape).to(base.device) / norm)
         return base + strength * (target - base)
 

@@ -23,6 +23,7 @@ class Request:
         device: where the weights go. On "meta" networks have their shapes only, and no weights are read.
         dtype: of the weights.
         prediction: what the denoiser predicts; "auto" is what the checkpoint says.
+        zero_snr: whether the last noise level is nothing but noise, "yes" or "no"; "auto" is what the checkpoint says.
         vae: a file or folder with another VAE than the checkpoint's own.
         clip_skip: the layer of the text encoder that is used, counted from the end; 0 is the checkpoint's own.
         allow_pickle: whether pickled files may be read, weights only.
@@ -32,6 +33,7 @@ class Request:
     device: torch.device
     dtype: torch.dtype
     prediction: str = "auto"
+    zero_snr: str = "auto"
     vae: Path | None = None
     clip_skip: int = 0
     allow_pickle: bool = False
@@ -42,7 +44,7 @@ class Request:
         return self.device.type == "meta"
 
 
-SETTINGS = {"prediction": "auto", "vae": None, "clip_skip": 0}
+SETTINGS = {"prediction": "auto", "zero_snr": "auto", "vae": None, "clip_skip": 0}
 """What of a `Request` not every architecture takes → the value that asks for nothing."""
 
 

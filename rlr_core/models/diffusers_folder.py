@@ -13,6 +13,10 @@ from rlr_core.storage import read_text
 
 LONGEST = 2**20
 """Bytes of a config; real ones have some thousands."""
+LONGEST_INDEX = 4 * 2**20
+"""Bytes of an index of shards, which has a line for each tensor."""
+VARIANTS = None, "fp16", "bf16", "fp32", "ema", "non_ema"
+"""In which diffusers' users keep weights, the plain ones first."""
 EXPECTED = (
     "a safetensors file, or a folder in diffusers' layout, of Stable Diffusion: "
     "model_index.json, unet, vae, text_encoder, tokenizer, scheduler"
@@ -25,7 +29,7 @@ class WeightsFile:
     """Where a component's weights are.
 
     Attributes:
-        variant: diffusers' `variant` of the file ("fp16"), None for the plain one.
+        variant: diffusers' `variant` of the file (one of `VARIANTS`), None for the plain one.
         pickled: whether it is no safetensors file.
     """
 
@@ -42,10 +46,10 @@ def kind_of(checkpoint: Path) -> str:
     return str(read_json(checkpoint / "model_index.json").get("_class_name"))
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, longest: int = LONGEST) -> dict[str, Any]:
     """A JSON object from a UTF-8 file. Raises `CheckpointError` naming the file."""
     try:
-        values = json.loads(read_text(file, LONGEST))
+        values = json.loads(read_text(file, longest))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror})", EXPECTED, COPY_AGAIN) from None
     except (ValueError, RecursionError) as error:
@@ -57,16 +61,40 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def find_weights(folder: Path, stem: str, *, allow_pickle: bool = False) -> WeightsFile:
     """The weights to load, safetensors first. Raises `CheckpointError` if they are absent, damaged, or pickled unasked."""
-    plain, half = folder / f"{stem}.safetensors", folder / f"{stem}.fp16.safetensors"
-    if plain.is_file() or half.is_file():
-        check_safetensors(plain if plain.is_file() else half)
-        return WeightsFile(None if plain.is_file() else "fp16")
-    shards = sorted(folder.glob(f"{stem}-*.safetensors"))
-    if (folder / f"{stem}.safetensors.index.json").is_file() and shards:
-        for shard in shards:
-            check_safetensors(shard)
-        return WeightsFile()
-    return _pickled_weights(folder, plain.name, allow_pickle)
+    for variant in VARIANTS:
+        files = _safetensors(folder, stem, variant)
+        for file in files:
+            check_safetensors(file)
+        if files:
+            return WeightsFile(variant)
+    return _pickled_weights(folder, f"{stem}.safetensors", allow_pickle)
+
+
+def _safetensors(folder: Path, stem: str, variant: str | None) -> list[Path]:
+    """The files of a variant: one, or the shards of which an index tells, as `save_pretrained` writes both.
+
+    Raises `CheckpointError` for an index that cannot be read, or names a file that is not there.
+    """
+    middle = f".{variant}" if variant else ""
+    whole, index = folder / f"{stem}{middle}.safetensors", folder / f"{stem}.safetensors.index{middle}.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return []
+    told = read_json(index, LONGEST_INDEX).get("weight_map")
+    names = (
+        set(told.values())
+        if isinstance(told, dict) and all(isinstance(v, str) for v in told.values())
+        else set()
+    )
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(f"{index} names no files", "a weight_map of files beside it", COPY_AGAIN)
+    for name in sorted(names):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} lacks {name}, of which {index.name} tells", "all of its files", COPY_AGAIN
+            )
+    return [folder / name for name in sorted(names)]
 
 
 def _pickled_weights(folder: Path, wanted: str, allow_pickle: bool) -> WeightsFile:

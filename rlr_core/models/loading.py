@@ -23,6 +23,7 @@ def load_configured(settings: ModelConfig, device: str | torch.device) -> Model:
         device=device,
         dtype=getattr(torch, settings.precision),
         prediction=settings.prediction,
+        zero_snr=settings.zero_snr,
         vae=settings.vae,
         clip_skip=settings.clip_skip,
         allow_pickle=settings.allow_pickle,
@@ -35,6 +36,7 @@ def load_model(
     device: str | torch.device,
     dtype: torch.dtype,
     prediction: str = "auto",
+    zero_snr: str = "auto",
     vae: str = "",
     clip_skip: int = 0,
     allow_pickle: bool = False,
@@ -46,6 +48,7 @@ def load_model(
         device: where the weights go. On "meta" networks have their shapes only, and no weights are read.
         dtype: of the weights; latents, log-probabilities and pictures stay float32.
         prediction: what the denoiser predicts, "epsilon" or "v_prediction"; "auto" is what the checkpoint says.
+        zero_snr: whether the last noise level is nothing but noise, "yes" or "no"; "auto" is what the checkpoint says.
         vae: a file or folder with another VAE than the checkpoint's own.
         clip_skip: the layer of the text encoder that is used, counted from the end; 0 is the checkpoint's own.
         allow_pickle: whether pickled files (.ckpt, .bin) may be read, weights only.
@@ -66,6 +69,7 @@ def load_model(
         device=torch.device(device),
         dtype=dtype,
         prediction=prediction,
+        zero_snr=zero_snr,
         vae=user_path(vae) if vae else None,
         clip_skip=clip_skip,
         allow_pickle=allow_pickle,

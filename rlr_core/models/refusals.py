@@ -120,6 +120,16 @@ def refuse_channels(path: Path, channels: int) -> None:
         refuse(path, f"{what}: its UNet takes {channels} channels", TEXT_TO_IMAGE)
 
 
+def refuse_untold(path: Path, described: Description, prediction: str) -> None:
+    """Raise `CheckpointError` where neither the file nor `prediction`, which is not "auto" then, tells what is predicted."""
+    if prediction == "auto" and " or " in described.prediction:
+        raise CheckpointError(
+            f"{path} may predict {described.prediction}: {described.prediction_rule}",
+            'model.prediction = "v_prediction" or "epsilon", and with v mostly model.zero_snr = "yes"',
+            "set what its page says",
+        )
+
+
 def refuse_incomplete(path: Path, described: Description, *, separate_vae: bool) -> None:
     """Raise `CheckpointError` for a checkpoint that lacks a part; a VAE of its own may be another file."""
     missing = [part for part in described.missing if not (separate_vae and part.startswith("vae"))]

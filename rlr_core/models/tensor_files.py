@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +15,22 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.models.refusals import refuse
-from rlr_core.safetensors_header import LONGEST, TYPES, UNQUANTISED, Header, TensorInfo, read_header
+from rlr_core.safetensors_header import LONGEST, TYPES, UNQUANTISED, Header, TensorInfo, read_header, shown
 
 PICKLED = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF")
 """First bytes of what `torch.save` writes, today and long ago; as lengths of a header they would be enormous."""
 
+HARMLESS = [
+    *(f"pathlib.{kind}" for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(
+        "argparse.Namespace",
+        "datetime.datetime",
+        "datetime.timedelta",
+        "copyreg._reconstructor",
+        "builtins.object",
+    ),
+]
+"""Of Python's own names, those that settings of a trainer may hold; nothing is made of them either."""
 PRECISIONS = {
     "F64": "fp64",
     "F32": "fp32",
@@ -100,10 +113,33 @@ def _info(tensor: Tensor) -> TensorInfo:
     return TensorInfo(TYPES.get(str(tensor.dtype).removeprefix("torch."), "I64"), tuple(tensor.shape))
 
 
+class Inert:
+    """Stands for an object of a library that is not asked: it takes what it is made with, and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any):
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
 def _unpickled(path: Path) -> Any:
-    """Weights only: pickles that would run code are refused by torch."""
+    """Weights only: pickles that would run code are refused by torch.
+
+    Trainers leave objects of their own beside the weights, such as Lightning's callbacks: nothing is made of them.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        others = _foreign(path)
+        with torch.serialization.safe_globals([(type("Inert", (Inert,), {}), name) for name in others]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if others:
+            warnings.warn(
+                f"{path}: left out, and not run: {', '.join(map(shown, sorted(others)))}", stacklevel=4
+            )
+        return loaded
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -111,6 +147,16 @@ def _unpickled(path: Path) -> Any:
             "a pickled file of nothing but weights",
             "choose the safetensors version of it",
         ) from None
+
+
+def _foreign(path: Path) -> list[str]:
+    """The classes of other libraries that a pickled file names; torch refuses what Python's own could run."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # a file of before torch 1.6
+        return []
+    own = {*sys.stdlib_module_names, "torch"}
+    return [name for name in names if name.split(".")[0] not in own or name in HARMLESS]
 
 
 def incomplete(network: torch.nn.Module, header: Header, prefix: str, part: str) -> tuple[str, ...]:

@@ -68,7 +68,9 @@ def _networks(painted: Painted) -> tuple[Nodes, list[Any], list[Any], list[Any]]
         model, clip = ["LoRA", 0], ["LoRA", 1]
     if painted.prediction in ("epsilon", "v_prediction"):
         sampling = "eps" if painted.prediction == "epsilon" else "v_prediction"
-        nodes["prediction"] = node("ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=False)
+        nodes["prediction"] = node(
+            "ModelSamplingDiscrete", model=model, sampling=sampling, zsnr=painted.zero_snr == "yes"
+        )
         model = ["prediction", 0]
     if painted.clip_skip:
         nodes["clip skip"] = node("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-painted.clip_skip)

@@ -57,6 +57,7 @@ class Painted:
         checkpoint: name of its file with the ending, or of its folder.
         checkpoint_hash: ten digits, as A1111 has them; "" where that is not known.
         prediction: what the checkpoint was told to predict, "auto" where it says so itself.
+        zero_snr: whether its last noise level is nothing but noise, as it was told: "yes", "no" or "auto".
         clip_skip: 0 for the checkpoint's own.
         vae: file name of another VAE than the checkpoint's own, or "".
         lora: name of the LoRA's file with the ending, or "".
@@ -76,6 +77,7 @@ class Painted:
     checkpoint: str
     checkpoint_hash: str = ""
     prediction: str = "auto"
+    zero_snr: str = "auto"
     clip_skip: int = 0
     vae: str = ""
     lora: str = ""
@@ -107,6 +109,7 @@ class Painted:
             checkpoint="embedded" if embedded else path.resolve().name,
             checkpoint_hash=checkpoint_hash(path) if hashed else "",
             prediction=model.prediction,
+            zero_snr=model.zero_snr,
             clip_skip=model.clip_skip,
             vae=user_path(model.vae).name if model.vae else "",
             lora=lora.name if lora else "",

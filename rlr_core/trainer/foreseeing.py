@@ -17,7 +17,7 @@ from rlr_core.errors import CheckpointError
 from rlr_core.estimators import Estimator, Problem
 from rlr_core.lora import load_lora
 from rlr_core.models.describing import describe_checkpoint
-from rlr_core.models.refusals import refuse_incomplete
+from rlr_core.models.refusals import refuse_incomplete, refuse_untold
 from rlr_core.storage import user_path
 from rlr_core.trainer.checks import check_format
 from rlr_core.trainer.materials import Materials, Rewards
@@ -87,6 +87,7 @@ class Foreseen:
         path = CHECKPOINT if model.checkpoint == "embedded" else user_path(model.checkpoint)
         described = describe_checkpoint(path, allow_pickle=model.allow_pickle)
         refuse_incomplete(path, described, separate_vae=bool(model.vae))
+        refuse_untold(path, described, model.prediction)
         self.own_size = (described.size, described.size)
 
 

@@ -11,7 +11,7 @@ STABLE_DIFFUSION = Architecture(
     is_file=has_unet,
     describe_file=describe_file,
     load_file=load_file,
-    settings=("prediction", "vae", "clip_skip"),
+    settings=("prediction", "zero_snr", "vae", "clip_skip"),
     folders=Folders(
         pipelines=tuple(dict.fromkeys(family.pipeline for family in FAMILIES.values())),
         is_configs=lambda path: any(path == family.configs for family in FAMILIES.values()),

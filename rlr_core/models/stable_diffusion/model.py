@@ -179,9 +179,19 @@ class StableDiffusion:
         Values beyond [0, 1] are clamped, as in diffusers, and their gradient is 0: it is the exact gradient
         of what the reward is shown, which is also what likelihood-ratio and zeroth-order estimators estimate.
         """
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        decoded = self.vae.decode(scaled, return_dict=False)[0].float()
+        decoded = self.vae.decode(self._unscaled(latents).to(self.vae.dtype), return_dict=False)[0].float()
         return (decoded * 0.5 + 0.5).clamp(0, 1)
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        """The VAE's own latents; some VAEs have a mean and a spread for each channel (diffusers' XL pipeline)."""
+        config = self.vae.config
+        if not config.latents_mean:
+            return latents / config.scaling_factor
+        mean, spread = (
+            torch.tensor(values).view(1, -1, 1, 1).to(latents)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return latents * spread / config.scaling_factor + mean
 
     def latent_shape(self, size: Size | None) -> tuple[int, int, int]:
         """(C, h, w) of pictures of that size; None is the checkpoint's own. Raises `ConfigError`."""

@@ -1,6 +1,7 @@
 """What the configs of a folder say, checked before a library computes with it: sizes in bounds, numbers where numbers belong.
 
 What is only unusual passes: whether a network can be made of it, and whether the weights fit, is found out when it is loaded.
+What would compute something else than we do is refused by name.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlr_core.errors import CheckpointError
 from rlr_core.models.diffusers_folder import COPY_AGAIN, read_json
@@ -44,6 +45,11 @@ def _nothing(value: Any) -> bool:
 
 def _flag(value: Any) -> bool:
     return value is None or isinstance(value, bool)
+
+
+def _off(value: Any) -> bool:
+    """Not there, or set to nothing."""
+    return value is None or value is False or (type(value) in (int, float) and value == 0)
 
 
 WIDTH, LAYERS, SMALL = _whole(1, 2**16), _whole(1, 64), _number(0, 1e6)
@@ -90,6 +96,8 @@ CHECKS: dict[str, dict[str, Check]] = {
         **NETWORK,
         "latent_channels": WIDTH,
         "scaling_factor": _number(1e-6, 1e6),
+        "latents_mean": _either(_nothing, _each(_number(-1e6, 1e6), 64)),
+        "latents_std": _either(_nothing, _each(_number(1e-6, 1e6), 64)),
         "force_upcast": _flag,
     },
     "text_encoder/config.json": TEXT_MODEL,
@@ -106,6 +114,62 @@ CHECKS: dict[str, dict[str, Check]] = {
     },
 }
 """File → setting → what it may be, where it is there."""
+SCHEDULERS = tuple(
+    f"{name}Scheduler"
+    for name in (
+        "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep",
+        "DPMSolverMultistepInverse", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete",
+        "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD",
+        "UniPCMultistep",
+    )
+)  # fmt: skip
+"""diffusers' schedulers that walk the noise levels of β. Those of EDM and of flow matching show the network other times."""
+
+
+class Meant(NamedTuple):
+    """What of a setting we compute, and what any other value would mean."""
+
+    done: Check
+    otherwise: str
+
+
+OTHER_LEVELS = Meant(_one_of(*SCHEDULERS), "other noise levels than those of Stable Diffusion")
+FLOW = Meant(_off, "noise levels of flow matching")
+MEANINGS: dict[str, dict[str, Meant]] = {
+    "model_index.json": {
+        "scheduler": Meant(
+            lambda value: isinstance(value, list) and len(value) == 2 and value[1] in (None, *SCHEDULERS),
+            OTHER_LEVELS.otherwise,
+        )
+    },
+    "unet/config.json": {
+        "_class_name": Meant(_one_of("UNet2DConditionModel"), "another kind of network"),
+        "time_cond_proj_dim": Meant(_nothing, "a network that is told the guidance scale (LCM)"),
+        "num_class_embeds": Meant(_nothing, "a network that is told a class"),
+        "attention_type": Meant(
+            _either(_nothing, _one_of("default")), "a network that is told places (GLIGEN)"
+        ),
+        "encoder_hid_dim": Meant(_nothing, "a network that changes the text first"),
+    },
+    "vae/config.json": {
+        "_class_name": Meant(_one_of("AutoencoderKL"), "another kind of VAE"),
+        "shift_factor": Meant(_off, "latents that are shifted"),
+    },
+    "scheduler/scheduler_config.json": {
+        "_class_name": OTHER_LEVELS,
+        "beta_schedule": Meant(
+            _one_of("linear", "scaled_linear", "squaredcos_cap_v2"), "another course of the noise levels"
+        ),
+        "thresholding": Meant(_off, "latents that are cut off (dynamic thresholding)"),
+        "timestep_type": Meant(
+            _either(_nothing, _one_of("discrete")), "times that are no whole numbers (EDM)"
+        ),
+        "snr_shift_scale": Meant(_either(_nothing, _number(1, 1)), "noise levels that are shifted"),
+        "use_flow_sigmas": FLOW,
+        "use_dynamic_shifting": FLOW,
+    },
+}
+"""File → setting → what we do; a setting that is not there has the value that we do."""
 
 
 def check_configs(checkpoint: Path) -> None:
@@ -124,5 +188,12 @@ def check_config(file: Path, kind: str) -> dict[str, Any]:
                 f"{file} says {key} = {shown(config[key])}",
                 "what a Stable Diffusion checkpoint has there",
                 COPY_AGAIN,
+            )
+    for key, meant in MEANINGS.get(kind, {}).items():
+        if key in config and not meant.done(config[key]):
+            raise CheckpointError(
+                f"{file} says {key} = {shown(config[key])}: {meant.otherwise}",
+                "what Stable Diffusion computes",
+                "choose another checkpoint; this kind is not supported yet",
             )
     return config

@@ -14,6 +14,15 @@ from rlr_core.models.tensor_files import TensorFile, lacking, precision_of
 from rlr_core.safetensors_header import Header, TensorInfo
 
 UNET = "model.diffusion_model."
+TRANSFORMER = re.compile(rf"{re.escape(UNET)}input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.")
+PRUNED = {
+    "SSD-1B": {4: 2, 5: 2, 7: 4, 8: 4},
+    "Segmind Vega": {4: 1, 5: 1, 7: 2, 8: 2},
+    "KOALA 1B": {3: 2, 5: 6},
+    "KOALA 700M": {3: 2, 5: 5},
+    "a small Stable Diffusion 1.x (BK-SDM, Segmind's small-sd)": {1: 1, 3: 1, 5: 1},
+}
+"""What is known → transformer layers in the blocks on the way down (ComfyUI's `supported_models.py`; XL has 2, 2, 10, 10)."""
 
 
 def has_unet(header: Header) -> bool:
@@ -26,6 +35,7 @@ def describe_file(path: Path, tensors: TensorFile) -> Description:
     header = tensors.header
     refuse_beside_a_unet(path, header)
     family = family_of_file(path, header)
+    _refuse_pruned(path, header)
     precision = _precisions(path, header, family)
     prediction, rule = find_prediction(path, tensors, family)
     return Description(
@@ -39,6 +49,21 @@ def describe_file(path: Path, tensors: TensorFile) -> Description:
         ema=_ema(header),
         missing=tuple(_missing(header, family)),
     )
+
+
+def _refuse_pruned(path: Path, header: Header) -> None:
+    """Raise `CheckpointError` for a network that its authors made smaller: it is whole, but not the family's."""
+    layers: dict[int, set[str]] = {}
+    for name in header.tensors:
+        if found := TRANSFORMER.match(name):
+            layers.setdefault(int(found[1]), set()).add(found[2])
+    depths = {block: len(numbers) for block, numbers in layers.items()}
+    if what := next((what for what, known in PRUNED.items() if known == depths), ""):
+        refuse(
+            path,
+            f"{what}, whose UNet has fewer layers",
+            "choose the whole model, or its folder in diffusers' layout",
+        )
 
 
 def part_names(header: Header, part: Original) -> list[str]:

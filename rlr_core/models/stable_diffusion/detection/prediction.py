@@ -7,7 +7,7 @@ Its layers are the same either way; so hints are looked for, in this order:
 3. a file beside it with the ending .yaml that says `parameterization: "v"` (A1111's way);
 4. in family 2.x, the file's name: the published checkpoints are called 768-v, v2-1_768-… and 512-base, v2-1_512-…;
 5. in family 2.x, the spread of one bias, which tells the published checkpoints apart (ComfyUI's way; the one weight read here);
-6. otherwise it is ε, as nearly always in 1.x and XL.
+6. otherwise it is ε, as nearly always in 1.x and XL; unless the file's name says v, when nothing is taken for granted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ WORDS = {
 BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SPREAD = 0.09
 """Of that bias: more in the published v-prediction checkpoints, less in the others."""
+EITHER = "epsilon or v_prediction"
+"""What the name alone contradicts."""
+SAYS_VELOCITY = re.compile(r"v[-_ ]?(pred|param)")
+"""In the lower-case name of a file."""
 LONGEST_SIDECAR = 64 * 1024
 
 
 def find_prediction(path: Path, weights: TensorFile, family: StableDiffusionFamily) -> tuple[str, str]:
-    """The prediction type, and by which rule."""
+    """The prediction type, or `EITHER`, and by which rule."""
     if "v_pred" in weights.header.tensors:
         return VELOCITY, "its v_pred mark"
     metadata = weights.header.metadata
@@ -47,6 +51,8 @@ def find_prediction(path: Path, weights: TensorFile, family: StableDiffusionFami
         return said, f"{path.stem}.yaml"
     if family.lora.second:
         return _second_generation(path, weights)
+    if SAYS_VELOCITY.search(path.stem.lower()):
+        return EITHER, "its name says v, and no mark does: set model.prediction"
     return EPSILON, "usual for the family"
 
 

@@ -62,7 +62,7 @@ def _blank(
         text_encoders=[_network(configs, name, dtype) for name in encoders],
         tokenizers=[each for each, _ in tokenizers],
         pads=[pad for _, pad in tokenizers],
-        scheduler=noise_scheduler(config, request.prediction, configs),
+        scheduler=noise_scheduler(config, request, configs),
         zero_negative=family.is_xl,
     )
 

@@ -13,7 +13,7 @@ from rlr_core.families.stable_diffusion.family import EMA
 from rlr_core.models.architecture import Request
 from rlr_core.models.description import Description
 from rlr_core.models.diffusers_folder import read_json
-from rlr_core.models.refusals import refuse_incomplete
+from rlr_core.models.refusals import refuse_incomplete, refuse_untold
 from rlr_core.models.stable_diffusion.detection.of_file import UNET, describe_file, family_of_file, part_names
 from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
 from rlr_core.models.stable_diffusion.loading.conversion import text_encoder_of, unet_of
@@ -40,6 +40,7 @@ def file_parts(path: Path, tensors: TensorFile, request: Request) -> Parts:
         request.dtype,
     )
     refuse_incomplete(path, described, separate_vae=request.vae is not None)
+    refuse_untold(path, described, request.prediction)
     config = _scheduler_config(family, described)
     encoders = [name for name in family.parts if "text_encoder" in name]
     return Parts(
@@ -52,7 +53,7 @@ def file_parts(path: Path, tensors: TensorFile, request: Request) -> Parts:
         ],
         tokenizers=[clip_tokenizer()] * len(encoders),
         pads=[family.parts[name].pad for name in encoders],
-        scheduler=noise_scheduler(config, request.prediction, path),
+        scheduler=noise_scheduler(config, request, path),
         zero_negative=family.is_xl,
     )
 

@@ -12,6 +12,7 @@ from rlr_core.models.stable_diffusion.detection.of_folder import family_of_folde
 from rlr_core.models.stable_diffusion.loading.networks import load_network
 from rlr_core.models.stable_diffusion.loading.parts import Parts
 from rlr_core.models.stable_diffusion.loading.scheduler import noise_scheduler
+from rlr_core.models.stable_diffusion.loading.unused import say_unused
 from rlr_core.models.stable_diffusion.loading.vae import load_vae
 from rlr_core.safetensors_header import shown
 
@@ -23,6 +24,7 @@ def folder_parts(path: Path, request: Request) -> Parts:
     """Raises `CheckpointError`; see `load_model`."""
     family, dtype, pickle = family_of_folder(path), request.dtype, request.allow_pickle
     folder = inspect(path, vae=request.vae is None, allow_pickle=pickle)
+    say_unused(path, ("unet", "scheduler", *(() if request.vae else ("vae",))))
     encoders = [name for name in folder.weights if "text_encoder" in name]
     config = read_json(path / "scheduler" / "scheduler_config.json")
     networks = [load_network(path / name, name, folder.weights[name], dtype) for name in encoders]
@@ -36,7 +38,7 @@ def folder_parts(path: Path, request: Request) -> Parts:
         text_encoders=networks,
         tokenizers=tokenizers,
         pads=[None] * len(encoders),
-        scheduler=noise_scheduler(config, request.prediction, path / "scheduler"),
+        scheduler=noise_scheduler(config, request, path / "scheduler"),
         zero_negative=read_json(path / "model_index.json").get("force_zeros_for_empty_prompt", family.is_xl),
     )
 

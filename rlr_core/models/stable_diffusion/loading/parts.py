@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rlr_core.errors import ConfigError
+from rlr_core.errors import CheckpointError, ConfigError
 from rlr_core.families import StableDiffusionFamily
 from rlr_core.models.architecture import Request
 from rlr_core.models.stable_diffusion.model import StableDiffusion
@@ -35,7 +35,8 @@ class Parts:
 
 
 def assembled(parts: Parts, request: Request) -> StableDiffusion:
-    """The model, on its device. Raises `ConfigError`."""
+    """The model, on its device. Raises `ConfigError`, or `CheckpointError` for a VAE of other latents."""
+    _refuse_unfit(parts)
     layer, device = _layer(parts, request.clip_skip), request.device
     normalised = not parts.family.is_xl
     encoders = [
@@ -50,6 +51,21 @@ def assembled(parts: Parts, request: Request) -> StableDiffusion:
         text=TextConditioning(encoders, zero_negative=parts.zero_negative),
         scheduler=parts.scheduler,
     )
+
+
+def _refuse_unfit(parts: Parts) -> None:
+    config, channels = parts.vae.config, parts.unet.config.in_channels
+    means = [values for values in (config.latents_mean, config.latents_std) if values is not None]
+    if (
+        config.latent_channels != channels
+        or any(len(values) != channels for values in means)
+        or len(means) == 1
+    ):
+        raise CheckpointError(
+            f"the VAE has {config.latent_channels} latent channels, with {[len(each) for each in means]} means and spreads",
+            f"the UNet's {channels} channels, and a mean and a spread for each of them, or none",
+            "choose a VAE of the checkpoint's family",
+        )
 
 
 def _layer(parts: Parts, clip_skip: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import StableDiffusionFamily
@@ -20,6 +22,11 @@ from rlr_core.models.tensor_files import open_tensors
 EXPECTED = "a VAE: a safetensors file, or a folder with its config.json and weights"
 PREFIXES = ("", "first_stage_model.", "vae.")
 """Of a VAE's tensors, in a file of its own and in others."""
+TODAYS_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_ATTENTION = re.compile(
+    r"((?:en|de)coder\.mid_block\.attentions\.\d+\.)(query|key|value|proj_attn|to_q|to_k|to_v|to_out\.0)(\.weight|\.bias)"
+)
+"""A layer of the attention in a file with diffusers' names."""
 
 
 def load_vae(
@@ -36,7 +43,7 @@ def load_vae(
 
 def _of_folder(path: Path, family: StableDiffusionFamily, dtype: torch.dtype, allow_pickle: bool) -> Any:
     config = check_config(path / "config.json", "vae/config.json")
-    if "AutoencoderKL" not in str(config.get("_class_name")):
+    if config.get("_class_name") != "AutoencoderKL":
         raise CheckpointError(f"{path} is no VAE", EXPECTED, "check model.vae")
     dtype = _dtype(family, config.get("force_upcast", True), dtype)
     weights = find_weights(path, WEIGHTS["vae"], allow_pickle=allow_pickle)
@@ -50,9 +57,18 @@ def _of_file(path: Path, family: StableDiffusionFamily, dtype: torch.dtype, allo
     if prefix is None:
         raise CheckpointError(f"{path} is no VAE", EXPECTED, "check model.vae")
     state = tensors.tensors(name for name in names if name.startswith(prefix))
-    bare = {name[len(prefix) :]: value for name, value in state.items()}
+    bare = dict(_with_todays_names(name[len(prefix) :], value) for name, value in state.items())
     config = read_json(family.configs / "vae" / "config.json")
     return vae_of(path, bare, family, _dtype(family, config["force_upcast"], dtype))
+
+
+def _with_todays_names(name: str, value: Tensor) -> tuple[str, Tensor]:
+    """diffusers called the attention's layers otherwise before 0.18, and some programs still write them as convolutions."""
+    old = OLD_ATTENTION.fullmatch(name)
+    if not old:
+        return name, value
+    linear = value[:, :, 0, 0] if value.dim() == 4 else value
+    return f"{old[1]}{TODAYS_NAMES.get(old[2], old[2])}{old[3]}", linear
 
 
 def _dtype(family: StableDiffusionFamily, force_upcast: bool, dtype: torch.dtype) -> torch.dtype:
