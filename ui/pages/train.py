@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import gradio as gr
 
 from rlr_core.config import PRESETS, RunConfig, from_dict, load, read_settings, to_toml
+from rlr_core.dcot.files import read_lines
 from rlr_core.embedded import DEMO
 from rlr_core.errors import RLRError
 from ui import choosing, form
@@ -123,7 +124,9 @@ class TrainPage:
                 self.show = gr.Button("Show what each stage decides", size="sm")
                 self.strip = gr.HTML()
             with gr.Row():
-                self.upload = gr.UploadButton("Upload a file", file_types=[".txt"], size="sm", min_width=120)
+                self.upload = gr.UploadButton(
+                    "Upload a file", file_types=[".txt", ".toml", ".jsonl"], size="sm", min_width=120
+                )
                 self.look = gr.Button("Show them as they are drawn", size="sm", min_width=120)
             self.count = gr.HTML()
             with gr.Accordion("Prompts to judge by", open=False):
@@ -201,9 +204,7 @@ class TrainPage:
             [self.prompts, self.stage_box],
             **PRIVATE,
         )
-        self.upload.upload(
-            lambda path: Path(path).read_text("utf-8-sig", "replace"), self.upload, self.prompts, **PRIVATE
-        )
+        self.upload.upload(_uploaded, self.upload, self.prompts, **PRIVATE)
         self.look.click(self._drawn, fields, self.count, **PRIVATE)
         self.show.click(self._strip, fields, self.strip, **PRIVATE)
         self.ask.click(self._plan, fields, self.plan, api_visibility="private")
@@ -384,6 +385,14 @@ FILTER = """element.addEventListener('input', (event) => {
 def _iterations(checkpoint: str) -> int:
     """The default for a checkpoint."""
     return load(DEMO).training.iterations if checkpoint == form.EMBEDDED else DEFAULTS.training.iterations
+
+
+def _uploaded(path: str) -> str:
+    """The prompts of a file, in whatever encoding and layout `read_lines` knows."""
+    try:
+        return "\n".join(line for _, line in read_lines(Path(path)))
+    except RLRError as error:
+        raise gr.Error(str(error).replace(path, Path(path).name)) from None
 
 
 def _field(setting: form.Setting) -> Any:
