@@ -6,6 +6,7 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import runs
@@ -24,6 +25,7 @@ from ui import charts, form, words
 from ui.form import Filled, compose, filled_by
 from ui.guard import LARGEST, Rules, refusal
 from ui.live import Live, Lives
+from ui.pages import fields
 from ui.server import application
 from ui.workspace import FILE, Settings, Workspace
 
@@ -157,7 +159,7 @@ def test_a_config_comes_back_from_the_page():
         rewards={"embedded": 0.7, "sharpness": 0.3},
         prompts="a red ring on grass\n# no\n\na blue star on sand",
         judged="a green circle on slate",
-        preset="default",
+        preset="black-box",
         rank=4,
         iterations=7,
         seed=3,
@@ -449,3 +451,102 @@ def test_two_hundred_at_once(client):
     with ThreadPoolExecutor(20) as pool:
         told = list(pool.map(lambda _: client.get("/rlr/run/läuft 1").status_code, range(200)))
     assert set(told) == {200} and time.process_time() - began < 60
+
+
+def test_a_stopped_run_goes_on_and_is_exported(home, client):
+    """The request to stop lies in its folder until it goes on; that is no run that is stopping."""
+    folder, painted = home / "runs" / "stopped", []
+    workshop = home
+    runner.start(
+        runs.config(workshop, training__iterations=4),
+        folder,
+        lambda event: painted.append(event),
+        should_stop=lambda: (folder / "previews" / "000002.png").exists(),
+    )
+    (folder / "stop").touch()
+    told = client.get("/rlr/run/stopped").json()
+    assert told["state"] == "stopped"
+    buttons = re.findall('data-action="([a-z]+)"', told["pieces"]["head"])
+    assert buttons == ["resume", "export", "compare"]
+    choices = client.post("/rlr/run/stopped/choices", json={}).json()
+    assert choices["files"][0] == "rlr-lora.safetensors", (
+        "the last one, and not the best, unless there was an alarm"
+    )
+
+
+def test_a_page_begins_with_the_run_that_is_cloned(home, workspace_page):
+    page, asked = workspace_page
+    told = page._begun(asked(clone="läuft 1"))
+    assert told[page.prompts]["value"] == "a b\nc d\ne f" and told[page.iterations] == 3
+    assert "läuft 1" in told[page.cloned] and "no checkpoint" not in told[page.about]
+    assert "gone" in page._begun(asked(clone="gone"))[page.cloned]
+    assert page._begun(asked()) == {page.cloned: ""}
+
+
+def test_a_wrong_checkpoint_changes_nothing_else(workspace_page):
+    page, _ = workspace_page
+    data = {page.checkpoint: "/no/such.safetensors", page.rewards: ["embedded"], page.iterations: 12}
+    told = page._chosen(data)
+    assert set(told) == {page.about} and "/no/such.safetensors" in told[page.about]
+    told = page._chosen({**data, page.checkpoint: form.EMBEDDED})
+    assert page.iterations not in told, "that the user has set"
+    assert (
+        page._chosen({**data, page.checkpoint: form.EMBEDDED, page.iterations: 200})[page.iterations] == 200
+    )
+
+
+@pytest.fixture
+def workspace_page(home):
+    """The page Train, and what asks for it: its address's query."""
+    import gradio
+
+    from ui.pages.train import TrainPage
+
+    with gradio.Blocks():
+        page = TrainPage(Workspace.open(home))
+        page.checkpoint_card()
+        page.reward_card()
+        page.prompt_card()
+        page.summary()
+        page.advanced_drawer()
+
+    def asked(**query: str) -> SimpleNamespace:
+        return SimpleNamespace(query_params=query, headers={})
+
+    return page, asked
+
+
+@pytest.mark.parametrize(
+    ("filled", "message"),
+    [
+        (Filled(rewards={"sharpness": 1.0}), "choose the method black-box"),
+        (Filled(rewards={"embedded": 1.0, "jpeg-compressibility": 1.0}, preset="published"), "no gradient"),
+        (Filled(stages=("", " ", "")), "a prompt per stage, and no prompt"),
+        (Filled(iterations=-5), "training.iterations"),
+        (Filled(rank=0), "lora.rank"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_run_is_queued(filled, message):
+    with pytest.raises((ConfigError, PromptError), match=message):
+        compose(filled, "rewards")
+
+
+def test_rewards_without_a_gradient_train_by_the_method_for_them():
+    assert (
+        compose(Filled(rewards={"sharpness": 1.0}, preset="black-box"), "rewards").reward.name == "sharpness"
+    )
+    advanced = {"estimator.name": "reinforce"}
+    assert (
+        compose(Filled(rewards={"sharpness": 1.0}, advanced=advanced), "rewards").estimator.name
+        == "reinforce"
+    )
+    assert fields.rewarded(["sharpness"], "default")[1]["value"] == "black-box"
+    assert fields.rewarded(["embedded"], "black-box")[1]["value"] == "default"
+
+
+def test_prompts_go_into_the_boxes_of_stages_and_back():
+    text = "a cat\ncoarse: a beach | mid: a dog | fine: fur\n1: x | 2: y"
+    boxes = form.in_boxes(text)
+    assert boxes == ("a cat\na beach\nx y", "a cat\na dog\nx y", "a cat\nfur\nx y")
+    assert form.out_of_boxes(boxes) == "a cat\ncoarse: a beach | mid: a dog | fine: fur\nx y"
+    assert form.in_boxes("") == ("", "", "")

@@ -255,17 +255,17 @@ def test_one_job_at_a_time_and_the_next_as_soon_as_it_says_that_it_is_done(tmp_p
     ],
 )
 def test_a_file_of_prompts_is_read_as_by_the_command_line(tmp_path: Path, name: str, content: bytes) -> None:
-    from ui.pages.train import _uploaded
+    from ui.pages.fields import uploaded
 
     (tmp_path / name).write_bytes(content)
-    assert _uploaded(str(tmp_path / name)) == "ein größerer Kreis\n猫"
+    assert uploaded(str(tmp_path / name)) == "ein größerer Kreis\n猫"
 
 
 def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     import gradio
 
-    from ui.pages.train import _uploaded
+    from ui.pages.fields import uploaded
 
     (tmp_path / "p.txt").write_bytes("größer".encode("latin-1"))
     with pytest.raises(gradio.Error, match=r"the prompts file p\.txt is not UTF-8"):
-        _uploaded(str(tmp_path / "p.txt"))
+        uploaded(str(tmp_path / "p.txt"))

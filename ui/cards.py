@@ -105,7 +105,7 @@ def sentence(state: RunState, live: Live, stopping: bool) -> str:
         case "failed":
             return f"At {at}: {first_line(state.message)}"
         case "interrupted":
-            return f"Its process ended without a word, at {at}. Nothing up to its last checkpoint is lost."
+            return f"Its process is gone, at {at}. Nothing up to its last checkpoint is lost."
     return first_line(state.message)
 
 

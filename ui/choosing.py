@@ -8,11 +8,10 @@ from pathlib import Path
 
 from rlr_core.errors import RLRError
 from rlr_core.models.description import Description
+from ui.words import WITHOUT_GRADIENT
 from ui.workspace import Workspace
 
 EMBEDDED = "embedded"
-ALWAYS = ("sharpness", "jpeg-compressibility", "jpeg-incompressibility")
-"""Rewards that need no weights, for every checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def rewards(folder: Path, checkpoint: str) -> list[Choice]:
     from rlr_core.rewards import PUBLISHED
     from rlr_core.rewards.published_files import find
 
-    own = [Choice(EMBEDDED, "right shape and colour")] if checkpoint == EMBEDDED else []
+    own = [Choice(EMBEDDED, "embedded: right shape and colour")] if checkpoint == EMBEDDED else []
     there, missing = [], []
     for name, each in PUBLISHED.items():
         lacking = [file for file in each.files if not find(file, folder)]
@@ -92,6 +91,6 @@ def rewards(folder: Path, checkpoint: str) -> list[Choice]:
             there.append(Choice(name, f"{name} ({each.measures})"))
         else:
             missing.append(
-                Choice(name, name, ", ".join(f"{file.gigabytes}, {file.licence}" for file in lacking))
+                Choice(name, name, "; ".join(f"{file.gigabytes} ({file.licence})" for file in lacking))
             )
-    return [*own, *there, *(Choice(name, name.replace("-", " ")) for name in ALWAYS), *missing]
+    return [*own, *there, *(Choice(name, name.replace("-", " ")) for name in WITHOUT_GRADIENT), *missing]

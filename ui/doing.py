@@ -121,7 +121,7 @@ def _choices(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[st
     alarmed = bool(told.facts.alarm)
     files = sorted(
         (path.name for path in directory.folder.glob("*.safetensors")),
-        key=lambda file: (alarmed and not file.endswith("-best.safetensors"), file),
+        key=lambda file: (file.endswith("-best.safetensors") != alarmed, file),
     )
     return {
         "files": files,

@@ -17,9 +17,11 @@ from rlr_core.config import (
     to_dict,
 )
 from rlr_core.config.toml import value_text
+from rlr_core.dcot import format_line, parse_line
 from rlr_core.dcot.texts import lines_of
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, PromptError
+from ui.words import BLACK_BOX, WITHOUT_GRADIENT
 
 SIMPLE = (
     "model.checkpoint", "reward.name", "reward.mix", "reward.held_out", "reward.folder", "prompts.train",
@@ -112,7 +114,9 @@ def compose(filled: Filled, rewards_folder: str) -> RunConfig:
         {"reward": _rewards(filled, checkpoint), "model": {"checkpoint": checkpoint}},
     )
     tables["reward"]["folder"] = rewards_folder
-    return composed(None, [tables, *_advanced(filled.advanced)], filled.preset).config
+    config = composed(None, [tables, *_advanced(filled.advanced)], filled.preset).config
+    _refuse_without_gradient(filled)
+    return config
 
 
 def chosen(filled: Filled, checkpoint: str) -> Tables:
@@ -132,7 +136,11 @@ def chosen(filled: Filled, checkpoint: str) -> Tables:
 
 
 def _prompts(filled: Filled, checkpoint: str) -> dict[str, Any]:
-    train = _staged(filled.stages) if filled.stages else lines_of(filled.prompts)
+    train = staged(filled.stages) if filled.stages else lines_of(filled.prompts)
+    if filled.stages and not train:
+        raise PromptError(
+            "a prompt per stage, and no prompt", "one in each box", "write some, or take the tick away"
+        )
     if not train and checkpoint != EMBEDDED:
         raise PromptError(
             "no prompts", "what the pictures are to show, one prompt per line", "write some, or upload a file"
@@ -145,7 +153,7 @@ def _prompts(filled: Filled, checkpoint: str) -> dict[str, Any]:
     return told
 
 
-def _staged(texts: tuple[str, ...]) -> list[str]:
+def staged(texts: tuple[str, ...]) -> list[str]:
     """Lines of a prompts file: "coarse: … | mid: … | fine: …"."""
     columns = [lines_of(text) for text in texts]
     counts = {len(column) for column in columns}
@@ -161,6 +169,34 @@ def _staged(texts: tuple[str, ...]) -> list[str]:
 
 
 STAGES = ("coarse", "mid", "fine")
+
+
+def in_boxes(text: str) -> tuple[str, ...]:
+    """Prompts, one per line, as the boxes of the three stages have them; a plain one is in all of them."""
+    rows = []
+    for line in lines_of(text):
+        prompts = parse_line(line).prompts
+        rows.append(prompts if len(prompts) == len(STAGES) else (" ".join(prompts),) * len(STAGES))
+    return tuple("\n".join(column) for column in zip(*rows, strict=True)) or ("",) * len(STAGES)
+
+
+def out_of_boxes(texts: tuple[str, ...]) -> str:
+    """The inverse of `in_boxes`."""
+    prompts = map(parse_line, staged(texts))
+    return "\n".join(
+        each.prompts[0] if len(set(each.prompts)) == 1 else format_line(each) for each in prompts
+    )
+
+
+def _refuse_without_gradient(filled: Filled) -> None:
+    """Before a run is queued, and not when its turn has come."""
+    blind = [name for name in filled.rewards if name in WITHOUT_GRADIENT]
+    if blind and filled.preset != BLACK_BOX and not filled.advanced.get("estimator.name"):
+        raise ConfigError(
+            f"the reward {blind[0]}, which has no gradient, with the method {filled.preset}",
+            "a method that needs none",
+            f"choose the method {BLACK_BOX}",
+        )
 
 
 def _rewards(filled: Filled, checkpoint: str) -> dict[str, Any]:

@@ -100,7 +100,10 @@ def _run(
 ) -> dict[str, Any]:
     directory = workspace.run(name)
     state, live = directory.state(), lives.of(directory)
-    config, stopping = directory.config, directory.stop_file.exists()
+    config = directory.config
+    stopping = (
+        state.state in ("starting", "running") and directory.stop_file.exists()
+    )  # which stays until a resume
     wide = max(WIDTHS[0], min(width, WIDTHS[1]))
     busy = hardware.now() if state.state == "running" else []
     pieces: dict[str, Any] = {

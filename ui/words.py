@@ -54,3 +54,9 @@ def signed(value: float) -> str:
 def first_line(text: str) -> str:
     """Of a message."""
     return text.splitlines()[0] if text.strip() else ""
+
+
+WITHOUT_GRADIENT = ("sharpness", "jpeg-compressibility", "jpeg-incompressibility")
+"""Rewards that need no weights, for every checkpoint."""
+BLACK_BOX = "black-box"
+"""The preset for them."""

@@ -31,6 +31,8 @@
         at.wanted = name;
         if (!box) return;
         at.wanted = "";
+        at.waiting = true;  // the pictures of another comparison are not taken for this run's
+        draw({});
         try {
             const { choices } = await f.ask(`rlr/compare/choices?base=false&search=${encodeURIComponent(name)}`);
             const mine = choices.filter((choice) => choice.group === name);
@@ -108,13 +110,14 @@
         count();
         if (!told) return;
         at.job = told.job;
+        at.waiting = false;
         await tick();
         if (innerWidth < 1100) f.$(".results", box).scrollIntoView({ behavior: "smooth" });
     }
 
     async function tick() {
         clearTimeout(tick.timer);
-        if (!box || document.hidden || document.body.dataset.page !== "compare") return;
+        if (at.waiting || !box || document.hidden || document.body.dataset.page !== "compare") return;
         try {
             const width = Math.min(640, f.$(".results", box).clientWidth);
             at.told = await f.ask(`rlr/compare?job=${at.job}&width=${width}`);

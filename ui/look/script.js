@@ -190,15 +190,16 @@
         box.showModal();
     }
 
-    const options = (values) => values.map((value) => `<option value="${escaped(value)}">${escaped(value)}</option>`).join("");
+    const options = (values, label = (value) => value) => values.map((value) => `<option value="${escaped(value)}">${escaped(label(value))}</option>`).join("");
+    const explained = (file) => file.endsWith("-best.safetensors") ? `${file} (the best of the checks)` : file;
 
     async function exporting(path) {
         const told = await ask(`${path}/choices`, {});
         const sources = [...told.files, ...told.checkpoints.map((n) => `checkpoint ${n}`)];
-        dialog("Export", `<label>LoRA<select name="file">${options(sources)}</select></label>
+        dialog("Export", `<label>LoRA<select name="file">${options(sources, explained)}</select></label>
             <label>Name<input name="as" value="${escaped(told.name)}" required></label>
             <label>Folder<select name="folder">${options(told.folders)}</select></label>
-            <label>Keys<select name="format">${options(told.formats)}</select></label>
+            <label>Keys (auto: for all programs)<select name="format">${options(told.formats)}</select></label>
             <label>Precision<select name="precision">${options(told.precisions)}</select></label>
             <label>Trigger words<input name="words" placeholder="none are needed"></label>
             <label><input type="checkbox" name="force" style="width:auto"> replace a file of this name</label>`, "Export",
@@ -209,7 +210,7 @@
         const told = await ask(`${path}/choices`, {});
         const sources = [...told.files, ...told.checkpoints.map((n) => `checkpoint ${n}`)];
         dialog("Merge into the checkpoint", `<p>A whole checkpoint with the LoRA in its weights, for programs that load no LoRAs. It takes as much space as the checkpoint.</p>
-            <label>LoRA<select name="file">${options(sources)}</select></label>
+            <label>LoRA<select name="file">${options(sources, explained)}</select></label>
             <label>Strength<input name="strength" type="number" step="0.05" value="1" required></label>
             <label>Name<input name="as" value="${escaped(told.name)}-merged" required></label>
             <label>Folder<select name="folder">${options(told.checkpoint_folders)}</select></label>
@@ -232,7 +233,9 @@
                 (values) => ask(`${path}/extend`, { iterations: Number(values.iterations) }));
             if (name === "delete") return dialog("Delete this run", `<p>Its LoRAs, pictures and checkpoints are deleted for good. Type its name, <code>${escaped(at.run)}</code>:</p>
                 <label>Name<input name="name" required autocomplete="off"></label>`, "Delete", (values) => ask(`${path}/delete`, values));
-            if (name === "clone") { window.rlrClone(at.run); show("train"); return; }
+            if (name === "kill") return dialog("Kill this run", "<p>Its process ends at once, and what came after its last checkpoint is lost. <b>Stop and save</b> loses nothing.</p>", "Kill",
+                () => ask(`${path}/kill`, {}));
+            if (name === "clone") { location.search = `?view=train&clone=${encodeURIComponent(at.run)}`; return; }
             const told = await ask(`${path}/${name}`, {});
             if (told.told) toast(told.told);
         } catch (error) { toast(error.message); }
@@ -310,11 +313,6 @@
     addEventListener("popstate", read);
     document.addEventListener("visibilitychange", () => { if (!document.hidden) tick(); });
     window.rlr = { show, toast, ask };
-    window.rlrClone = (name) => {
-        const box = $("#clone textarea, #clone input");
-        Object.getOwnPropertyDescriptor(Object.getPrototypeOf(box), "value").set.call(box, name);
-        box.dispatchEvent(new Event("input", { bubbles: true }));
-    };
 
     // Gradio mounts the page after this script is there
     const waiting = setInterval(() => {

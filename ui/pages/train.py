@@ -12,19 +12,34 @@ from urllib.parse import unquote
 import gradio as gr
 
 from rlr_core.config import PRESETS, RunConfig, from_dict, load, read_settings, to_toml
-from rlr_core.dcot.files import read_lines
 from rlr_core.embedded import DEMO
 from rlr_core.errors import RLRError
 from ui import choosing, form
 from ui.doing import begin
 from ui.form import Filled
+from ui.pages.fields import (
+    CHAIN,
+    FILTER,
+    SEARCH,
+    STAGES,
+    rewarded,
+    setting_field,
+    staged_boxes,
+    uploaded,
+    weights_of,
+)
 from ui.planning import plan_in_words
 from ui.stripping import begin_strip
 from ui.workspace import Workspace
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AUTO = ("auto: another reward that is installed", "auto")
-EXAMPLES = "a red circle on a white table\na cat on a sofa, soft light"
+EXAMPLES = (
+    "With the demo checkpoint: empty for its own prompts.\nElse yours, such as\na cat on a sofa, soft light"
+)
+DEFAULTS = RunConfig()
+SHOWN = 12
+"""Prompts that are listed."""
 GO = "(told) => { if (told && told.run) window.rlr.show('runs', told.run); }"
 
 Data = Mapping[Any, Any]
@@ -55,12 +70,6 @@ class TrainPage:
         self.advanced: dict[str, Any] = {}
 
     # the cards
-
-    def proposed(self, request: gr.Request) -> tuple[Any, Any]:
-        """The checkpoint and the VAE that the program around us has chosen, if it says so; see `extension/gateway.py`."""
-        told = [unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae")]
-        checkpoint = gr.update(choices=self._checkpoints(), value=told[0]) if told[0] else gr.skip()
-        return checkpoint, told[1] or gr.skip()
 
     def checkpoint_card(self) -> None:
         """Which checkpoint."""
@@ -139,33 +148,34 @@ class TrainPage:
         """What is seldom changed, what it will take, and the button."""
         with gr.Column(elem_classes="step"):
             gr.HTML('<div class="rlr"><h3>The run</h3></div>')
+            self.cloned = gr.HTML()
             self.name = gr.Textbox(label="Name of the LoRA", placeholder="rlr-lora", max_lines=1)
             self.preset = gr.Dropdown(
                 [*PRESETS], value="default", label="Method", info=PRESETS["default"].summary
             )
             with gr.Row():
                 self.iterations = gr.Number(
-                    _iterations(form.EMBEDDED), label="Iterations", precision=0, minimum=1, min_width=90
+                    _iterations(form.EMBEDDED), label="Iterations", precision=0, min_width=90
                 )
-                self.rank = gr.Number(
-                    DEFAULTS.lora.rank, label="Rank", precision=0, minimum=1, maximum=4096, min_width=90
-                )
-                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
+                self.rank = gr.Number(DEFAULTS.lora.rank, label="Rank", precision=0, min_width=90)
+                self.seed = gr.Number(0, label="Seed", precision=0, min_width=90)
             self.plan = gr.HTML(
-                '<p class="fact">What it takes is told before it starts: press “What does it take?”.</p>'
+                '<p class="fact">Memory and time are told before it starts: press “What it takes”.</p>'
             )
             self.told = gr.JSON(visible=False)
             self.error = gr.HTML()
             self.button = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
             with gr.Row():
-                self.ask = gr.Button("What does it take?", size="sm", min_width=120)
+                self.ask = gr.Button("What it takes", size="sm", min_width=120)
                 self.load = gr.UploadButton("Load settings", file_types=[".toml"], size="sm", min_width=120)
                 self.save = gr.DownloadButton("Save settings", size="sm", min_width=120)
-            self.clone = gr.Textbox(elem_id="clone", visible="hidden", label="run to clone")
 
     def advanced_drawer(self) -> None:
         """Every other setting of the config, from its own metadata."""
         with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
+            gr.HTML(
+                '<p class="soft rlr">What is left empty fits the checkpoint; what it usually is stands in grey.</p>'
+            )
             gr.HTML(SEARCH, js_on_load=FILTER)
             for section, about, settings in form.settings():
                 gr.HTML(
@@ -173,7 +183,7 @@ class TrainPage:
                 )
                 with gr.Row(elem_classes="settings"):
                     for each in settings:
-                        self.advanced[each.name] = _field(each)
+                        self.advanced[each.name] = setting_field(each)
 
     # what they do
 
@@ -189,32 +199,26 @@ class TrainPage:
             self.name, self.preset, self.iterations, self.rank, self.seed, *self.advanced.values(),
         ]  # fmt: skip
         chosen = [self.about, self.rewards, self.judge, self.missing, self.iterations]
-        gr.on(None, self.proposed, None, [self.checkpoint, self.advanced["model.vae"]], **PRIVATE)
-        self.checkpoint.change(self._chosen, [self.checkpoint, self.rewards], chosen, **PRIVATE)
+        filled = [self.about, self.cloned, *filling]
+        gr.on(None, self._begun, None, filled, **PRIVATE)
+        self.checkpoint.input(
+            self._chosen, {self.checkpoint, self.rewards, self.iterations}, chosen, **PRIVATE
+        )
         self.preset.change(
             lambda name: gr.update(info=PRESETS[name].summary), self.preset, self.preset, **PRIVATE
         )
         self.refresh.click(lambda: gr.update(choices=self._checkpoints()), None, self.checkpoint, **PRIVATE)
-        self.rewards.change(
-            lambda names: gr.update(visible=len(names) > 1), self.rewards, self.weights, **PRIVATE
-        )
-        self.staged.change(
-            lambda on: (gr.update(visible=not on), gr.update(visible=on)),
-            self.staged,
-            [self.prompts, self.stage_box],
-            **PRIVATE,
-        )
-        self.upload.upload(_uploaded, self.upload, self.prompts, **PRIVATE)
+        self.rewards.input(rewarded, [self.rewards, self.preset], [self.weights, self.preset], **PRIVATE)
+        staged = [self.prompts, self.stage_box, *self.stages]
+        self.staged.input(staged_boxes, [self.staged, self.prompts, *self.stages], staged, **PRIVATE)
+        self.upload.upload(uploaded, self.upload, self.prompts, **PRIVATE)
         self.look.click(self._drawn, fields, self.count, **PRIVATE)
         self.show.click(self._strip, fields, self.strip, **PRIVATE)
         self.ask.click(self._plan, fields, self.plan, api_visibility="private")
         self.load.upload(
-            lambda path: self._fill(from_dict(read_settings(Path(path)))), self.load, filling, **PRIVATE
+            lambda path: self._fill(from_dict(read_settings(Path(path)))), self.load, filled, **PRIVATE
         )
         self.save.click(self._saved, fields, self.save, **PRIVATE)
-        self.clone.input(
-            lambda name: self._fill(self.workspace.run(name).config), self.clone, filling, **PRIVATE
-        )
         started = self.button.click(self._train, fields, [self.told, self.error], api_visibility="private")
         started.then(None, self.told, None, js=GO, api_visibility="private")
 
@@ -240,33 +244,55 @@ class TrainPage:
             for each in found
         )
         return (
-            f"<details class='rlr'><summary>{len(found)} more can be downloaded</summary><table>{rows}</table></details>"
+            f"<details class='rlr'><summary>{len(found)} more can be downloaded</summary>"
+            f"<table class='missing'>{rows}</table></details>"
             if found
             else ""
         )
 
-    def _chosen(self, checkpoint: str, rewards: list[str]) -> tuple[Any, ...]:
-        """Another checkpoint: what it is, and the rewards for it."""
-        about, _ = choosing.described(checkpoint or "")
+    def _begun(self, request: gr.Request) -> dict[Any, Any]:
+        """What a new page begins with: the run that its address says is cloned, or what the program around us has chosen.
+
+        `extension/gateway.py` tells of that program's checkpoint and VAE.
+        """
+        if run := request.query_params.get("clone", ""):
+            try:
+                told = f'<p class="fact">With the settings of <b>{html.escape(run)}</b>.</p>'
+                return {**self._fill(self.workspace.run(run).config), self.cloned: told}
+            except RLRError as error:
+                return {self.cloned: _told(error)}
+        checkpoint, vae = (unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae"))
+        if not checkpoint:
+            return {self.cloned: ""}
+        box = gr.update(choices=self._checkpoints(), value=checkpoint)
+        given = {self.checkpoint: checkpoint, self.rewards: [], self.iterations: _iterations(form.EMBEDDED)}
+        return {**self._chosen(given), self.checkpoint: box, self.advanced["model.vae"]: vae}
+
+    def _chosen(self, data: Data) -> dict[Any, Any]:
+        """Another checkpoint: what it is, and what is for it; one that cannot be trained on changes nothing else."""
+        checkpoint = data[self.checkpoint] or ""
+        about, usable = choosing.described(checkpoint)
+        if not usable:
+            return {self.about: about}
         offered = self._rewards(checkpoint)
         values = {value for _, value in offered}
-        kept = [name for name in rewards if name in values] or (
-            [form.EMBEDDED] if form.EMBEDDED in values else []
-        )
-        judges = gr.update(choices=self._judges(checkpoint))
-        return (
-            about,
-            gr.update(choices=offered, value=kept),
-            judges,
-            self._missing(checkpoint),
-            _iterations(checkpoint),
-        )
+        kept = [name for name in data[self.rewards] if name in values]
+        told = {
+            self.about: about,
+            self.rewards: gr.update(
+                choices=offered, value=kept or [each for each in (form.EMBEDDED,) if each in values]
+            ),
+            self.judge: gr.update(choices=self._judges(checkpoint)),
+            self.missing: self._missing(checkpoint),
+        }
+        untouched = data[self.iterations] in map(_iterations, (form.EMBEDDED, ""))
+        return {**told, self.iterations: _iterations(checkpoint)} if untouched else told
 
     def _filled(self, data: Data) -> Filled:
         names = [*data[self.rewards], *([data[self.own].strip()] if (data[self.own] or "").strip() else [])]
         return Filled(
             checkpoint=data[self.checkpoint] or "",
-            rewards=dict(zip(names, _weights(data[self.weights] or "", len(names)), strict=True)),
+            rewards=dict(zip(names, weights_of(data[self.weights] or "", len(names)), strict=True)),
             judge=data[self.judge] or "auto",
             prompts=data[self.prompts] or "",
             stages=tuple(data[box] or "" for box in self.stages) if data[self.staged] else (),
@@ -336,7 +362,7 @@ class TrainPage:
         file.write_text(to_toml(config), encoding="utf-8")
         return str(file)
 
-    def _fill(self, config: RunConfig) -> list[Any]:
+    def _fill(self, config: RunConfig) -> dict[Any, Any]:
         """The fields as a config has them."""
         filled = form.filled_by(config)
         offered = self._rewards(filled.checkpoint)
@@ -347,89 +373,31 @@ class TrainPage:
             if len(set(filled.rewards.values())) == 1
             else ", ".join(f"{w:g}" for w in filled.rewards.values())
         )
-        return [
-            filled.checkpoint,
-            gr.update(choices=offered, value=[name for name in filled.rewards if name in known]),
-            weights,
-            own[0] if own else "",
-            filled.judge,
-            False,
-            filled.prompts,
-            filled.judged,
-            filled.name,
-            filled.preset,
-            filled.iterations,
-            filled.rank,
-            filled.seed,
-            *(filled.advanced.get(name, "") for name in self.advanced),
-        ]
-
-
-SHOWN = 12
-DEFAULTS = RunConfig()
-STAGES = (
-    ("Coarse: the layout", "two people facing each other"),
-    ("Mid: the shapes", "relaxed hands with five fingers"),
-    ("Fine: the detail", "skin texture, soft light"),
-)
-CHAIN = """<div class="chain" aria-hidden="true"><i class="coarse">layout</i><i class="mid">shapes</i>
-<i class="fine">detail</i></div>"""
-SEARCH = '<input type="search" class="filter" placeholder="Search settings" aria-label="search settings">'
-FILTER = """element.addEventListener('input', (event) => {
-  const words = event.target.value.toLowerCase().split(/\\s+/);
-  for (const box of document.querySelectorAll('.advanced .setting'))
-    box.style.display = words.every((word) => box.textContent.toLowerCase().includes(word)) ? '' : 'none';
-});"""
+        return {
+            self.about: choosing.described(filled.checkpoint)[0],
+            self.cloned: "",
+            self.checkpoint: filled.checkpoint,
+            self.rewards: gr.update(
+                choices=offered, value=[name for name in filled.rewards if name in known]
+            ),
+            self.weights: gr.update(value=weights, visible=len(filled.rewards) > 1),
+            self.own: own[0] if own else "",
+            self.judge: gr.update(choices=self._judges(filled.checkpoint), value=filled.judge),
+            self.staged: False,
+            self.prompts: gr.update(value=filled.prompts, visible=True),
+            self.judged: filled.judged,
+            self.name: filled.name,
+            self.preset: filled.preset,
+            self.iterations: filled.iterations,
+            self.rank: filled.rank,
+            self.seed: filled.seed,
+            **{box: filled.advanced.get(name, "") for name, box in self.advanced.items()},
+        }
 
 
 def _iterations(checkpoint: str) -> int:
     """The default for a checkpoint."""
     return load(DEMO).training.iterations if checkpoint == form.EMBEDDED else DEFAULTS.training.iterations
-
-
-def _uploaded(path: str) -> str:
-    """The prompts of a file, in whatever encoding and layout `read_lines` knows."""
-    try:
-        return "\n".join(line for _, line in read_lines(Path(path)))
-    except RLRError as error:
-        raise gr.Error(str(error).replace(path, Path(path).name)) from None
-
-
-def _field(setting: form.Setting) -> Any:
-    """A setting's field: empty is its default."""
-    label = setting.name.partition(".")[2]
-    if setting.choices:
-        options = [(f"default: {setting.default}", ""), *((choice, choice) for choice in setting.choices)]
-        return gr.Dropdown(
-            options, value="", label=label, info=setting.comment, elem_classes="setting", min_width=220
-        )
-    placeholder = f"default: {setting.default}"
-    return gr.Textbox(
-        label=label,
-        info=setting.comment,
-        placeholder=placeholder,
-        max_lines=1,
-        elem_classes="setting",
-        min_width=220,
-    )
-
-
-def _weights(text: str, count: int) -> list[float]:
-    """As many numbers; equal ones where nothing is written. Raises `ConfigError`."""
-    from rlr_core.errors import ConfigError
-
-    words = text.replace(";", ",").split(",") if text.strip() and count > 1 else ["1"] * count
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise ConfigError(
-            f"weights {text!r} of {count} rewards",
-            f"{count} numbers, as 1, 0.5",
-            "correct them, or write nothing",
-        )
-    return numbers
 
 
 def _told(error: RLRError) -> str:
