@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlr_core.cli import main
 from rlr_core.errors import CheckpointError
-from rlr_core.families import SD1, Component, Place, Role
+from rlr_core.families import FAMILIES, SD1, Component, Place, Role
 from rlr_core.lora import load_lora, read_lora, write_lora
 from rlr_core.lora.hooked_lora import HookedLora
 from rlr_core.lora.info import lora_report
@@ -232,6 +232,21 @@ def test_what_has_a_low_rank_is_a_lora_in_the_format_of_diffusers(name, tmp_path
     torch.testing.assert_close(found, delta, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "places"), [("sd1", (1, 1)), ("sd2", ())])
+def test_a_convolution_of_one_place_stays_one_for_peft(family, places, tmp_path):
+    """Its places are not in the file; in 1.x `proj_in` is a convolution, and from 2.x on a linear layer."""
+    torch.manual_seed(0)
+    state, delta = loha(8)
+    file = written(
+        tmp_path / "x.safetensors", "mid_block.attentions.0.proj_in", {**state, "alpha": torch.tensor(ALPHA)}
+    )
+    new = tmp_path / "new.safetensors"
+    write_lora(new, read_lora(file).weights, {}, family=FAMILIES[family].lora, kind="diffusers")
+    down, up = (value for _, value in sorted(load_file(new).items()))
+    assert down.shape == (RANK**2, 8, *places) and up.shape == (6, RANK**2, *places)
+    torch.testing.assert_close(next(iter(read_lora(new).weights.values())).delta().reshape(6, 8), delta)
+
+
 @pytest.mark.parametrize("name", [*NOT_LOW, *UNTOLD, *RESCALING])
 def test_what_a_format_cannot_have_is_refused(name, tmp_path):
     file = (made if name in CASES else rescaled)(name, tmp_path)[0]
@@ -242,7 +257,7 @@ def test_what_a_format_cannot_have_is_refused(name, tmp_path):
     assert not new.exists()
 
 
-@pytest.mark.parametrize("name", ["loha", "lokr, w2 a product", "locon with a core"])
+@pytest.mark.parametrize("name", ["loha", "lokr", "lokr, w2 a product", "locon with a core"])
 def test_the_norms_of_a_dora_are_those_of_the_changed_rows(name, tmp_path):
     file, path, delta = made(name, tmp_path)
     norms = torch.rand(6, *[1] * (delta.dim() - 1)) + 0.5

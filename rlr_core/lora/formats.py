@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, Place, any_of
-from rlr_core.lora.lycoris import ALPHA, MAGNITUDE, LycorisLayer
+from rlr_core.lora.lycoris import ALPHA, MAGNITUDE, LycorisLayer, Unscaled
 from rlr_core.lora.lycoris_files import OWN, carried, lycoris_layer
 from rlr_core.lora.peft_config import (
     ADAPTER_METADATA,
@@ -182,7 +182,7 @@ def _of_lycoris(place: Place, part: dict[str, Tensor], facts: dict[str, Any], so
     where = f"{source}: {place.network}.{place.path}"
     parts = {end: value for end, value in part.items() if end not in (ALPHA, MAGNITUDE)}
     layer = lycoris_layer(parts)
-    if layer is None or (MAGNITUDE in part and not layer.counts):
+    if layer is None or (MAGNITUDE in part and isinstance(layer, Unscaled)):
         told = ", ".join(f"{end} {_described(value)}" for end, value in part.items())
         raise CheckpointError(
             f"{where} has tensors {told}",
@@ -246,7 +246,7 @@ def encode(weights: LayerChanges, kind: str, family: LoraFamily) -> tuple[dict[s
         raise CheckpointError(
             f"the format {kind} for {family.title}", any_of(family.formats), "choose another format"
         )
-    weights = {place: carried(place, layer, kind) for place, layer in weights.items()}
+    weights = {place: carried(place, layer, kind, family) for place, layer in weights.items()}
     state: dict[str, Tensor] = {}
     loras: dict[Place, LayerWeights] = {}
     for place, layer in weights.items():

@@ -56,8 +56,8 @@ class LycorisLayer(LayerChange):
 
     def in_file(self) -> dict[str, Tensor]:
         """Ending of a key → tensor."""
-        facts: dict[str, Tensor] = {ALPHA: torch.tensor(self.alpha)} if self.counts else {}
-        return {**self.parts, **facts, **({} if self.magnitude is None else {MAGNITUDE: self.magnitude})}
+        norms = {} if self.magnitude is None else {MAGNITUDE: self.magnitude}
+        return {**self.parts, ALPHA: torch.tensor(self.alpha), **norms}
 
     @abstractmethod
     def _scaled_part(self) -> str:
@@ -91,9 +91,8 @@ class LycorisLayer(LayerChange):
         """Factors (out, r) and (r, in, …) of ΔW before the scale, float32."""
 
     def as_lora(self, base: Tensor | None = None) -> LayerWeights:
-        if self.lora_rank < min(
-            size or 0 for size in (self.shape[0], math.prod(n or 0 for n in self.shape[1:]))
-        ):
+        rows, *columns = (size or 0 for size in self.shape)
+        if self.lora_rank < min(rows, math.prod(columns)):
             factors, alpha = self.low_rank(), self.scale
         elif base is not None:
             factors, alpha = _whole(self.change_of(base)), 1.0
@@ -263,7 +262,10 @@ class Tucker(LycorisLayer):
 
 
 class Unscaled(LycorisLayer):
-    """Without rank and alpha."""
+    """Without rank, alpha and norms."""
+
+    def in_file(self) -> dict[str, Tensor]:
+        return dict(self.parts)
 
     @property
     def rank(self) -> int:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from rlr_core.errors import CheckpointError
-from rlr_core.families import Place
+from rlr_core.families import LoraFamily, Place
 from rlr_core.lora.lycoris import DO, Full, LoHa, LoKr, LycorisLayer, Rescaling, Tucker
-from rlr_core.lora.weights import LayerChange
+from rlr_core.lora.weights import LayerChange, LayerWeights
 
 LARGEST = 2**27
 """Numbers of a layer that are multiplied out; the largest of SDXL has 29 million."""
@@ -88,7 +88,7 @@ def _multiplies(layer: LycorisLayer) -> bool:
     )
 
 
-def carried(place: Place, layer: LayerChange, kind: str) -> LayerChange:
+def carried(place: Place, layer: LayerChange, kind: str, family: LoraFamily) -> LayerChange:
     """The layer as the format can have it: diffusers' has LoRAs alone. Raises `CheckpointError` for what it cannot have."""
     if kind == "comfyui" and isinstance(layer, Rescaling):
         raise CheckpointError(
@@ -105,4 +105,17 @@ def carried(place: Place, layer: LayerChange, kind: str) -> LayerChange:
             "linear layers, or cores",
             DO,
         )
-    return layer.as_lora()
+    lora = layer.as_lora()
+    return _of_one_place(lora) if lora.down.dim() == 2 and _has_one_place(place, family) else lora
+
+
+def _has_one_place(place: Place, family: LoraFamily) -> bool:
+    """Whether the layer is a convolution of 1 × 1: peft then wants its factors to be, too."""
+    return place.path.endswith("conv_shortcut") or (
+        family.key == "sd1" and place.network == "unet" and place.path.endswith((".proj_in", ".proj_out"))
+    )
+
+
+def _of_one_place(lora: LayerWeights) -> LayerWeights:
+    norms = None if lora.magnitude is None else lora.magnitude.reshape(-1, 1, 1, 1)
+    return replace(lora, down=lora.down[..., None, None], up=lora.up[..., None, None], magnitude=norms)
