@@ -19,8 +19,9 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, Place, any_of
-from rlr_core.lora.lycoris import ALPHA, MAGNITUDE, LycorisLayer, Unscaled
+from rlr_core.lora.lycoris import ALPHA, MAGNITUDE, LycorisLayer
 from rlr_core.lora.lycoris_files import OWN, carried, lycoris_layer
+from rlr_core.lora.lycoris_whole import Unscaled
 from rlr_core.lora.peft_config import (
     ADAPTER_METADATA,
     BESIDE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import LoraFile, read_lora
-from rlr_core.lora.lycoris import Rescaling
+from rlr_core.lora.lycoris_whole import Rescaling
 from rlr_core.lora.weights import LayerChange, LayerChanges, LayerWeights, finite, useless
 from rlr_core.safetensors_header import shown
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, Place
-from rlr_core.lora.lycoris import DO, Full, LoHa, LoKr, LycorisLayer, Rescaling, Tucker
+from rlr_core.lora.lycoris import DO, LoHa, LoKr, LycorisLayer, Tucker
+from rlr_core.lora.lycoris_whole import Full, Rescaling
 from rlr_core.lora.weights import LayerChange, LayerWeights
 
 LARGEST = 2**27

@@ -20,7 +20,7 @@ from rlr_core.errors import CheckpointError
 from rlr_core.families import FAMILIES, LoraFamily, Place, StableDiffusionFamily, any_of
 from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import LoraFile, read_lora, refuse_useless
-from rlr_core.lora.lycoris import Full
+from rlr_core.lora.lycoris_whole import Full
 from rlr_core.lora.tensor_file import write_stream
 from rlr_core.lora.weights import LayerChange, LayerChanges
 from rlr_core.safetensors_header import TYPES, Header, file_order, read_header, shown
