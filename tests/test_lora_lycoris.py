@@ -403,3 +403,55 @@ def test_lycoris_itself_computes_the_same(name, tmp_path):
             loha = hasattr(module, "hada_w1_a")  # whose `get_diff_weight` has the scale twice
             theirs = module.get_weight(module.shape) if loha else module.get_diff_weight()[0]
     torch.testing.assert_close(theirs.reshape(delta.shape), delta, atol=1e-5, rtol=1e-5)
+
+
+def test_diffusers_computes_a_converted_loha_as_a_merged_folder(tmp_path):
+    """Linear layers and convolutions of one place, on a whole UNet; and `rlr sample` paints with it."""
+    diffusers, tiny = pytest.importorskip("diffusers"), pytest.importorskip("tiny")
+    folder = tiny.build_checkpoint(tmp_path / "checkpoint")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    torch.manual_seed(0)
+    state: State = {}
+    for name, module in unet.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and (
+            "attn" in name or name.endswith(("proj_in", "shortcut"))
+        ):
+            rows, columns, stem = (
+                len(module.weight),
+                module.weight[0].numel(),
+                "lora_unet_" + name.replace(".", "_"),
+            )
+            for n in (1, 2):
+                state[f"{stem}.hada_w{n}_a"] = 0.3 * torch.randn(rows, RANK)
+                state[f"{stem}.hada_w{n}_b"] = 0.3 * torch.randn(RANK, columns)
+            state[f"{stem}.alpha"] = torch.tensor(1.0)
+    given, new, merged_folder = (
+        tmp_path / "loha.safetensors",
+        tmp_path / "new.safetensors",
+        tmp_path / "merged",
+    )
+    save_file(state, given)
+    assert main(["lora", "convert", str(given), str(new), "--to", "diffusers", "--family", "sd1"]) == 0
+    assert main(["lora", "merge", str(given), str(folder), str(merged_folder)]) == 0
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.load_lora_weights(str(new))
+    pipeline.fuse_lora()
+    inside = torch.randn(1, 4, 8, 8), torch.tensor(5), torch.randn(1, 3, unet.config.cross_attention_dim)
+    with torch.no_grad():
+        found, plain = pipeline.unet(*inside).sample, unet(*inside).sample
+        changed = diffusers.UNet2DConditionModel.from_pretrained(merged_folder, subfolder="unet")(
+            *inside
+        ).sample
+    torch.testing.assert_close(found, changed, atol=1e-5, rtol=1e-5)
+    assert (found - plain).abs().max() > 0.05
+    command = [
+        "sample",
+        "a",
+        "--lora",
+        str(given),
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        f"model.checkpoint={folder}",
+    ]
+    assert main([*command, "--set", "sampling.size=16", "--set", "sampling.steps=2"]) == 0
