@@ -115,12 +115,25 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def refuse_overwriting(paths: Iterable[Path], force: bool) -> None:
-    """Raise `StorageError` if one of the files to be written is there already. A folder is never replaced, even by `force`."""
+    """Raise `StorageError` if one of the files to be written is there already, or cannot be there.
+
+    A folder is never replaced, even by `force`.
+    """
     for path in paths:
+        _refuse_impossible(path)
         if os.path.isdir(path):
             raise StorageError(f"{path} is a folder", "the name of a new file", "choose another name")
         if os.path.lexists(path) and not force:
             raise StorageError(f"{path} is there already", "a new name", "choose another, or add --force")
+
+
+def _refuse_impossible(path: Path) -> None:
+    """Raise `StorageError` for a name that no file can have: what is to be written there may take hours."""
+    with storing(path), suppress(FileNotFoundError):
+        try:
+            os.lstat(path)
+        except ValueError:  # a null byte
+            raise OSError(errno.EINVAL, "no file can have that name") from None
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -131,11 +131,19 @@ OTHERS = [
     ["config", "--set", "sampling.steps={}"], ["rewards", "list", "{}"], ["rewards", "download", "{}"],
     ["bench", "steps", "--out", "out", "--only", "x,{}"], ["bench", "steps", "--out", "out", "--device", "{}"],
     ["bench", "rewards", "--out", "out", "--only", "x,{}"], ["preview", "{}"], ["save", "{}"], ["queue", "move", "{}", "1"],
-    ["queue", "remove", "{}"],
+    ["queue", "remove", "{}"], ["stages", "a", "--out", "out.png", "--checkpoint", "{}"],
+    ["stages", "a", "--out", "out.png", "--reward", "{}"], ["stages", "a", "--write", "--server", "{}"],
 ]  # fmt: skip
 """Commands that read something else."""
 HARMLESS = {
-    "": ("prompts.held_out_file={}", "model.vae={}", "lora.start={}", "score {}"),
+    "": (
+        "prompts.held_out_file={}",
+        "model.vae={}",
+        "lora.start={}",
+        "score {}",
+        "--checkpoint {}",
+        "--reward {}",
+    ),
     ".": ("score {}",),
     "_files/empty.safetensors": ("train {}", "plan {}"),
     "_files/text.safetensors": ("prompts.held_out_file={}",),
@@ -161,6 +169,22 @@ def test_paths_of_nothing_that_is_wanted(template, desk, monkeypatch, capsys):
     assert not list(desk.glob("out*")) and not list(desk.rglob(".*.tmp"))
 
 
+WRITES = [
+    ["stages", "a", "--out", "{}"], ["stages", "coarse: a | fine: b", "--write", "--out", "{}"], ["sample", "a", "--out", "{}"],
+    ["lora", "convert", "mine.safetensors", "{}"], ["lora", "merge", "mine.safetensors", "checkpoint", "{}"],
+]  # fmt: skip
+"""Commands that write a file or a folder."""
+IMPOSSIBLE = "a\0b", "x" * 5000, "y" * 300, "z/" * 3000 + "a", "tiny.toml/x", "/dev/null/x"
+
+
+@pytest.mark.parametrize("template", WRITES, ids=" ".join)
+def test_paths_where_nothing_can_be_written(template, desk, monkeypatch, capsys):
+    """Said before what is to be written is made."""
+    monkeypatch.chdir(desk)
+    for path in IMPOSSIBLE:
+        refused(given(template, path), capsys)
+
+
 @pytest.mark.parametrize("template", READS, ids=" ".join)
 def test_loras_of_strange_numbers(template, desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
@@ -173,12 +197,13 @@ NUMBERS = "-1", "1000000000", "9" * 25, "9" * 5000, "1e300", "nan", "inf", "x", 
 OF = {
     "--count": "sample a --out out", "--strength": "sample a --out out --lora mine.safetensors",
     "--strengths": "sample a --out out --lora mine.safetensors",
+    "--seed": "stages a --out out.png", "--timeout": "stages a --write --server http://127.0.0.1:9",
     "--memory": "plan tiny.toml --device cpu", "model.threads": "config", "sampling.steps": "config",
     "sampling.size": "config", "lora.rank": "config",
     "training.batch_size": "config", "estimator.branches": "config", "memory.painted": "config", "output.previews": "config",
 }  # fmt: skip
 """Setting or option → of what command."""
-RIGHT = {"--strength": ("-1",), "--strengths": ("-1",)}
+RIGHT = {"--strength": ("-1",), "--strengths": ("-1",), "--seed": ("1000000000",)}
 
 
 @pytest.mark.parametrize("name", OF)

@@ -172,8 +172,8 @@ def test_without_alpha_it_is_the_rank():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"], "is a LoHa"),
-        (["lora_unet_mid_block_attentions_0_proj_in.lokr_w1"], "is a LoKr"),
+        (["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"], "has tensors .hada_w1_a"),
+        (["lora_unet_mid_block_attentions_0_proj_in.a1.weight"], "is a GLoRA"),
         (["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"], "a LoRA for Stable Diffusion 3 or FLUX"),
         (["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"], "a LoRA for FLUX"),
         (["diffusion_model.blocks.0.cross_attn_q.lora_A.weight"], "a LoRA for Wan"),

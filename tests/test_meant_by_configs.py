@@ -17,9 +17,11 @@ import diffusers
 import tiny
 
 from rlr_core.errors import CheckpointError
+from rlr_core.families import SD1, SDXL
 from rlr_core.models import load_model
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.models.model import Model
+from rlr_core.models.stable_diffusion.loading.vae import _dtype as vae_dtype
 
 MODEL, UNET, VAE = "model_index.json", "unet/config.json", "vae/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -68,6 +70,9 @@ OTHERWISE = [
     (UNET, {"num_class_embeds": 10}, "a class"),
     (UNET, {"attention_type": "gated"}, "GLIGEN"),
     (UNET, {"encoder_hid_dim": 16}, "the text"),
+    (UNET, {"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type"),
+    (UNET, {"addition_embed_type": "image"}, "addition_embed_type"),
+    (SCHEDULER, {"use_dynamic_shifting": True}, "flow matching"),
     (VAE, {"_class_name": "AutoencoderKLTemporalDecoder"}, "another kind of VAE"),
     (VAE, {"shift_factor": 0.1159}, "shifted"),
 ]
@@ -161,6 +166,35 @@ def test_what_is_not_known_or_not_done_is_said(folder):
         load(folder)
     texts = " ".join(str(each.message) for each in caught)
     assert "nothing is known of unet.brand_new" in texts and "use_karras_sigmas" in texts
+
+
+@pytest.mark.parametrize("setting", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_levels_that_only_samplers_have_are_said(folder, whole, setting):
+    changed(
+        folder,
+        SCHEDULER,
+        _class_name="DPMSolverMultistepScheduler",
+        timestep_spacing="leading",
+        **{setting: True},
+    )
+    with pytest.warns(UserWarning, match=setting):
+        model = load(folder)
+    assert torch.equal(levels(model), levels(load(whole)))
+
+
+def test_betas_of_a_config_are_the_noise_levels(folder):
+    betas = torch.linspace(1e-4, 0.03, 1000, dtype=torch.float64)
+    model = load(changed(folder, SCHEDULER, trained_betas=betas.tolist()))
+    expected = (1 - betas).cumprod(0)
+    found = levels(model)[:-1]
+    assert all(bool(((expected - each).abs() < 1e-5).any()) for each in found.double())
+
+
+def test_the_vae_of_xl_computes_in_float32_where_it_would_overflow():
+    """Its config says `force_upcast`; those that were mended for half precision say false."""
+    half, bfloat = torch.float16, torch.bfloat16
+    assert vae_dtype(SDXL, True, half) == torch.float32 and vae_dtype(SDXL, False, half) == half
+    assert vae_dtype(SDXL, True, bfloat) == bfloat and vae_dtype(SD1, True, half) == half
 
 
 def test_a_usual_folder_says_nothing(whole):

@@ -329,8 +329,10 @@ def test_incomplete_files_say_what_they_lack(files, tmp_path):
         "first_stage_model.decoder.conv_in": r"lacks vae \(246 of 248 tensors\)",
     }
     for prefix, message in lacking.items():
-        with pytest.raises(CheckpointError, match=message):
-            load(changed(files["sd1"], tmp_path / "lacking.safetensors", without(prefix)))
+        file = changed(files["sd1"], tmp_path / "lacking.safetensors", without(prefix))
+        with pytest.raises(CheckpointError, match=message) as caught:
+            load(file)
+        assert f"lacks {', '.join(describe_checkpoint(file).missing)}\n" in str(caught.value)
 
 
 def test_a_tensor_under_a_wrong_name_or_of_a_wrong_shape(files, tmp_path):
@@ -341,11 +343,15 @@ def test_a_tensor_under_a_wrong_name_or_of_a_wrong_shape(files, tmp_path):
         state["model.diffusion_model.out.2.weight"] = torch.zeros(4, 9, 3, 3)
 
     for change, message in (
-        (rename, "lacks tensors that the network needs"),
+        (rename, r"lacks unet \(685 of 686 tensors\)"),
         (stretch, "unet in .* cannot be loaded"),
     ):
+        file = changed(files["sd1"], tmp_path / "wrong.safetensors", change)
         with pytest.raises(CheckpointError, match=message):
-            load(changed(files["sd1"], tmp_path / "wrong.safetensors", change))
+            load(file)
+        assert describe_checkpoint(file).missing == (
+            ("unet (685 of 686 tensors)",) if change is rename else ()
+        )
 
 
 def test_pickled_files_only_if_asked_for(files, tmp_path):

@@ -17,7 +17,7 @@ from rlr_core.lora.peft_config import beside
 from rlr_core.lora.readers import of_the_lora, readers, same_words
 from rlr_core.lora.recognition import family_of, told_by
 from rlr_core.lora.tensor_file import digest, write_tensors
-from rlr_core.lora.weights import LoraWeights, finite, useless
+from rlr_core.lora.weights import LayerChanges, finite, useless
 from rlr_core.safetensors_header import TYPES, Header, read_header, shown
 from rlr_core.storage import write_atomically
 
@@ -36,7 +36,7 @@ class LoraFile:
 
     kind: str
     family: LoraFamily | None
-    weights: LoraWeights
+    weights: LayerChanges
     metadata: Mapping[str, str]
 
 
@@ -89,7 +89,7 @@ def _refuse_types(header: Header, path: Path) -> None:
     """What torch cannot read, or nobody can multiply with. An alpha may be a whole number."""
     for key, tensor in header.tensors.items():
         role = role_of(key)
-        whole = role is not None and role[1] == ALPHA and tensor.dtype[0] in "IU"
+        whole = role is not None and role[1] in (ALPHA, ".on_input") and tensor.dtype[0] in "IU"
         if tensor.dtype not in TYPES.values() and not whole:
             raise CheckpointError(
                 f"{path}: {shown(key, 200)} has numbers of the type {tensor.dtype}",
@@ -114,7 +114,7 @@ def _tensors(path: Path, header: Header) -> dict[str, Tensor]:
 
 def write_lora(
     path: Path,
-    weights: LoraWeights,
+    weights: LayerChanges,
     metadata: Mapping[str, str],
     *,
     family: LoraFamily,
@@ -147,7 +147,7 @@ def _write(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str])
         write_tensors(file, state, metadata)
 
 
-def _rounded(weights: LoraWeights, dtype: torch.dtype, path: Path) -> LoraWeights:
+def _rounded(weights: LayerChanges, dtype: torch.dtype, path: Path) -> LayerChanges:
     """In another dtype. Raises `CheckpointError` where that cannot hold them."""
     rounded = {place: layer.to(dtype) for place, layer in weights.items()}
     name = str(dtype).removeprefix("torch.")
@@ -160,7 +160,7 @@ def _rounded(weights: LoraWeights, dtype: torch.dtype, path: Path) -> LoraWeight
     return rounded
 
 
-def refuse_useless(weights: LoraWeights, path: Path) -> None:
+def refuse_useless(weights: LayerChanges, path: Path) -> None:
     """Raise `CheckpointError` for a LoRA that holds NaN or infinity, or has no effect."""
     broken = [place for place, layer in weights.items() if not finite(layer)]
     if broken:

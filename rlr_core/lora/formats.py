@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, Place, any_of
+from rlr_core.lora.lycoris import ALPHA, MAGNITUDE, LycorisLayer
+from rlr_core.lora.lycoris_files import OWN, carried, lycoris_layer
+from rlr_core.lora.lycoris_whole import Unscaled
 from rlr_core.lora.peft_config import (
     ADAPTER_METADATA,
     BESIDE,
@@ -26,10 +30,10 @@ from rlr_core.lora.peft_config import (
     tells_alpha,
     told_alpha,
 )
-from rlr_core.lora.weights import LayerWeights, LoraWeights
+from rlr_core.lora.weights import LayerChange, LayerChanges, LayerWeights
 from rlr_core.safetensors_header import shown
 
-DOWN, UP, ALPHA, MAGNITUDE = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"
+DOWN, UP = ".lora_down.weight", ".lora_up.weight"
 PEFT = {DOWN: ".lora_A.weight", UP: ".lora_B.weight", MAGNITUDE: ".lora_magnitude_vector.weight"}
 ROLES = {
     DOWN: (
@@ -48,10 +52,13 @@ ROLES = {
     ),
     MAGNITUDE: (MAGNITUDE, PEFT[MAGNITUDE], ".lora_magnitude_vector"),
     ALPHA: (ALPHA,),
+    **{part: (part,) for part in sorted(OWN - {".weight"})},
 }
 """Role → how a key may end, the usual one first."""
 LARGEST_ALPHA = 1e9
 """A file's alpha is float32, and what it multiplies is, too."""
+RESCALING = re.compile(r"(lora_[^.]+)\.weight")
+"""LyCORIS's (IA)³ has a key that any layer has in a checkpoint, but for its beginning."""
 
 
 ADAPTER = re.compile(
@@ -73,12 +80,13 @@ def role_of(key: str) -> tuple[str, str] | None:
         for ending in endings:
             if key.endswith(ending):
                 return key[: -len(ending)], role
-    return None
+    rescaled = RESCALING.fullmatch(key)
+    return (rescaled[1], ".weight") if rescaled else None
 
 
 def decode(
     state: Mapping[str, Tensor], metadata: Mapping[str, str], source: str, family: LoraFamily
-) -> tuple[str, LoraWeights]:
+) -> tuple[str, LayerChanges]:
     """Format (one of the family's, "peft" or "mixed") and weights, of names that `family` understands.
 
     Raises `CheckpointError` naming `source`.
@@ -88,9 +96,17 @@ def decode(
     facts = config_facts(metadata, source)
     dora = {place.network for place, part in parts.items() if MAGNITUDE in part}
     refuse_other_adapters(facts, dict.fromkeys(place.network for place in parts), dora, source)
-    weights = {place: _layer(place, part, facts, source) for place, part in parts.items()}
-    _say_untold(parts, facts, source)
+    weights = {
+        place: (_of_lycoris if OWN & part.keys() else _layer)(place, part, facts, source)
+        for place, part in parts.items()
+    }
+    _say_untold({place: part for place, part in parts.items() if _scaled(weights[place])}, facts, source)
     return kind, weights
+
+
+def _scaled(layer: LayerChange) -> bool:
+    """Whether alpha counts: not where the file has the weights themselves."""
+    return not isinstance(layer, LycorisLayer) or layer.counts
 
 
 def _say_untold(parts: Mapping[Place, Mapping[str, Tensor]], facts: Mapping[str, Any], source: str) -> None:
@@ -157,22 +173,44 @@ def _layer(place: Place, part: dict[str, Tensor], facts: dict[str, Any], source:
             "choose another file",
         )
     if magnitude is not None:
-        magnitude = _norms(magnitude, down, up, where)
+        magnitude = _norms(magnitude, LayerWeights(down, up, 1.0), where)
     alpha = _alpha(part, place, down.shape[0], facts, source)
     return LayerWeights(down, up.reshape(*up.shape[:2], *[1] * (down.dim() - 2)), alpha, magnitude)
+
+
+def _of_lycoris(place: Place, part: dict[str, Tensor], facts: dict[str, Any], source: str) -> LycorisLayer:
+    """One layer of LyCORIS, checked."""
+    where = f"{source}: {place.network}.{place.path}"
+    parts = {end: value for end, value in part.items() if end not in (ALPHA, MAGNITUDE)}
+    layer = lycoris_layer(parts)
+    if layer is None or (MAGNITUDE in part and isinstance(layer, Unscaled)):
+        told = ", ".join(f"{end} {_described(value)}" for end, value in part.items())
+        raise CheckpointError(
+            f"{where} has tensors {told}",
+            "all those of one LoHa, LoKr, LoRA with a Tucker core, full weights or (IA)³, which fit to each other",
+            "download or copy it again",
+        )
+    if MAGNITUDE in part:
+        layer = replace(layer, magnitude=_norms(part[MAGNITUDE], layer, where))
+    return replace(layer, alpha=_alpha(part, place, layer.rank, facts, source)) if layer.counts else layer
 
 
 def _described(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _norms(magnitude: Tensor, down: Tensor, up: Tensor, where: str) -> Tensor:
+def _norms(magnitude: Tensor, layer: LayerChange, where: str) -> Tensor:
     """DoRA's norms, one for each output, (out, 1, …) or (out,), or for each input, (1, in, …) (LyCORIS, `locon.py`)."""
-    inputs, outputs, shape = down.shape[1], up.shape[0], magnitude.shape
+    outputs, inputs = (size or 0 for size in layer.shape[:2])
+    shape, places = magnitude.shape, len(layer.shape) - 2
+    if (
+        len(layer.shape) == 2 and magnitude.dim() == 4
+    ):  # of a convolution whose places lie flat in the factors
+        inputs, places = shape[1] if shape[1] > 1 and inputs % shape[1] == 0 else inputs, 2
     if magnitude.is_floating_point() and magnitude.numel() == magnitude.shape[:1].numel() == outputs:
-        return magnitude.reshape(outputs, *[1] * (down.dim() - 1))
+        return magnitude.reshape(outputs, *[1] * (places + 1))
     if magnitude.is_floating_point() and shape[:2] == (1, inputs) and magnitude.numel() == inputs > 1:
-        return magnitude.reshape(1, inputs, *[1] * (down.dim() - 2))
+        return magnitude.reshape(1, inputs, *[1] * places)
     raise CheckpointError(
         f"{where} has DoRA norms {_described(magnitude)}",
         f"one for each of its {outputs} outputs, or (1, {inputs}) for its inputs",
@@ -196,22 +234,29 @@ def _alpha(part: dict[str, Tensor], place: Place, rank: int, facts: dict[str, An
     return alpha
 
 
-def encode(weights: LoraWeights, kind: str, family: LoraFamily) -> tuple[dict[str, Tensor], dict[str, str]]:
+def encode(weights: LayerChanges, kind: str, family: LoraFamily) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors under the names of a format, and the metadata that belong to them.
 
     Args:
         kind: one of the family's formats.
         family: whose names they are.
 
-    Raises `CheckpointError` for a layer that the format has no name for.
+    Raises `CheckpointError` for a layer that the format has no name for, or cannot have as it is.
     """
     if kind not in family.formats:
         raise CheckpointError(
             f"the format {kind} for {family.title}", any_of(family.formats), "choose another format"
         )
+    weights = {place: carried(place, layer, kind, family) for place, layer in weights.items()}
     state: dict[str, Tensor] = {}
+    loras: dict[Place, LayerWeights] = {}
     for place, layer in weights.items():
         stem = _stem(place, kind, family)
+        if isinstance(layer, LycorisLayer):
+            state |= {stem + end: value for end, value in layer.in_file().items()}
+            continue
+        assert isinstance(layer, LayerWeights)
+        loras[place] = layer
         names = PEFT if kind == "diffusers" else {role: role for role in ROLES}
         state[stem + names[DOWN]], state[stem + names[UP]] = layer.down, layer.up
         if layer.magnitude is not None:
@@ -220,7 +265,7 @@ def encode(weights: LoraWeights, kind: str, family: LoraFamily) -> tuple[dict[st
             )
         if kind != "diffusers":
             state[stem + ALPHA] = torch.tensor(layer.alpha, dtype=torch.float32)
-    return state, _adapter_metadata(weights) if kind == "diffusers" else {}
+    return state, _adapter_metadata(loras) if kind == "diffusers" else {}
 
 
 def _stem(place: Place, kind: str, family: LoraFamily) -> str:
@@ -247,7 +292,7 @@ def _peft_magnitude(layer: LayerWeights) -> Tensor:
     return flat if layer.down.dim() == 2 else flat.reshape(1, -1, 1, 1)
 
 
-def _adapter_metadata(weights: LoraWeights) -> dict[str, str]:
+def _adapter_metadata(weights: Mapping[Place, LayerWeights]) -> dict[str, str]:
     """What diffusers gives to `peft.LoraConfig`, for each network."""
     facts: dict[str, Any] = {}
     for network in dict.fromkeys(place.network for place in weights):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import LoraFile, read_lora
-from rlr_core.lora.weights import LayerWeights, LoraWeights, finite, useless
+from rlr_core.lora.lycoris_whole import Rescaling
+from rlr_core.lora.weights import LayerChange, LayerChanges, LayerWeights, finite, useless
 from rlr_core.safetensors_header import shown
 
 LOUDEST = 5
@@ -25,14 +26,15 @@ def lora_report(path: Path) -> str:
     layers = list(file.weights.values())
     facts = {
         "format": file.kind,
+        "adapter": _counted(layer.kind for layer in layers),
         "family": file.family.title if file.family else "not told by the file",
         "layers": _networks(file.weights),
         "targets": _counted(_target(place.path) for place in file.weights),
         "rank": _counted(str(layer.rank) for layer in layers),
         "alpha": _counted(f"{layer.alpha:g}" for layer in layers),
-        "precision": _counted(str(layer.up.dtype).removeprefix("torch.") for layer in layers),
+        "precision": _counted(str(layer.tensors[0].dtype).removeprefix("torch.") for layer in layers),
         "DoRA": _dora(layers),
-        "size": f"{sum(layer.down.numel() + layer.up.numel() for layer in layers):,} numbers",
+        "size": f"{sum(_size(layer) for layer in layers):,} numbers",
         "state": _state(file.weights),
         "norm": _norms(file.weights),
     }
@@ -40,7 +42,7 @@ def lora_report(path: Path) -> str:
     return "\n".join([shown(path, 1000), *lines, *_metadata(file)])
 
 
-def _networks(weights: LoraWeights) -> str:
+def _networks(weights: LayerChanges) -> str:
     counts = Counter(place.network for place in weights)
     return f"{len(weights)} ({', '.join(f'{count} in {name}' for name, count in counts.items())})"
 
@@ -62,30 +64,40 @@ def _counted(values: Iterable[str]) -> str:
     return ", ".join(told) + (f" and {len(counts) - LOUDEST} more" if len(counts) > LOUDEST else "")
 
 
-def _dora(layers: list[LayerWeights]) -> str:
+def _size(layer: LayerChange) -> int:
+    norms = 0 if layer.magnitude is None else layer.magnitude.numel()
+    return sum(tensor.numel() for tensor in layer.tensors) - norms
+
+
+def _dora(layers: list[LayerChange]) -> str:
     if any(layer.by_input for layer in layers):
         return "yes, a norm for each input"
     return "yes" if any(layer.magnitude is not None for layer in layers) else "no"
 
 
-def _state(weights: LoraWeights) -> str:
+def _state(weights: LayerChanges) -> str:
     broken = sum(not finite(layer) for layer in weights.values())
     if broken:
         return f"broken: NaN or infinity in {broken} layers"
     return "0 everywhere: it has no effect" if useless(weights) else "finite"
 
 
-def _norms(weights: LoraWeights) -> str:
+def _norms(weights: LayerChanges) -> str:
     """Frobenius norms of alpha/rank · up·down, of all layers together and of the largest."""
-    norms = {place: _norm(layer) for place, layer in weights.items()}
+    told = {place: layer for place, layer in weights.items() if not isinstance(layer, Rescaling)}
+    if not told:
+        return "that of the checkpoint's weights times those of the file"
+    norms = {place: _norm(layer) for place, layer in told.items()}
     total = math.hypot(*norms.values())
     place = max(norms, key=lambda place: norms[place])
     where = place.path if place.network == UNET else ".".join(place)
     return f"{total:.4g} in all; the largest is {norms[place]:.4g}, of {where}"
 
 
-def _norm(layer: LayerWeights) -> float:
-    """From rank × rank products, without making the whole matrix: ‖UD‖² = tr(UᵀU · DDᵀ)."""
+def _norm(layer: LayerChange) -> float:
+    """Of a LoRA from rank × rank products, without making the whole matrix: ‖UD‖² = tr(UᵀU · DDᵀ)."""
+    if not isinstance(layer, LayerWeights):
+        return float(layer.delta().norm())
     down, up = layer.down.float().flatten(1), layer.up.float().flatten(1)
     return float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt()) * abs(layer.scale)
 

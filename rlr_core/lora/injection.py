@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -10,11 +11,14 @@ import torch
 from rlr_core.chain.noise import derive_seed
 from rlr_core.config import LoraConfig
 from rlr_core.errors import CheckpointError
-from rlr_core.families import Adaptable, Role
+from rlr_core.families import Adaptable, Place, Role
 from rlr_core.lora.files import read_lora
 from rlr_core.lora.injected import InjectedLora, LayerSize
-from rlr_core.lora.targets import loadable_layers, target_layers
-from rlr_core.lora.weights import LoraWeights
+from rlr_core.lora.targets import Layer, loadable_layers, target_layers
+from rlr_core.lora.weights import LayerChange, LayerChanges, LayerWeights, LoraWeights
+
+MERGE = "merge it into the checkpoint with `rlr lora merge`, and use that"
+MADE_FOR = "choose another file, or the checkpoint that it was made for"
 
 
 def inject(
@@ -59,15 +63,39 @@ def load_lora(path: Path, model: Adaptable, kind: type[InjectedLora] | None = No
             f"{path}: {len(file.weights) - len(strange)} of its {len(file.weights)} layers are in this checkpoint;"
             f" {len(strange)} are not, such as {'.'.join(strange[0])}",
             "a LoRA that was made for this kind of checkpoint",
-            "choose another file, or the checkpoint that it was made for",
+            MADE_FOR,
         )
-    weights = {place: file.weights[place] for place in places if place in file.weights}
+    changes = {place: file.weights[place] for place in places if place in file.weights}
     try:
+        weights = {place: _as_lora(layer, places[place], place) for place, layer in changes.items()}
+        _say_what_it_becomes(path, changes, weights)
         return _install(model, weights, kind or default_kind())
     except CheckpointError as error:
         raise CheckpointError(
             f"{path} does not fit: {error}", "a LoRA for this checkpoint", "choose another file"
         ) from None
+
+
+def _as_lora(layer: LayerChange, there: Layer, place: Place) -> LayerWeights:
+    """The same effect on a layer as a LoRA. Raises `CheckpointError` for what is none."""
+    where, weight = ".".join(place), there.module.weight
+    if layer.bias is not None:
+        raise CheckpointError(f"{where} has a bias of its own", "weights alone", MERGE)
+    if isinstance(layer, LayerWeights):
+        return layer
+    if not layer.fits(tuple(weight.shape)):
+        raise CheckpointError(f"{where} of shape {layer.shape}", f"shape {tuple(weight.shape)}", MADE_FOR)
+    return layer.as_lora(weight.detach().float().cpu())
+
+
+def _say_what_it_becomes(path: Path, changes: LayerChanges, weights: LoraWeights) -> None:
+    kinds = list(dict.fromkeys(layer.kind for place, layer in changes.items() if layer is not weights[place]))
+    if kinds:
+        rank = max(layer.rank for layer in weights.values())
+        warnings.warn(
+            f"{path} is a {' and '.join(kinds)}: it is computed as the LoRA of rank {rank} that has the same effect",
+            stacklevel=3,
+        )
 
 
 def _install(model: Adaptable, weights: LoraWeights, kind: type[InjectedLora]) -> InjectedLora:
@@ -82,7 +110,7 @@ def _install(model: Adaptable, weights: LoraWeights, kind: type[InjectedLora]) -
         raise CheckpointError(
             "its DoRA has a norm for each input (LyCORIS, OneTrainer), which only merging computes",
             "a norm for each output",
-            "merge it into the checkpoint with `rlr lora merge`, and use that",
+            MERGE,
         )
     sizes = {place: LayerSize(layer.rank, as_float32(layer.alpha)) for place, layer in weights.items()}
     lora = kind(model, sizes, dora=bool(dora))

@@ -20,8 +20,9 @@ from rlr_core.errors import CheckpointError
 from rlr_core.families import FAMILIES, LoraFamily, Place, StableDiffusionFamily, any_of
 from rlr_core.families.stable_diffusion.stems import UNET
 from rlr_core.lora.files import LoraFile, read_lora, refuse_useless
+from rlr_core.lora.lycoris_whole import Full
 from rlr_core.lora.tensor_file import write_stream
-from rlr_core.lora.weights import LayerWeights, LoraWeights
+from rlr_core.lora.weights import LayerChange, LayerChanges
 from rlr_core.safetensors_header import TYPES, Header, file_order, read_header, shown
 from rlr_core.storage import refuse_overwriting, storing, temporary_beside, write_atomically
 
@@ -44,7 +45,7 @@ class Target(NamedTuple):
     transposed: bool = False
 
 
-Changes = Mapping[str, list[tuple[Target, LayerWeights]]]
+Changes = Mapping[str, list[tuple[Target, LayerChange]]]
 """Tensor → what is added to it, and where."""
 
 
@@ -80,7 +81,7 @@ def merge(lora: Path, checkpoint: Path, out: Path, strength: float, *, force: bo
     return len(changes)
 
 
-def _merge_folder(weights: LoraWeights, folder: Path, out: Path, strength: float, note: str) -> int:
+def _merge_folder(weights: LayerChanges, folder: Path, out: Path, strength: float, note: str) -> int:
     plans: dict[Path, tuple[Header, Changes]] = {}
     for network in dict.fromkeys(place.network for place in weights):
         plans |= _plan(folder, network, {p: layer for p, layer in weights.items() if p.network == network})
@@ -120,11 +121,11 @@ def _whole(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _plan(folder: Path, network: str, weights: LoraWeights) -> dict[Path, tuple[Header, Changes]]:
+def _plan(folder: Path, network: str, weights: LayerChanges) -> dict[Path, tuple[Header, Changes]]:
     """The network's files (shards, and variants beside each other) with what changes in them."""
     headers = {file: read_header(file) for file in sorted((folder / network).glob("*.safetensors"))}
     keys = {key for header in headers.values() for key in header.tensors}
-    targets = {place: _in_folder(place, keys) for place in weights}
+    targets, weights = _with_biases({place: _in_folder(place, keys) for place in weights}, weights)
     _refuse_absent(
         [place for place, target in targets.items() if target.key not in keys], weights, f"{folder}/{network}"
     )
@@ -134,6 +135,20 @@ def _plan(folder: Path, network: str, weights: LoraWeights) -> dict[Path, tuple[
         if mine:
             plans[file] = header, _by_tensor(mine, weights, header, str(file))
     return plans
+
+
+def _with_biases(
+    targets: Mapping[Place, Target], weights: LayerChanges
+) -> tuple[dict[Place, Target], dict[Place, LayerChange]]:
+    """The same, and what full weights of LyCORIS do to biases as if these were layers of their own."""
+    places, changes = dict(targets), dict(weights)
+    for place, layer in weights.items():
+        if layer.bias is not None:
+            own, (key, third, _) = Place(place.network, f"{place.path}.bias"), targets[place]
+            # open_clip's projection is a tensor without a bias: an impossible name, too
+            places[own] = Target(re.sub("weight$", "bias", key) if key.endswith("weight") else "", third)
+            changes[own] = Full({".diff": layer.bias}, 1.0)
+    return places, changes
 
 
 def _in_folder(place: Place, keys: Iterable[str]) -> Target:
@@ -177,7 +192,8 @@ def _named(place: Place, family: LoraFamily) -> Target:
     return Target(f"{family.tensors[place.network]}{place.path}.weight")
 
 
-def _changes(weights: LoraWeights, targets: Mapping[Place, Target], header: Header, source: str) -> Changes:
+def _changes(weights: LayerChanges, targets: Mapping[Place, Target], header: Header, source: str) -> Changes:
+    targets, weights = _with_biases(targets, weights)
     _refuse_absent([p for p, target in targets.items() if target.key not in header.tensors], weights, source)
     return _by_tensor(targets, weights, header, source)
 
@@ -203,7 +219,7 @@ def _in_single_file(place: Place, family: StableDiffusionFamily) -> Target:
     return Target(f"{part.prefix}transformer.resblocks.{found[1]}.{name}", third)
 
 
-def _refuse_absent(absent: list[Place], weights: LoraWeights, source: str) -> None:
+def _refuse_absent(absent: list[Place], weights: LayerChanges, source: str) -> None:
     if absent:
         raise CheckpointError(
             f"{source} lacks {len(absent)} of the LoRA's {len(weights)} layers, such as {'.'.join(absent[0])}",
@@ -212,33 +228,29 @@ def _refuse_absent(absent: list[Place], weights: LoraWeights, source: str) -> No
         )
 
 
-def _by_tensor(targets: Mapping[Place, Target], weights: LoraWeights, header: Header, source: str) -> Changes:
+def _by_tensor(
+    targets: Mapping[Place, Target], weights: LayerChanges, header: Header, source: str
+) -> Changes:
     """Checked against the tensors' shapes."""
-    changes: dict[str, list[tuple[Target, LayerWeights]]] = {}
+    changes: dict[str, list[tuple[Target, LayerChange]]] = {}
     for place, target in targets.items():
         layer, key = weights[place], target.key
         shape = header.tensors[key].shape[::-1] if target.transposed else header.tensors[key].shape
         rows = shape[0] if target.third is None else shape[0] // 3
-        wanted = (layer.up.shape[0], *layer.down.shape[1:])
         if header.tensors[key].dtype not in TYPES.values():
             raise CheckpointError(
                 f"{key} of {source} has numbers of the type {header.tensors[key].dtype}",
                 f"one of {', '.join(TYPES.values())}",
                 "choose a checkpoint that is not quantised",
             )
-        if _linear((rows, *shape[1:])) != _linear(wanted):
+        if not layer.fits((rows, *shape[1:])):
             raise CheckpointError(
                 f"{key} of {source} has the shape {tuple(shape)}",
-                f"{' × '.join(map(str, wanted))}, as in the LoRA",
+                f"{' × '.join(str(size or 'any') for size in layer.shape)}, as in the LoRA",
                 "choose another",
             )
         changes.setdefault(key, []).append((target, layer))
     return changes
-
-
-def _linear(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a convolution of one place, the shape of the linear layer that it is; any other one as it is."""
-    return shape[:2] if math.prod(shape[2:]) == 1 else shape
 
 
 def _copy(source: Path, header: Header, target: Path, changes: Changes, strength: float, note: str) -> None:
@@ -263,7 +275,7 @@ def _values(source: Path, header: Header, changes: Changes, strength: float) -> 
             )
 
 
-def _changed(value: Tensor, layers: list[tuple[Target, LayerWeights]], strength: float, where: str) -> Tensor:
+def _changed(value: Tensor, layers: list[tuple[Target, LayerChange]], strength: float, where: str) -> Tensor:
     """In the dtype of `value`. Raises `CheckpointError` where a number does not fit into it."""
     new = value.clone()
     for (_, third, transposed), layer in layers:

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 
 from rlr_core.families import LoraFamily
-from rlr_core.lora.weights import LayerWeights, LoraWeights
+from rlr_core.lora.lycoris import LycorisLayer
+from rlr_core.lora.weights import LayerChange, LayerChanges
 
 HASHES = "sshs_model_hash", "modelspec.hash_sha256"
 
 
-def standard_metadata(weights: LoraWeights, name: str, family: LoraFamily) -> dict[str, str]:
+def standard_metadata(weights: LayerChanges, name: str, family: LoraFamily) -> dict[str, str]:
     """All values are texts. What only the checkpoint knows (its name, v-prediction) goes on top.
 
     Args:
@@ -21,7 +22,7 @@ def standard_metadata(weights: LoraWeights, name: str, family: LoraFamily) -> di
     """
     rank, alpha = _commonest(weights)
     facts = {
-        "ss_network_module": "networks.lora" if "kohya" in family.formats else "",
+        "ss_network_module": _module(weights) if "kohya" in family.formats else "",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": json.dumps(_network_arguments(weights)),
@@ -34,12 +35,17 @@ def standard_metadata(weights: LoraWeights, name: str, family: LoraFamily) -> di
     return {key: text for key, text in facts.items() if text}
 
 
-def _commonest(weights: LoraWeights) -> tuple[int, float]:
+def _module(weights: LayerChanges) -> str:
+    lycoris = any(isinstance(layer, LycorisLayer) for layer in weights.values())
+    return "lycoris.kohya" if lycoris else "networks.lora"
+
+
+def _commonest(weights: LayerChanges) -> tuple[int, float]:
     """Rank and alpha that most layers have."""
     return Counter((layer.rank, layer.alpha) for layer in weights.values()).most_common(1)[0][0]
 
 
-def _network_arguments(weights: LoraWeights) -> dict[str, str]:
+def _network_arguments(weights: LayerChanges) -> dict[str, str]:
     spatial = [layer for layer in weights.values() if _is_spatial(layer)]
     arguments = {"conv_dim": str(spatial[0].rank), "conv_alpha": f"{spatial[0].alpha:g}"} if spatial else {}
     if any(layer.magnitude is not None for layer in weights.values()):
@@ -47,8 +53,8 @@ def _network_arguments(weights: LoraWeights) -> dict[str, str]:
     return arguments
 
 
-def _is_spatial(layer: LayerWeights) -> bool:
-    return layer.down.dim() == 4 and layer.down.shape[-1] > 1
+def _is_spatial(layer: LayerChange) -> bool:
+    return len(layer.shape) == 4 and layer.shape[-1] != 1
 
 
 def hashes(digest: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, any_of
@@ -16,10 +16,17 @@ from rlr_core.lora.formats import adapter_of, role_of
 from rlr_core.safetensors_header import shown
 
 OTHER_KINDS = {
-    ".hada_w1_a": "a LoHa", ".lokr_w1": "a LoKr", ".lokr_w1_a": "a LoKr", ".oft_blocks": "an OFT", ".on_input": "an IA3",
-    ".lora_mid.weight": "a LoRA with a Tucker core", ".diff": "a set of whole weights", ".a1.weight": "a GLoRA",
+    ".a1.weight": "a GLoRA of LyCORIS",
+    ".q_layer.weight": "a T-LoRA of LyCORIS", ".w_norm": "an adapter of LyCORIS with norms of its own (train_norm)",
+    ".b_norm": "an adapter of LyCORIS with norms of its own (train_norm)",
+    ".scalar": "an adapter of LyCORIS with a scalar apart", ".vera_lambda_d": "a VeRA of peft", ".ia3_l": "an (IA)³ of peft",
+    ".boft_R": "a BOFT of peft", ".oft_R.weight": "an OFT of peft", ".lora_B.bias": "a LoRA of peft with biases (lora_bias)",
+    ".reshape_weight": "a LoRA that changes a layer's size",
+    ".set_weight": "a set of weights that replace a checkpoint's",
 }  # fmt: skip
 """Ending of a key → the adapter that it is of, which is none that is read here."""
+OFT = {3: "a Diag-OFT of LyCORIS", 4: "a BOFT of LyCORIS"}
+"""Dimensions of `oft_blocks`: (blocks, size, size), and (factors, blocks, size, size)."""
 BESIDE_A_LORA = {
     "embeddings": re.compile(r"bundle_emb\.|(emb_params|clip_[lgh])$"),
     "an optimizer's state": re.compile(
@@ -65,20 +72,26 @@ def _beside_a_lora(name: str) -> str:
     return next((kind for kind, names in BESIDE_A_LORA.items() if names.match(name)), "")
 
 
-def readers(families: Sequence[LoraFamily], keys: Iterable[str], source: str) -> list[LoraFamily]:
-    """Those of `families` that understand all keys.
+class Shaped(Protocol):
+    """A tensor, or what a header says of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def readers(families: Sequence[LoraFamily], tensors: Mapping[str, Shaped], source: str) -> list[LoraFamily]:
+    """Those of `families` that understand all names of tensors.
 
     Raises `CheckpointError` where there is none, saying what the file is if that is known.
     """
-    names = list(keys)
-    roles = {key: role_of(key) for key in names}
+    roles = {key: role_of(key) for key in tensors}
     strange = [
         [key for key, role in roles.items() if role is None or family.read(role[0]) is None]
         for family in families
     ]
-    found = [family for family, rest in zip(families, strange, strict=True) if names and not rest]
+    found = [family for family, rest in zip(families, strange, strict=True) if tensors and not rest]
     if not found:
-        _refuse_strange(min(strange, key=len), names, families, source)
+        _refuse_strange(min(strange, key=len), tensors, families, source)
     return found
 
 
@@ -88,18 +101,25 @@ def same_words(families: Sequence[LoraFamily], reader: LoraFamily, keys: Iterabl
     return [each for each in families if all(each.read(stem) == reader.read(stem) for stem in stems)]
 
 
+def _other_kind(key: str, tensor: Shaped) -> str:
+    if key.endswith((".oft_blocks", ".oft_diag")):  # LyCORIS's name, and its older one
+        return OFT.get(len(tensor.shape), "an OFT")
+    return next((word for end, word in OTHER_KINDS.items() if key.endswith(end)), "")
+
+
 def _refuse_strange(
-    strange: list[str], names: list[str], families: Sequence[LoraFamily], source: str
+    strange: list[str], names: Mapping[str, Shaped], families: Sequence[LoraFamily], source: str
 ) -> NoReturn:
     """Raise `CheckpointError`; `strange` are the names that the family which understands most does not."""
     known = any_of(family.title for family in families)
-    what = next((word for key in names for end, word in OTHER_KINDS.items() if key.endswith(end)), "")
+    what = next(filter(None, (_other_kind(key, tensor) for key, tensor in names.items())), "")
     family = next((word for key in names for part, word in UNREAD_FAMILIES.items() if part in key), "")
     told = f"{source} is {what}" if what else f"{source} is a LoRA for {family}" if family else ""
     counted = f"{len(names) - len(strange)} of its {len(names)} tensors are those of a LoRA for {known}"
     example = f"; {len(strange)} are not, such as {shown(strange[0])}" if strange else ""
+    formats = [kind for family in families for kind in family.formats]
     raise CheckpointError(
         told or f"{source}: {counted}{example}",
-        f"a LoRA for {known}, with the keys of {any_of(kind for family in families for kind in family.formats)}",
+        f"a LoRA, LoHa, LoKr, full weights or (IA)³ for {known}, with the keys of {any_of(formats)}",
         "choose another file",
     )

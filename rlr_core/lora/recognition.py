@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rlr_core.families import LoraFamily
-from rlr_core.lora.weights import LoraWeights
+from rlr_core.families import LoraFamily, Place
+from rlr_core.lora.weights import LayerChange, LayerChanges
 
 
 def family_of(
-    weights: LoraWeights, metadata: Mapping[str, str], families: Sequence[LoraFamily]
+    weights: LayerChanges, metadata: Mapping[str, str], families: Sequence[LoraFamily]
 ) -> LoraFamily | None:
     """One of `families`, which all understand the names; None where nothing tells.
 
@@ -34,16 +34,21 @@ def told_by(metadata: Mapping[str, str], families: Iterable[LoraFamily]) -> Lora
     return next((family for says in ways for family in families if says(family)), None)
 
 
-def _fits(weights: LoraWeights, family: LoraFamily) -> bool:
+def _fits(weights: LayerChanges, family: LoraFamily) -> bool:
     """Whether some layers are like the family's, and none is unlike them."""
     answers = set(_answers(weights, family))
     return True in answers and False not in answers
 
 
-def _says_all(weights: LoraWeights, family: LoraFamily) -> bool:
+def _says_all(weights: LayerChanges, family: LoraFamily) -> bool:
     """Whether every layer is like the family's: then the first that has them is meant, which has the fewest parts."""
     return set(_answers(weights, family)) == {True}
 
 
-def _answers(weights: LoraWeights, family: LoraFamily) -> Iterable[bool | None]:
-    return (family.has(place, layer.down.shape[1], layer.up.shape[0]) for place, layer in weights.items())
+def _answers(weights: LayerChanges, family: LoraFamily) -> Iterable[bool | None]:
+    return (_answer(family, place, layer) for place, layer in weights.items())
+
+
+def _answer(family: LoraFamily, place: Place, layer: LayerChange) -> bool | None:
+    outputs, inputs = layer.shape[:2]
+    return None if outputs is None or inputs is None else family.has(place, inputs, outputs)

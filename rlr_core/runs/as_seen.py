@@ -11,6 +11,8 @@ from PIL import Image, ImageCms, ImageOps
 
 BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """TIFF's BitsPerSample and PhotometricInterpretation (TIFF 6.0, section 8)."""
+BAND = 64
+"""Rows that are turned into 8 bits at a time."""
 WIDE = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -55,14 +57,21 @@ def _tag(picture: Image.Image, number: int) -> Any:
 
 
 def _eight_bits(picture: Image.Image, white: int, inverted: bool) -> Image.Image:
-    """A grey picture; with alpha where the file names one grey that is clear."""
-    numbers = np.asarray(picture).astype(np.float64)
-    scaled = numbers.clip(0, white) / white
-    grey = Image.fromarray(((1 - scaled if inverted else scaled) * 255).round().astype(np.uint8))
+    """A grey picture, made in bands; with alpha where the file names one grey that is clear."""
+    greys = (np.arange(white + 1) * 510 + white) // (2 * white)  # 255 · n / white, rounded
+    table = (255 - greys if inverted else greys).astype(np.uint8)
     clear = picture.info.get("transparency")
-    if not isinstance(clear, int):
-        return grey
-    return Image.merge("LA", (grey, Image.fromarray(np.where(numbers == clear, 0, 255).astype(np.uint8))))
+    with_alpha = isinstance(clear, int)
+    new = Image.new("LA" if with_alpha else "L", picture.size)
+    for top in range(0, picture.height, BAND):
+        numbers = np.asarray(picture.crop((0, top, picture.width, min(top + BAND, picture.height))))
+        band = Image.fromarray(table[numbers.clip(0, white)])
+        if with_alpha:
+            band = Image.merge(
+                "LA", (band, Image.fromarray(np.where(numbers == clear, 0, 255).astype(np.uint8)))
+            )
+        new.paste(band, (0, top))
+    return new
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -75,6 +84,9 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """By the file's colour profile. One that is broken or for other channels is passed over, as browsers do."""
+    if picture.mode == "LAB":  # which is a colour space by itself, that Pillow cannot convert
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        picture, profile = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB") or picture, None
     if profile:
         with suppress(OSError, ValueError, TypeError, ImageCms.PyCMSError):
             source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")

@@ -62,7 +62,7 @@ def export_checkpoint(
     refuse_overwriting([file, card], force)
     source = f"the checkpoint of iteration {checkpoint.iteration}"
     found = understood(checkpoint.trainer["lora"], {}, source)
-    weights = averaged(found.weights, checkpoint)
+    weights = averaged({place: layer.as_lora() for place, layer in found.weights.items()}, checkpoint)
     refuse_unlearned(weights, checkpoint.config, directory.events_file)
     origin = _origin(checkpoint.config, found.family)
     export(file, origin, weights, checkpoint.iteration, Facts())
