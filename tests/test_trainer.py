@@ -52,7 +52,7 @@ def test_prompts_come_from_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"\n \n", "is empty"), ("grün".encode("latin-1"), "is not UTF-8 \\(byte 2\\)")],
+    [(b"", "is empty"), (b"\n \n", "is empty"), ("grün".encode("latin-1"), "is not UTF-8 \\(byte 2: ")],
 )
 def test_a_prompts_file_without_prompts(content, message, tmp_path):
     file = tmp_path / "prompts.txt"
