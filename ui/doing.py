@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlr_core.config import RunConfig, load, to_dict
+from rlr_core.config import RunConfig, load
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, RunError
 from rlr_core.file_names import name_problem
@@ -110,10 +110,6 @@ def _delete(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str
     return {"told": f"{name} is deleted.", "gone": True}
 
 
-def _clone(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {"config": to_dict(workspace.run(name).config)}
-
-
 def _choices(workspace: Workspace, name: str, values: dict[str, Any]) -> dict[str, Any]:
     """What the dialog of an export offers."""
     directory = workspace.run(name)
@@ -203,7 +199,6 @@ ACTIONS: dict[str, Act] = {
     "up": _up,
     "remove": _remove,
     "delete": _delete,
-    "clone": _clone,
     "choices": _choices,
     "export": _export,
     "merge": _merge,
