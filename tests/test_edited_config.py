@@ -214,9 +214,10 @@ def test_a_config_that_is_lost_is_restored(folder):
 
 
 def places_to_cut(text: bytes) -> list[int]:
-    """Here and there, and within a number whose first digits alone would be another one."""
+    """Here and there, within a number whose first digits alone would be another one, and everywhere near the end."""
     number = text.index(b"learning_rate = 0.02") + len(b"learning_rate = 0.")
-    return [*range(0, len(text), 97), number - 1, number, number + 1, len(text) - 4, len(text) - 3]
+    end = len(text.rstrip())
+    return [*range(0, end, 97), number - 1, number, number + 1, *range(end - 20, end)]
 
 
 @pytest.mark.parametrize("padding", [b"", bytes(512)])

@@ -395,5 +395,5 @@ class RunConfig:
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    output: OutputConfig = field(default_factory=OutputConfig)
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
