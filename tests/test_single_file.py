@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from rlr_core.errors import CheckpointError, ConfigError
 from rlr_core.families import FAMILIES
 from rlr_core.models import StableDiffusion, load_model
 from rlr_core.models.describing import describe_checkpoint
+from rlr_core.models.stable_diffusion.detection.of_file import missing_parts, part_names
 from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
+from rlr_core.safetensors_header import read_header
 
 NAMES = tuple(FAMILIES)
 PROMPTS = ["a photo of a cat", "Größe (masterpiece:1.2), 名前"]
@@ -352,6 +356,18 @@ def test_a_tensor_under_a_wrong_name_or_of_a_wrong_shape(files, tmp_path):
         assert describe_checkpoint(file).missing == (
             ("unet (685 of 686 tensors)",) if change is rename else ()
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_unknown_name_makes_up_for_a_tensor(name, tiny, files):
+    """What is called whole is loaded: one tensor of each kind is renamed, in every part."""
+    header, parts = read_header(files[name]), tiny[name][0].parts
+    for part, original in parts.items():
+        kinds = {re.sub(r"\d+", "#", each): each for each in part_names(header, original)}
+        for renamed in kinds.values():
+            others = {each + "_" * (each == renamed): info for each, info in header.tensors.items()}
+            missing = missing_parts(replace(header, tensors=others), tiny[name][0])
+            assert missing == [f"{part} ({original.count - 1} of {original.count} tensors)"], renamed
 
 
 def test_pickled_files_only_if_asked_for(files, tmp_path):

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from rlr_core.families.stable_diffusion.defaults import SHARED
-from rlr_core.families.stable_diffusion.family import CLIP_L, VAE, Original, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.family import (
+    CLIP_L,
+    CLIP_TENSOR,
+    UNET,
+    UNET_TENSOR,
+    VAE,
+    Original,
+    StableDiffusionFamily,
+)
 from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 SD1 = StableDiffusionFamily(
@@ -14,9 +22,9 @@ SD1 = StableDiffusionFamily(
     configs=Path(__file__).with_name("configs"),
     defaults=SHARED,
     parts={
-        "unet": Original("model.diffusion_model.", 686),
+        "unet": Original(UNET, UNET_TENSOR, 686),
         "vae": VAE,
-        "text_encoder": Original("cond_stage_model.transformer.", CLIP_L, r".*position_ids|text_projection"),
+        "text_encoder": Original("cond_stage_model.transformer.", CLIP_TENSOR, CLIP_L),
     },
     lora=StableDiffusionLora(
         key="sd1",

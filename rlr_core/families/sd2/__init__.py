@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from rlr_core.families.stable_diffusion.defaults import SHARED
-from rlr_core.families.stable_diffusion.family import VAE, Original, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.family import (
+    OPEN_CLIP_TENSOR,
+    UNET,
+    UNET_TENSOR,
+    VAE,
+    Original,
+    StableDiffusionFamily,
+)
 from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 SD2 = StableDiffusionFamily(
@@ -14,12 +21,12 @@ SD2 = StableDiffusionFamily(
     configs=Path(__file__).with_name("configs"),
     defaults=SHARED,
     parts={
-        "unet": Original("model.diffusion_model.", 686),
+        "unet": Original(UNET, UNET_TENSOR, 686),
         "vae": VAE,
         "text_encoder": Original(
             prefix="cond_stage_model.model.",
+            tensor=rf"(?!transformer\.resblocks\.23\.)({OPEN_CLIP_TENSOR})",
             count=280,
-            ignored=r"transformer\.resblocks\.23\.|logit_scale|attn_mask|text_projection",
             pad=0,
             open_clip=True,
         ),

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from rlr_core.families.stable_diffusion.defaults import XL
-from rlr_core.families.stable_diffusion.family import CLIP_L, VAE, Original, StableDiffusionFamily
+from rlr_core.families.stable_diffusion.family import (
+    CLIP_L,
+    CLIP_TENSOR,
+    OPEN_CLIP_TENSOR,
+    UNET,
+    UNET_TENSOR,
+    VAE,
+    Original,
+    StableDiffusionFamily,
+)
 from rlr_core.families.stable_diffusion.lora import StableDiffusionLora
 
 SDXL = StableDiffusionFamily(
@@ -14,13 +23,15 @@ SDXL = StableDiffusionFamily(
     configs=Path(__file__).with_name("configs"),
     defaults=XL,
     parts={
-        "unet": Original("model.diffusion_model.", 1680),
+        "unet": Original(UNET, UNET_TENSOR, 1680),
         "vae": VAE,
-        "text_encoder": Original(
-            "conditioner.embedders.0.transformer.", CLIP_L, r".*position_ids|text_projection"
-        ),
+        "text_encoder": Original("conditioner.embedders.0.transformer.", CLIP_TENSOR, CLIP_L),
         "text_encoder_2": Original(
-            "conditioner.embedders.1.model.", 389, r"logit_scale|attn_mask", 0, open_clip=True
+            "conditioner.embedders.1.model.",
+            rf"text_projection|{OPEN_CLIP_TENSOR}",
+            389,
+            pad=0,
+            open_clip=True,
         ),
     },
     lora=StableDiffusionLora(

@@ -16,15 +16,15 @@ class Original:
 
     Attributes:
         prefix: of their names.
-        count: how many a whole one has in a file of that layout, not counting those that `ignored` matches.
-        ignored: pattern of tensors that may be there or not.
+        tensor: pattern of the rest of their names; what it does not match is not the component's own.
+        count: how many a whole one has.
         pad: of a text encoder, the number that fills up short texts, if it is not that of the end.
         open_clip: whether a text encoder has open_clip's names, and not those of transformers.
     """
 
     prefix: str
+    tensor: str
     count: int
-    ignored: str = r"(?!)"
     pad: int | None = None
     open_clip: bool = False
 
@@ -80,6 +80,26 @@ class StableDiffusionFamily:
 
 EMA = "model_ema.diffusion_model"
 """First letters of the names of the UNet's running mean; what follows is without dots."""
-VAE = Original("first_stage_model.", 248, r"loss\.|model_ema\.|logvar|discriminator")
+UNET = "model.diffusion_model."
+UNET_TENSOR = (
+    r"(time_embed\.[02]|label_emb\.0\.[02]|out\.[02]|(middle_block|(input|output)_blocks\.\d\d?)\.\d"
+    r"(|\.(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|conv|norm|proj_in|proj_out"
+    r"|transformer_blocks\.\d\.(norm[123]|attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)))))\.(weight|bias)"
+)
+VAE = Original(
+    prefix="first_stage_model.",
+    tensor=r"((post_)?quant_conv|(en|de)coder\.(conv_in|conv_out|norm_out|mid\.attn_1\.(norm|q|k|v|proj_out)"
+    r"|(mid\.block_[12]|(down|up)\.\d\.block\.\d)\.(norm1|conv1|norm2|conv2|nin_shortcut)"
+    r"|down\.\d\.downsample\.conv|up\.\d\.upsample\.conv))\.(weight|bias)",
+    count=248,
+)
+CLIP_TENSOR = (
+    r"(text_model\.)?(embeddings\.(token|position)_embedding\.weight|(final_layer_norm"
+    r"|encoder\.layers\.\d+\.(self_attn\.([qkv]|out)_proj|layer_norm[12]|mlp\.fc[12]))\.(weight|bias))"
+)
 CLIP_L = 196
 """Tensors of CLIP ViT-L's text model."""
+OPEN_CLIP_TENSOR = (
+    r"positional_embedding|(token_embedding|ln_final|transformer\.resblocks\.\d+\.(attn\.out_proj|ln_[12]"
+    r"|mlp\.c_(fc|proj)))\.(weight|bias)|transformer\.resblocks\.\d+\.attn\.in_proj_(weight|bias)"
+)

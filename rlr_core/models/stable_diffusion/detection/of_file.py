@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from rlr_core.families import FAMILIES, StableDiffusionFamily
-from rlr_core.families.stable_diffusion.family import EMA, Original
+from rlr_core.families.stable_diffusion.family import EMA, UNET, Original
 from rlr_core.models.description import Description
 from rlr_core.models.refusals import TEXT_TO_IMAGE, WIDTHS, refuse, refuse_beside_a_unet, refuse_channels
 from rlr_core.models.stable_diffusion.detection.prediction import find_prediction
 from rlr_core.models.tensor_files import TensorFile, lacking, precision_of
 from rlr_core.safetensors_header import Header, TensorInfo
 
-UNET = "model.diffusion_model."
 TRANSFORMER = re.compile(rf"{re.escape(UNET)}input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.")
 PRUNED = {
     "SSD-1B": {4: 2, 5: 2, 7: 4, 8: 4},
@@ -23,6 +23,7 @@ PRUNED = {
     "a small Stable Diffusion 1.x (BK-SDM, Segmind's small-sd)": {1: 1, 3: 1, 5: 1},
 }
 """What is known → transformer layers in the blocks on the way down (ComfyUI's `supported_models.py`; XL has 2, 2, 10, 10)."""
+RUNNING_MEAN = Original(EMA, r".+", 0)
 
 
 def has_unet(header: Header) -> bool:
@@ -47,7 +48,7 @@ def describe_file(path: Path, tensors: TensorFile) -> Description:
         size=_size(header, family, prediction),
         precision=precision,
         ema=_ema(header),
-        missing=tuple(_missing(header, family)),
+        missing=tuple(missing_parts(header, family)),
     )
 
 
@@ -68,11 +69,8 @@ def _refuse_pruned(path: Path, header: Header) -> None:
 
 def part_names(header: Header, part: Original) -> list[str]:
     """The names of a part's tensors."""
-    ignored = re.compile(part.ignored)
-    start = len(part.prefix)
-    return [
-        name for name in header.tensors if name.startswith(part.prefix) and not ignored.match(name, start)
-    ]
+    own, start = re.compile(part.tensor), len(part.prefix)
+    return [name for name in header.tensors if name.startswith(part.prefix) and own.fullmatch(name, start)]
 
 
 def _unet(header: Header) -> dict[str, TensorInfo]:
@@ -109,7 +107,7 @@ def family_of_file(path: Path, header: Header) -> StableDiffusionFamily:
 def _precisions(path: Path, header: Header, family: StableDiffusionFamily) -> str:
     """Of the UNet; and of the other parts, where theirs is another one."""
     found = {name: _precision(path, header, part) for name, part in family.parts.items()}
-    most = found.pop("unet") or _precision(path, header, Original(EMA, 0)) or "unknown"
+    most = found.pop("unet") or _precision(path, header, RUNNING_MEAN) or "unknown"
     others = [
         f"{name.replace('vae', 'VAE')} {text}" for name, text in found.items() if text not in ("", most)
     ]
@@ -132,23 +130,10 @@ def _ema(header: Header) -> str:
     return "beside" if any(name.startswith(UNET) for name in header.tensors) else "only"
 
 
-def _missing(header: Header, family: StableDiffusionFamily) -> list[str]:
-    only_ema = _ema(header) == "only"
+def missing_parts(header: Header, family: StableDiffusionFamily) -> list[str]:
+    """What `Description.missing` says: counted by name, so that one too many makes up for none that is not there."""
     missing: list[str] = []
     for name, part in family.parts.items():
-        part = Original(EMA, part.count) if name == "unet" and only_ema else part
-        names = part_names(header, part)
-        if (
-            name == "unet" and not only_ema
-        ):  # by name, as the loader: one too many makes up for none that is not there
-            names = [each for each in names if UNET_TENSOR.fullmatch(each, len(part.prefix))]
-        missing += lacking(name, len(names), part.count)
+        part = replace(RUNNING_MEAN, count=part.count) if name == "unet" and _ema(header) == "only" else part
+        missing += lacking(name, len(part_names(header, part)), part.count)
     return missing
-
-
-UNET_TENSOR = re.compile(
-    r"(time_embed\.[02]|label_emb\.0\.[02]|out\.[02]|(middle_block|(input|output)_blocks\.\d\d?)\.\d"
-    r"(|\.(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|op|conv|norm|proj_in|proj_out"
-    r"|transformer_blocks\.\d\.(norm[123]|attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)))))\.(weight|bias)"
-)
-"""The name of a UNet's tensor in the original layout, without the prefix."""

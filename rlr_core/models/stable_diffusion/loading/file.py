@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from rlr_core.families import StableDiffusionFamily
-from rlr_core.families.stable_diffusion.family import EMA
+from rlr_core.families.stable_diffusion.family import EMA, UNET
 from rlr_core.models.architecture import Request
 from rlr_core.models.description import Description
 from rlr_core.models.diffusers_folder import read_json
 from rlr_core.models.refusals import refuse_incomplete, refuse_untold
-from rlr_core.models.stable_diffusion.detection.of_file import UNET, describe_file, family_of_file, part_names
+from rlr_core.models.stable_diffusion.detection.of_file import describe_file, family_of_file, part_names
 from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
 from rlr_core.models.stable_diffusion.loading.conversion import text_encoder_of, unet_of
 from rlr_core.models.stable_diffusion.loading.parts import Parts
