@@ -26,7 +26,8 @@ import runs
 import tiny
 
 from rlr_core.config import from_dict, load, to_dict, to_toml
-from rlr_core.dcot import plain
+from rlr_core.dcot import format_line, parse_line, plain
+from rlr_core.dcot.writer import by_rules
 from rlr_core.models import load_model
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.runs import log, runner
@@ -107,6 +108,26 @@ def test_prompts_files(tmp_path):
         held_out_prompts(config)
 
     assert 50 < rounds(300, "prompts", one) < 300
+
+
+STAGED = (
+    "a park, wide shot, two red cats, (soft light:1.2) | negative: dark | times: 2",
+    "coarse: a park | mid: two red cats | fine: fur, ünï | negative mid: dark | at: 0.2, 0.6 | prompt: cats",
+)
+
+
+def test_lines_of_stages_and_what_the_rules_make_of_them():
+    """What was read is written, and read again as the same."""
+
+    def one(generator: random.Random) -> None:
+        damage = generator.choice((fuzz.damaged_bytes, with_something_nasty))
+        line = damage(generator.choice(STAGED).encode(), generator).decode("utf-8", "replace")
+        said = parse_line(line)
+        assert parse_line(format_line(said)) == said
+        if len(said.prompts) == 1:
+            format_line(by_rules(said))
+
+    assert 50 < rounds(400, "stages", one) < 400
 
 
 # pictures

@@ -144,6 +144,15 @@ def test_texts_may_be_longer_than_all_else(file):
     assert len(tags) > 4_800_000 and seconds(file) < 1
 
 
+def test_the_longest_header_of_texts_is_read(file):
+    """As long as safetensors itself reads."""
+    rest = len(json.dumps({"__metadata__": {"tags": ""}, "a": entry()}))
+    write(file, {"__metadata__": {"tags": "t" * (LONGEST - rest)}, "a": entry()}, bytes(4))
+    with safe_open(file, "pt") as theirs:
+        assert list(theirs.keys()) == list(read_header(file).tensors) == ["a"]
+    assert seconds(file) < 3 and peak_memory(file) < 5 * LONGEST
+
+
 @pytest.mark.parametrize("filling", [b"1,", b'"a":1,', b" "], ids=["numbers", "names", "spaces"])
 def test_nothing_but_texts_may_be_as_long(file, filling):
     write(file, b'{"a":' + filling * (20_000_000 // len(filling)) + b"1}")
