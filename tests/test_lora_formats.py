@@ -20,7 +20,8 @@ from rlr_core.families import FAMILIES, SD1, SDXL
 from rlr_core.families.stable_diffusion.lora import FORMATS
 from rlr_core.families.stable_diffusion.stems import TEXT, UNET, read_stem
 from rlr_core.lora import LayerWeights, LoraWeights, Place, read_lora, write_lora
-from rlr_core.lora.formats import decode, encode
+from rlr_core.lora.encoding import encode
+from rlr_core.lora.formats import decode
 from rlr_core.lora.info import lora_report
 
 DTYPES = torch.float32, torch.float16, torch.bfloat16

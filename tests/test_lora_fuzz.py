@@ -19,7 +19,7 @@ from rlr_core.cli import main
 from rlr_core.errors import RLRError
 from rlr_core.families import SDXL
 from rlr_core.lora import read_lora
-from rlr_core.lora.formats import encode
+from rlr_core.lora.encoding import encode
 from rlr_core.lora.info import lora_report
 
 ENDS = {".lora_down.weight": [4, 5], ".lora_up.weight": [6, 4], ".alpha": []}

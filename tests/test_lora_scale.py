@@ -16,6 +16,7 @@ pytest.importorskip("peft")
 pytest.importorskip("diffusers")
 
 import peft
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from rlr_core.cli.main import main
 from rlr_core.errors import CheckpointError
@@ -154,6 +155,22 @@ def test_a_config_that_says_something_else_is_refused_by_name(changes, message, 
         file = bare(tmp_path, {"lora_adapter_metadata": json.dumps(facts)})
     with pytest.raises(CheckpointError, match=message):
         read_lora(file)
+
+
+OTHER_TYPES = {
+    "ADALORA": {"init_r": 2, "target_r": 2, "total_step": 10}, "FOURIERFT": {"n_frequency": 5},
+    "HRA": {"r": 2}, "LOHA": {"r": 2}, "LOKR": {"r": 2}, "OFT": {"r": 0, "oft_block_size": 1}, "RANDLORA": {"r": 2},
+    "VERA": {"r": 2},
+}  # fmt: skip
+"""Of peft's types → settings."""
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_what_peft_saves_of_another_type_is_called_so(kind, tmp_path):
+    settings = PEFT_TYPE_TO_CONFIG_MAPPING[kind](target_modules=["proj_in", "proj_out"], **OTHER_TYPES[kind])
+    peft.get_peft_model(network(), settings).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"is an adapter of peft's type {kind}"):
+        read_lora(tmp_path / "adapter_model.safetensors")
 
 
 def test_a_damaged_config_is_named(tmp_path):

@@ -103,7 +103,7 @@ def test_the_network_with_hooks_is_that_with_the_lora_file_loaded(given):
     """To float32's rounding of what comes out. Beside the LoRA's effect, a fifteenth of that, the same rounding is 2e-5."""
     import comfy.sd
 
-    from rlr_core.lora.formats import encode
+    from rlr_core.lora.encoding import encode
 
     with contract.held(given) as model:
         base, lora = predicted(model), trained(model)
@@ -120,7 +120,7 @@ def test_the_network_with_hooks_is_that_with_the_lora_file_loaded(given):
 def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given):
     import comfy.sd
 
-    from rlr_core.lora.formats import encode
+    from rlr_core.lora.encoding import encode
 
     with contract.held(given) as model:
         base, lora = contract.walked(model).detach(), trained(model)
@@ -160,7 +160,7 @@ def test_weights_of_fewer_bits_are_trained_on_and_stay_as_they_were(given, dtype
 def test_a_lora_that_is_on_the_model_stays_below(given):
     import comfy.sd
 
-    from rlr_core.lora.formats import encode
+    from rlr_core.lora.encoding import encode
 
     with contract.held(given) as model:
         plain, lora = contract.walked(model).detach(), trained(model)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import LoraFamily, lora_families
-from rlr_core.lora.formats import ALPHA, DOWN, decode, encode, role_of
+from rlr_core.lora.encoding import encode
+from rlr_core.lora.formats import ALPHA, DOWN, decode, role_of
 from rlr_core.lora.metadata import about_training, hashes, standard_metadata
-from rlr_core.lora.peft_config import beside
+from rlr_core.lora.peft_config import beside, refuse_other_types
 from rlr_core.lora.readers import of_the_lora, readers, same_words
 from rlr_core.lora.recognition import family_of, told_by
 from rlr_core.lora.tensor_file import digest, write_tensors
@@ -51,12 +52,14 @@ def read_lora(path: Path, family: LoraFamily | None = None) -> LoraFile:
     """
     path = Path(path)
     header = read_header(path)
+    metadata = {**beside(path), **header.metadata}
+    refuse_other_types(metadata, str(path))
     header = replace(header, tensors=of_the_lora(header.tensors, str(path)))
     known = [family] if family else list(lora_families().values())
     readers(known, header.tensors, str(path))
     _refuse_oversized(header, path)
     _refuse_types(header, path)
-    return understood(_tensors(path, header), {**beside(path), **header.metadata}, str(path), known)
+    return understood(_tensors(path, header), metadata, str(path), known)
 
 
 def understood(

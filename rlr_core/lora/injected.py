@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 from rlr_core.families import Adaptable, Place, Role
-from rlr_core.lora.formats import ALPHA, encode
+from rlr_core.lora.encoding import encode
+from rlr_core.lora.formats import ALPHA
 from rlr_core.lora.targets import Layer, loadable_layers
 from rlr_core.lora.weights import LayerWeights, LoraWeights
 

@@ -77,6 +77,13 @@ def config_facts(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     return facts
 
 
+def refuse_other_types(metadata: Mapping[str, str], source: str) -> None:
+    """Raise `CheckpointError` for a config of another of peft's types than LoRA."""
+    for name, kind in config_facts(metadata, source).items():
+        if name.split(".")[-1] == "peft_type" and kind not in ("LORA", None):
+            _refuse(source, f"an adapter of peft's type {shown(kind)}")
+
+
 def refuse_other_adapters(
     facts: Mapping[str, Any], networks: Iterable[str], dora: set[str], source: str
 ) -> None:
@@ -86,10 +93,8 @@ def refuse_other_adapters(
         dora: those of `networks` which have norms.
     """
     for network in networks:
-        kind, start = _told(facts, network, "peft_type", "LORA"), _told(facts, network, "init_lora_weights")
+        start = _told(facts, network, "init_lora_weights")
         others = [name for name in OTHER_LAYERS if _told(facts, network, name)]
-        if kind not in ("LORA", None):
-            _refuse(source, f"an adapter of peft's type {shown(kind)}")
         if isinstance(start, str) and start.lower().startswith(CHANGED_BASES):
             _refuse(source, f"a LoRA for a checkpoint that {shown(start)} has changed (init_lora_weights)")
         if others:
