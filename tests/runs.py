@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"threads": 1, "device": "cpu"},
     "prompts": {"train": ["a b", "c d", "e f"], "held_out": ["g h", "i j"]},
     "sampling": {"steps": 4},
-    "estimator": {"name": "rlr", "first_order_steps": 1, "sub_chain_length": 1},
+    "estimator": {"name": "rlr", "first_order_steps": 1, "sub_chain_length": 1, "chunk": 2},
     "training": {"iterations": 6, "batch_size": 4, "prompts_per_batch": 2, "learning_rate": 0.01},
     "output": {"preview_every": 2, "previews": 2, "evaluation": 3, "checkpoint_every": 2},
 }
