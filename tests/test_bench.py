@@ -278,7 +278,7 @@ def rows(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 METHODS = """
 [all]
-learning_rates = [1e-3, 2e-3]
+learning_rates = [1e-3]
 sampling = { steps = 4 }
 training = { batch_size = 2, prompts_per_batch = 2 }
 [default]

@@ -476,22 +476,40 @@ def test_a_stopped_run_goes_on_and_is_exported(home, client):
 
 def test_a_page_begins_with_the_run_that_is_cloned(home, workspace_page):
     page, asked = workspace_page
-    told = page._begun(asked(clone="läuft 1"))
-    assert told[page.prompts]["value"] == "a b\nc d\ne f" and told[page.iterations] == 3
-    assert "läuft 1" in told[page.cloned] and "no checkpoint" not in told[page.about]
-    assert "gone" in page._begun(asked(clone="gone"))[page.cloned]
-    assert page._begun(asked()) == {page.cloned: ""}
+    fields = page.fields
+    told = page._begun(None, asked(clone="läuft 1"))
+    assert told[fields.prompts]["value"] == "a b\nc d\ne f" and told[fields.iterations] == 3
+    assert "läuft 1" in told[fields.cloned] and "no checkpoint" not in told[fields.about]
+    assert "gone" in page._begun(None, asked(clone="gone"))[fields.cloned]
+    assert page._begun(None, asked()) == {fields.cloned: ""}
+
+
+def test_a_page_begins_as_it_was_left_unless_its_address_says_otherwise(workspace_page):
+    page, asked = workspace_page
+    fields = page.fields
+    draft = {name: box.value for name, box in fields.inputs.items()}
+    draft |= {"prompts": "a cat", "rewards": ["embedded", "sharpness"], "weights": "1, 2", "iterations": 2.5}
+    told = page._begun(draft, asked())
+    assert told[fields.prompts]["value"] == "a cat" and told[fields.weights]["visible"]
+    assert (
+        told[fields.rewards]["value"] == ["embedded", "sharpness"] and "Start afresh" in told[fields.cloned]
+    )
+    assert page._begun(draft, asked(fresh="1")) == {page.draft: None, fields.cloned: ""}
+    assert page._begun({"prompts": "of an older version"}, asked()) == {fields.cloned: ""}
+    with pytest.raises(ConfigError, match=r"training\.iterations = 2\.5"):
+        page._config({box: draft[name] for name, box in fields.inputs.items()})
 
 
 def test_a_wrong_checkpoint_changes_nothing_else(workspace_page):
-    page, _ = workspace_page
-    data = {page.checkpoint: "/no/such.safetensors", page.rewards: ["embedded"], page.iterations: 12}
-    told = page._chosen(data)
-    assert set(told) == {page.about} and "/no/such.safetensors" in told[page.about]
-    told = page._chosen({**data, page.checkpoint: form.EMBEDDED})
-    assert page.iterations not in told, "that the user has set"
+    fields = workspace_page[0].fields
+    data = {fields.checkpoint: "/no/such.safetensors", fields.rewards: ["embedded"], fields.iterations: 12}
+    told = fields.chosen(data)
+    assert set(told) == {fields.about} and "/no/such.safetensors" in told[fields.about]
+    told = fields.chosen({**data, fields.checkpoint: form.EMBEDDED})
+    assert fields.iterations not in told, "that the user has set"
     assert (
-        page._chosen({**data, page.checkpoint: form.EMBEDDED, page.iterations: 200})[page.iterations] == 200
+        fields.chosen({**data, fields.checkpoint: form.EMBEDDED, fields.iterations: 200})[fields.iterations]
+        == 200
     )
 
 
@@ -502,13 +520,14 @@ def workspace_page(home):
 
     from ui.pages.train import TrainPage
 
-    with gradio.Blocks():
+    with gradio.Blocks() as blocks:
         page = TrainPage(Workspace.open(home))
-        page.checkpoint_card()
-        page.reward_card()
-        page.prompt_card()
-        page.summary()
-        page.advanced_drawer()
+        page.fields.checkpoint_card()
+        page.fields.reward_card()
+        page.fields.prompt_card()
+        page.fields.summary()
+        page.fields.advanced_drawer()
+        page.wire(blocks)
 
     def asked(**query: str) -> SimpleNamespace:
         return SimpleNamespace(query_params=query, headers={})

@@ -210,6 +210,32 @@ def test_from_the_first_page_to_a_comparison(browser, gui):
     assert the_run(gui).state == "finished"
 
 
+def test_what_was_written_is_there_after_a_reload(browser, gui):
+    """Also when the GUI was started anew in between."""
+    with page(browser, gui) as shown:
+        shown.get_by_label("Prompts").first.fill("a red cat\na blue dog")
+        shown.get_by_label("Iterations").fill("7")
+        shown.get_by_label("A prompt per stage").check()
+        shown.get_by_label("Fine: the detail").fill("fur\nwet fur")
+        for _ in range(2):
+            wait_until(
+                lambda: shown.evaluate("Object.keys(localStorage).some((k) => k.startsWith('rlr-draft'))")
+            )
+            gui.kill()
+            gui.start()
+            shown.reload()
+            shown.wait_for_selector("text=As you left it")
+            assert shown.get_by_label("Coarse: the layout").input_value() == "a red cat\na blue dog"
+            assert shown.get_by_label("Fine: the detail").input_value() == "fur\nwet fur"
+            assert shown.get_by_label("Iterations").input_value() == "7"
+        shown.click("text=Start afresh")
+        shown.wait_for_selector("#rail a[aria-current]")
+        shown.wait_for_function(
+            "![...document.querySelectorAll('p')].some((p) => p.textContent.startsWith('As you left'))"
+        )
+        assert shown.get_by_label("Prompts").first.input_value() == ""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light"), (2560, "dark")])

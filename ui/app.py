@@ -8,6 +8,7 @@ import gradio as gr
 from gradio import themes
 
 from ui.pages import PAGES
+from ui.pages.train import train
 from ui.workspace import Workspace
 
 LOOK = Path(__file__).parent / "look"
@@ -29,6 +30,8 @@ def build(workspace: Workspace) -> gr.Blocks:
             with gr.Column(elem_id=f"page-{title.lower()}", elem_classes="page"):
                 if title == "Runs":
                     gr.HTML(RUNS, apply_default_css=False, js_on_load=None)
+                elif title == "Train":
+                    train(workspace, blocks)
                 else:
                     PAGES[title](workspace)
     return blocks
