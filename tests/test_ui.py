@@ -21,7 +21,9 @@ from rlr_core.config import RunConfig, load, to_dict
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, PromptError
 from rlr_core.runs import log, runner
+from rlr_core.runs.state import RunState
 from ui import charts, form, words
+from ui.cards import sentence
 from ui.form import Filled, compose, filled_by
 from ui.guard import LARGEST, Rules, refusal
 from ui.live import Live, Lives
@@ -92,6 +94,13 @@ def test_time_left_is_that_of_the_pace():
     live.iterations = [{"iteration": k, "time": 100.0 + 2 * k, "seconds": 1.5} for k in range(1, 41)]
     assert live.seconds_left(100) == pytest.approx(120)
     assert Live(log.Follower(Path("none"))).seconds_left(100) is None
+
+
+def test_what_a_run_does_before_its_first_iteration():
+    live, state = Live(log.Follower(Path("none"))), RunState(Path("none"), "running", iterations=9)
+    assert "before training" in sentence(state, live, stopping=False)
+    live.previews.append({"seq": 1, "iteration": 0, "file": "a.png"})
+    assert sentence(state, live, stopping=False) == "The first iteration is under way."
 
 
 # curves

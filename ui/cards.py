@@ -115,7 +115,12 @@ def _running(state: RunState, live: Live, at: str) -> str:
         doing = PURPOSES.get(live.painting["purpose"], "painting")
         return f"{doing[0].upper()}{doing[1:]}: {done}." if not state.iteration else f"{at}; {doing}: {done}."
     if not live.iterations:
-        return "Loaded; the first iteration is under way."
+        begun = live.previews or live.checks
+        return (
+            "The first iteration is under way."
+            if begun
+            else "Loaded. Pictures from before training come first."
+        )
     left = live.seconds_left(state.iterations)
     return f"{at}" + (f", {duration(left)} left." if left is not None else ".")
 
