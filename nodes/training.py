@@ -61,10 +61,15 @@ def refuse_lacking(given: Given) -> None:
             )
 
 
+READERS = ("attn2.to_k", "context_embedder", "txt_in")
+"""Ends of the names of layers that texts go into first, where a network's kind is known to have one."""
+
+
 def refuse_others_texts(given: Given, texts: Texts) -> None:
     """Raise `CheckpointError` for a CLIP that is not of the MODEL's family."""
     layers = given.model.model.diffusion_model.named_modules()
-    wanted = next(layer.weight.shape[-1] for name, layer in layers if name.endswith("attn2.to_k"))
+    reading = (layer.weight.shape[-1] for name, layer in layers if name.endswith(READERS))
+    wanted = next(reading, texts.width)
     if texts.width != wanted:
         raise CheckpointError(
             f"a CLIP whose texts are {texts.width} numbers wide, for a MODEL that reads {wanted}",
@@ -76,9 +81,9 @@ def refuse_others_texts(given: Given, texts: Texts) -> None:
 @contextmanager
 def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]:
     """The model of a run, with its networks on the host's device and gradients through them; afterwards all is as before."""
-    family_of(given.model)
+    family = family_of(given.model)
     refuse_lacking(given)
-    texts = Texts(given.clip, texts_of(config))
+    texts = Texts(given.clip, texts_of(config), own_length=family.experimental)
     refuse_others_texts(given, texts)
     load_models_gpu([given.model, given.vae.patcher], force_full_load=True)
     networks = (given.model.model, given.vae.first_stage_model)

@@ -200,12 +200,12 @@ def test_the_last_step_adds_noise_where_the_others_do_for_the_sake_of_black_boxe
 
 
 def test_what_is_not_known_is_refused_by_name(given, monkeypatch):
-    class Flux:
+    class HunyuanVideo:
         pass
 
     with monkeypatch.context() as changes:
-        changes.setattr(given.model.model, "model_config", Flux())
-        with pytest.raises(CheckpointError, match="Flux"), held(given):
+        changes.setattr(given.model.model, "model_config", HunyuanVideo())
+        with pytest.raises(CheckpointError, match="kind HunyuanVideo"), held(given):
             pass
     monkeypatch.setattr(given.model.model, "concat_keys", ("mask",))
     with pytest.raises(CheckpointError, match="mask"), held(given):

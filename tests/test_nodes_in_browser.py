@@ -94,11 +94,11 @@ def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
     page.evaluate("app.queuePrompt(0, 1)")
     told = page.locator(".rlr-told")
     page.wait_for_function(
-        "() => /running.*iteration [2-9]/.test(document.querySelector('.rlr-told').textContent)"
+        "() => /running.*iteration [2-9]/.test(document.querySelector('.rlr-told')?.textContent)"
     )
     page.wait_for_function("() => document.querySelector('.rlr-panel svg polyline')")
     pictured(page, "running")
-    page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('finished')")
+    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
     while server.ask("/queue")["queue_running"]:
         page.wait_for_timeout(500)
     assert "iteration 6 of 6" in told.first.text_content()

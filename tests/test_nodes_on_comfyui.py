@@ -138,11 +138,11 @@ def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_weights_of_fewer_bits_are_trained_on_and_stay_as_they_were(given, dtype):
     import comfy.sd
-    import real_comfyui
+    import reduced_checkpoints
 
     with torch.inference_mode():
         model = comfy.sd.load_checkpoint_guess_config(
-            str(real_comfyui.checkpoint()),
+            str(reduced_checkpoints.checkpoint("sd1")),
             output_vae=False,
             output_clip=False,
             model_options={"dtype": dtype},
@@ -199,7 +199,7 @@ class Unet:
 
 
 def test_the_gradient_is_that_of_the_same_weights_in_diffusers(given):
-    import real_comfyui
+    import reduced_checkpoints
 
     def score(walk: Chain) -> Tensor:
         return rollout(walk, initial_latents(walk), torch.arange(2), range(contract.STEPS))[0].square().mean()
@@ -210,7 +210,7 @@ def test_the_gradient_is_that_of_the_same_weights_in_diffusers(given):
         times = model.schedule(contract.STEPS, None).time[:-1].float()
         timesteps = given.model.get_model_object("model_sampling").timestep(times)
         lora.eject()
-    network = real_comfyui.unet()
+    network = reduced_checkpoints.unet("sd1")
     other = trained(Unet(network))
     for place, down, up in other.layers():
         one = dict((p, (d, u)) for p, d, u in lora.layers())[place]
