@@ -14,6 +14,8 @@ from .text_lengths import equally_long, filled_up
 
 NAMES = {"cross_attn", "pooled_output", "attention_mask"}
 """What a denoiser is given of a text."""
+HOOKED = {"hooks", "clip_start_percent", "clip_end_percent"}
+"""What a CLIP with hooks gives besides."""
 
 
 class Texts:
@@ -47,7 +49,7 @@ class Texts:
 
 def _encoded(clip: Any, text: str) -> dict[str, Tensor]:
     found = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-    if len(found) != 1:
+    if len(found) != 1 or found[0][1].keys() & HOOKED:
         raise CheckpointError(
             "a CLIP with hooks, by which it changes along the chain", "one without", "take the hooks off"
         )
@@ -57,7 +59,7 @@ def _encoded(clip: Any, text: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"a CLIP that gives {', '.join(strange)} for a text",
             f"one that gives no more than {', '.join(sorted(NAMES))}",
-            "choose the CLIP of the checkpoint, without hooks or other changes",
+            "choose the CLIP of the checkpoint",
         )
     with torch.inference_mode(False):
         return {name: value.to("cpu", torch.float32, copy=True).clone() for name, value in values.items()}

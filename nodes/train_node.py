@@ -67,8 +67,8 @@ class Train:
         "The run's folder, for RLR: save LoRA, reward curve, before and after.",
     )
     DESCRIPTION = (
-        "Trains a LoRA for Stable Diffusion 1.x, 2.x or XL towards a reward. Cancel stops it and keeps what was learned; an"
-        " unchanged graph does not train again."
+        "Trains a LoRA towards a reward: for Stable Diffusion 1.x, 2.x or XL, as an experiment for flow models, too. Cancel"
+        " stops it and keeps what was learned; an unchanged graph does not train again."
     )
     EXPERIMENTAL = True
 

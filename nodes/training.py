@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rlr_core.config import RunConfig
@@ -78,6 +79,14 @@ def refuse_others_texts(given: Given, texts: Texts) -> None:
         )
 
 
+def notes_on(given: Given) -> Iterator[str]:
+    """What is good to know of a MODEL before it is trained on."""
+    if below := len(given.model.patches):
+        yield f"what is on {below} weights of the MODEL stays below, and is not part of the LoRA"
+    if (family := family_of(given.model)).experimental:
+        yield f"{family.lora.title}: tell by pictures, not by the curve alone, whether it learns"
+
+
 @contextmanager
 def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]:
     """The model of a run, with its networks on the host's device and gradients through them; afterwards all is as before."""
@@ -119,12 +128,10 @@ def train(
         directory = place(whole)
         if directory.finished:
             return directory
-        lora = inject(model, config.lora, config.training.seed, HookedLora)
+        lora = inject(model, config.lora, config.training.seed, partial(HookedLora, device=model.device))
         listener = telling(directory)
-        if below := len(given.model.patches):
-            listener.tell(
-                "", note=f"what is on {below} weights of the MODEL stays below, and is not part of the LoRA"
-            )
+        if notes := list(notes_on(given)):
+            listener.tell("", note="\n".join(notes))
         try:
             materials = replace(materials, lora=lora)
             _carry_out(directory, whole, listener, materials)

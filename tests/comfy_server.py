@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -21,6 +22,10 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+CLIENT = "tests"
+OVER = ("execution_success", "execution_error", "execution_interrupted")
+PICTURES = (1, 4)
+"""How ComfyUI numbers its binary messages that hold a preview."""
 CHECKPOINT = "reduced-sd1.ckpt"
 SMALL = {
     "iterations": 2, "batch_size": 2, "rank": 2, "steps": 3, "width": 64, "height": 64, "held_out_pairs": 2,
@@ -45,7 +50,7 @@ class Server:
         return json.loads(text) if text else None
 
     def queue(self, prompt: dict[str, Any]) -> str:
-        return self.ask("/prompt", {"prompt": prompt, "client_id": "tests"})["prompt_id"]
+        return self.ask("/prompt", {"prompt": prompt, "client_id": CLIENT})["prompt_id"]
 
     def wait(self, number: str, seconds: float = 1200) -> dict[str, Any]:
         """What became of a prompt."""
@@ -74,6 +79,32 @@ class Server:
 def told(done: dict[str, Any], kind: str = "execution_error") -> dict[str, Any]:
     """What the first message of a kind says of a prompt."""
     return next(each[1] for each in done["status"]["messages"] if each[0] == kind)
+
+
+def heard(server: Server, prompt: dict[str, Any]) -> tuple[list[tuple[str, Any]], int]:
+    """What a browser hears while a prompt runs: messages as (kind, data), and how many pictures beside them."""
+    return asyncio.run(_heard(server, prompt))
+
+
+async def _heard(server: Server, prompt: dict[str, Any]) -> tuple[list[tuple[str, Any]], int]:
+    import aiohttp  # pyright: ignore[reportMissingImports]
+
+    messages: list[tuple[str, Any]] = []
+    pictures = 0
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.address}/ws?clientId={CLIENT}") as socket,
+    ):
+        number = await asyncio.to_thread(server.queue, prompt)
+        async for message in socket:
+            if message.type == aiohttp.WSMsgType.BINARY:
+                pictures += int.from_bytes(message.data[:4], "big") in PICTURES
+                continue
+            said = json.loads(message.data)
+            messages.append((said["type"], said["data"]))
+            if said["type"] in OVER and said["data"]["prompt_id"] == number:
+                break
+    return messages, pictures
 
 
 def at_work(server: Server, node: str, iterations: int) -> str:

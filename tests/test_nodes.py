@@ -212,6 +212,25 @@ def test_what_is_not_known_is_refused_by_name(given, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        ({"hooks": object()}, "hooks"),
+        ({"clip_start_percent": 0.0, "clip_end_percent": 1.0}, "hooks"),
+        ({"control": object()}, "gives control"),
+    ],
+)
+def test_what_a_clip_gives_beside_texts_is_refused_by_name(given, monkeypatch, gives, told):
+    encode = given.clip.encode_from_tokens_scheduled
+
+    def more(tokens: Any) -> Any:
+        return [[text, {**others, **gives}] for text, others in encode(tokens)]
+
+    monkeypatch.setattr(given.clip, "encode_from_tokens_scheduled", more)
+    with pytest.raises(CheckpointError, match=told), held(given):
+        pass
+
+
 def test_sizes_that_the_vae_cannot_have_are_refused(given):
     with held(given) as model, pytest.raises(ConfigError, match="65 × 64"):
         model.latent_shape((65, 64))

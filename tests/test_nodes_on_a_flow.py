@@ -38,6 +38,8 @@ def test_a_flow_is_trained_and_saved_under_the_names_that_comfyui_reads_for_any_
     }
     assert paths == attention
     assert facts["modelspec.architecture"] == "stable-diffusion-3/lora"
+    told = list(comfy_bed.node_file("training").notes_on(given))
+    assert len(told) == 1 and "experimental, for ComfyUI only" in told[0]
 
 
 def test_each_text_keeps_its_own_length_and_each_sample_is_asked_for_alone(given, monkeypatch):

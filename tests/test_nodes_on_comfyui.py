@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Chain, Guided, initial_latents, rollout
+from rlr_core.errors import CheckpointError
 from rlr_core.families import SD1, Component, Role
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
@@ -31,7 +32,10 @@ def euler(model: Any, start: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
     """What KSampler makes of `start`, standard normal."""
     import comfy.sample
 
-    texts = [[[conditioning[name + "cross_attn"], {}]] for name in ("", "negative_")]
+    texts = [
+        [[conditioning[name + "cross_attn"], {"pooled_output": conditioning[name + "pooled_output"]}]]
+        for name in ("", "negative_")
+    ]
     options = {"scheduler": "normal", "denoise": 1.0, "disable_pbar": True, "seed": SEED}
     latent = torch.zeros_like(start)
     with torch.inference_mode():
@@ -242,3 +246,54 @@ class _In:
         at = (level.time[:, None] - self.sigmas).abs().argmin(1)
         words = {name.replace("cross_attn", "text"): value for name, value in conditioning.items()}
         return self.inner(x, level._replace(time=self.timesteps[at]), words)
+
+
+def test_a_chain_of_another_family_is_ksamplers_euler():
+    """SD 3: each text in its own length, each sample alone."""
+    flow = comfy_bed.node_file("training").Given(*comfy_bed.objects("sd3"), "reduced")
+    with contract.held(flow) as model:
+        walk = contract.chain(model)
+        ours = contract.walked(model).detach()
+        rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
+    theirs = euler(flow.model, walk.noise.initial(), rows)
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_a_model_that_is_loaded_in_part_with_a_lora_on_it_is_trained_as_if_it_were_whole(given):
+    """As with little memory: weights are then brought, and patched, each time a layer computes."""
+    import comfy.sd
+
+    from rlr_core.lora.formats import encode
+
+    with contract.held(given) as model:
+        lora = trained(model)
+        file = encode(lora.weights(), "kohya", lora.family)[0]
+        lora.eject()
+    below, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
+    whole = contract.gradient(with_model(given, below))
+    with torch.inference_mode():
+        below.detach()
+        below.patch_model(torch.device("cpu"), lowvram_model_memory=10_000_000)
+    assert below.model.model_lowvram
+    part = contract.gradient(with_model(given, below))
+    error = max(float((one - other).norm() / one.norm()) for one, other in zip(whole, part, strict=True))
+    assert error < 1e-5
+
+
+def test_a_clip_with_hooks_is_refused_by_name(given):
+    import comfy.hooks
+
+    clip = given.clip.clone()
+    clip.apply_hooks_to_conds = comfy.hooks.HookGroup()
+    with (
+        pytest.raises(CheckpointError, match="with hooks"),
+        contract.held(dataclasses.replace(given, clip=clip)),
+    ):
+        pass
+    clip = given.clip.clone()
+    clip.patcher.forced_hooks, clip.use_clip_schedule = comfy.hooks.HookGroup(), True
+    with (
+        pytest.raises(CheckpointError, match="with hooks"),
+        contract.held(dataclasses.replace(given, clip=clip)),
+    ):
+        pass

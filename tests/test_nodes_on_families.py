@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_what_is_saved_paints_by_the_cores_loader_what_the_trained_model_paints(server, family):
     title = "SDXL" if family == "sdxl" else "Train and use a LoRA"
     graph = comfy_server.reduced(example_graphs.graphs()[title], f"reduced-{family}.ckpt", iterations=3)
+    graph["prompts"][1]["prompts"] = "a red fox in the snow"
     done = server.run(example_graphs.api(graph))
     assert done["status"]["status_str"] == "success", done["status"]
     saved = done["outputs"]["save"]["text"][0]

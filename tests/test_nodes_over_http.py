@@ -72,6 +72,21 @@ def test_cancel_keeps_a_lora_and_the_same_graph_goes_on(server):
     assert sorted((server.home / "output" / "rlr").iterdir()) == before
 
 
+def test_progress_previews_and_what_stays_below_arrive_on_the_websocket(server):
+    saved = server.run(prompt("Train and use a LoRA", seed=6))["outputs"]["save"]["text"][0]
+    stacked = prompt("Train and use a LoRA", seed=7, preview_every=1)
+    inputs = {"model": ["checkpoint", 0], "lora_name": saved, "strength_model": 1.0}
+    stacked["below"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    stacked["train"]["inputs"]["model"] = ["below", 0]
+    messages, pictures = comfy_server.heard(server, stacked)
+    at_train = [data for kind, data in messages if kind == "progress" and data["node"] == "train"]
+    assert [data["max"] for data in at_train[:1]] == [2] and at_train[-1]["value"] == 2
+    assert pictures >= 2
+    told = [data for kind, data in messages if kind == "rlr.run"]
+    assert [data["state"] for data in told][-1] == "finished" and any(data["iteration"] == 1 for data in told)
+    assert any("stays below" in data["note"] for data in told)
+
+
 def test_what_cannot_be_is_told_on_the_node_and_the_server_goes_on(server):
     missing = prompt("Train and use a LoRA")
     missing["reward"]["class_type"] = "RLRRewardPickscore"
