@@ -52,8 +52,9 @@ def texts_of(config: RunConfig) -> list[str]:
 
 
 def refuse_lacking(given: Given) -> None:
-    """Loaders give nothing where a file has none. Raises `CheckpointError`."""
-    for kind, there in {"CLIP": given.clip, "VAE": given.vae}.items():
+    """Loaders give nothing where a file has no CLIP, and an empty VAE where it has none. Raises `CheckpointError`."""
+    decoder = given.vae and given.vae.first_stage_model
+    for kind, there in {"CLIP": given.clip, "VAE": decoder}.items():
         if there is None:
             raise CheckpointError(
                 f"a checkpoint without a {kind}",

@@ -53,7 +53,7 @@ def unet(family: str) -> Any:
 
 @cache
 def checkpoint(family: str) -> Path:
-    """Of SD 1.x, 2.x, XL or SD 3."""
+    """Of SD 1.x, 2.x, XL or SD 3; "bare" is of SD 1.x without CLIP and VAE, "fp8" with linear layers in 8 bits with scales."""
     path = Path(tempfile.mkdtemp()) / f"reduced-{family}.ckpt"
     torch.save({"state_dict": MADE[family]()}, path)
     return path
@@ -91,7 +91,23 @@ def _sd3() -> Tensors:
     return named | _thrifty(clip) | _vae(16)
 
 
-MADE: dict[str, Callable[[], Tensors]] = {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl, "sd3": _sd3}
+def _fp8() -> Tensors:
+    """As files with scales are written; the two numbers ask for multiplication in full precision."""
+    tensors = _sd1()
+    for name in [name for name in tensors if name.startswith(ldm.UNET) and tensors[name].dim() == 2]:
+        scale = tensors[name].abs().max() / torch.finfo(torch.float8_e4m3fn).max
+        tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+        tensors[name.removesuffix("weight") + "scale_weight"] = scale
+    return {**tensors, ldm.UNET + "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+
+
+MADE: dict[str, Callable[[], Tensors]] = {
+    "sd1": _sd1,
+    "sd2": _sd2,
+    "sdxl": _sdxl,
+    "sd3": _sd3,
+    "bare": lambda: _unet("sd1"),
+}
 
 
 def _unet(family: str) -> Tensors:

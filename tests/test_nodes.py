@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 from rlr_core.chain import Chain, Conditioning, SampleNoise, initial_latents, rollout
 from rlr_core.config import RunConfig, from_dict
@@ -94,6 +95,22 @@ def test_inference_mode_is_left_without_a_copy_and_is_back_after_an_error(given)
             raise KeyboardInterrupt
         assert torch.is_inference_mode_enabled()
     assert weights(network) == before and given.model.model.current_patcher is None
+
+
+def test_weights_of_several_tensors_leave_inference_mode_whole():
+    """Of the kind that quantised layers have."""
+    inference = comfy_bed.node_file("inference")
+    with torch.inference_mode():
+        layer = torch.nn.Linear(2, 2, bias=False)
+        pair = TwoTensor(torch.ones(2, 2), torch.full((2, 2), 3.0))
+        layer.weight = torch.nn.Parameter(pair, requires_grad=False)
+    own: Any = layer.weight
+    with inference.trainable(layer):
+        made: Any = layer.weight
+        parts = (made.a, made.b)
+        assert isinstance(made, TwoTensor) and not any(part.is_inference() for part in parts)
+        assert [part.data_ptr() for part in parts] == [own.a.data_ptr(), own.b.data_ptr()]
+    assert layer.weight is own
 
 
 def test_training_lifts_the_reward_and_leaves_the_host_as_it_was(given, tmp_path):

@@ -75,8 +75,9 @@ def page(request: Any, server: Any, browser: Any) -> Iterator[Any]:
 
 def pictured(page: Any, name: str) -> None:
     if folder := os.environ.get("RLR_PICTURES"):
-        file = Path(folder) / f"{name}-{page.renderer}.png"
-        page.screenshot(path=file)
+        page.evaluate(FIT)
+        page.wait_for_timeout(500)
+        page.screenshot(path=Path(folder) / f"{name}-{page.renderer}.png")
 
 
 def opened(page: Any, graph: example_graphs.Graph) -> None:
@@ -104,7 +105,6 @@ def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
     page.reload()
     page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
     page.wait_for_function("() => document.querySelector('.rlr-panel img').naturalWidth > 0")
-    page.evaluate(FIT)
     page.wait_for_timeout(1000)
     pictured(page, "reloaded")
     assert not page.errors

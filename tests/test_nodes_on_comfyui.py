@@ -280,20 +280,14 @@ def test_a_model_that_is_loaded_in_part_with_a_lora_on_it_is_trained_as_if_it_we
     assert error < 1e-5
 
 
-def test_a_clip_with_hooks_is_refused_by_name(given):
+@pytest.mark.parametrize(("scheduled", "on_texts"), [(True, True), (False, True), (True, False)])
+def test_a_clip_with_hooks_is_refused_by_name(given, scheduled, on_texts):
     import comfy.hooks
+    from comfy_extras.nodes_hooks import SetClipHooks
 
-    clip = given.clip.clone()
-    clip.apply_hooks_to_conds = comfy.hooks.HookGroup()
-    with (
-        pytest.raises(CheckpointError, match="with hooks"),
-        contract.held(dataclasses.replace(given, clip=clip)),
-    ):
-        pass
-    clip = given.clip.clone()
-    clip.patcher.forced_hooks, clip.use_clip_schedule = comfy.hooks.HookGroup(), True
-    with (
-        pytest.raises(CheckpointError, match="with hooks"),
-        contract.held(dataclasses.replace(given, clip=clip)),
-    ):
+    hooks = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+    hooked = dataclasses.replace(
+        given, clip=SetClipHooks().apply_hooks(given.clip, scheduled, on_texts, hooks)[0]
+    )
+    with pytest.raises(CheckpointError, match="with hooks"), contract.held(hooked):
         pass

@@ -98,4 +98,11 @@ def test_what_cannot_be_is_told_on_the_node_and_the_server_goes_on(server):
     empty["prompts"]["inputs"]["prompts"] = ""
     done = server.run(empty)
     assert "no prompts" in comfy_server.told(done)["exception_message"]
+    for kind, output in (("CLIP", 1), ("VAE", 2)):
+        bare = prompt("Train and use a LoRA")
+        name = comfy_server.put_checkpoint(server.home, "bare")
+        bare["bare"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}
+        bare["train"]["inputs"][kind.lower()] = ["bare", output]
+        told = comfy_server.told(server.run(bare))
+        assert told["node_id"] == "train" and f"without a {kind}" in told["exception_message"]
     assert server.ask("/system_stats")
