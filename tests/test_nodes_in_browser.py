@@ -31,9 +31,9 @@ FIT = """
         const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 30;
         const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]));
         const below = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
-        const scale = Math.min((innerWidth - 100) / (right - left), (innerHeight - 120) / (below - top));
+        const scale = Math.min((innerWidth - 100) / (right - left), (innerHeight - 160) / (below - top));
         app.canvas.ds.scale = scale;
-        app.canvas.ds.offset = [70 / scale - left, 60 / scale - top];
+        app.canvas.ds.offset = [70 / scale - left, 110 / scale - top];
         app.canvas.setDirty(true, true);
     }
 """
@@ -114,8 +114,8 @@ def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
 def test_each_example_opens_and_runs_from_the_page(page, title, server):
     opened(page, example(title, server.home, seed=20 if page.renderer == "classic" else 21))
     page.evaluate("app.queuePrompt(0, 1)")
-    page.wait_for_function(
-        "() => /running.*iteration [1-9]/.test(document.querySelector('.rlr-told')?.textContent)"
+    page.wait_for_function(  # a short one may be over before the page has asked
+        "() => /running.*iteration [1-9]|finished/.test(document.querySelector('.rlr-told')?.textContent)"
     )
     page.wait_for_function("() => document.querySelector('.rlr-panel svg circle')")
     pictured(page, f"{title.split()[0].lower()}-running")
