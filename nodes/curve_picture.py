@@ -25,6 +25,11 @@ def curve_picture(curves: Mapping[str, Points], width: int, height: int) -> Imag
     return frame.sheet.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def told(value: float) -> str:
+    """In four digits, large numbers whole."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e8 else f"{value:.4g}"
+
+
 class _Frame:
     """Turns values into places on a sheet."""
 
@@ -49,7 +54,7 @@ class _Frame:
             value = self.low + (self.high - self.low) * part / 4
             (left, y), right = self.at(0, value), self.at(self.end, value)[0]
             self.draw.line((left, y, right, y), GRID, SCALE)
-            self.text((left - 8 * SCALE, y), f"{value:.4g}", INK, "rm")
+            self.text((left - 8 * SCALE, y), told(value), INK, "rm")
         for x in (0, self.end):
             self.text((self.at(x, 0)[0], self.sheet.height - 14 * SCALE), f"{x:g}", INK, "mm")
         middle = (self.at(0, 0)[0] + self.at(self.end, 0)[0]) / 2
@@ -64,7 +69,7 @@ class _Frame:
             self.draw.line([self.at(x, y) for x, y, _ in points], colour, 2 * SCALE, "curve")
         x, y = self.at(*points[-1][:2])
         self.draw.ellipse((x - 3 * SCALE, y - 3 * SCALE, x + 3 * SCALE, y + 3 * SCALE), colour)
-        self.text((x + 10 * SCALE, y), f"{points[-1][1]:.4g}", colour, "lm")
+        self.text((x + 10 * SCALE, y), told(points[-1][1]), colour, "lm")
 
     def legend(self, name: str, colour: str) -> None:
         """The next name above the curves."""

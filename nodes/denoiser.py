@@ -17,6 +17,7 @@ from rlr_core.chain.denoiser import expand
 
 from .host import process_conds, sampling_function
 from .levels import is_flow
+from .text_lengths import whole
 
 NEGATIVE = "negative_"
 
@@ -28,10 +29,12 @@ class HostDenoiser:
     Attributes:
         patcher: a MODEL, loaded and with its `pre_run` done.
         scale: of the guidance, CFG.
+        one_by_one: whether each sample is asked for alone, with texts of their own length.
     """
 
     patcher: Any
     scale: float
+    one_by_one: bool = False
 
     def __call__(self, x: Tensor, level: Level, conditioning: Mapping[str, Tensor]) -> Prediction:
         """Predict from `x` (B, …)."""
@@ -49,7 +52,9 @@ class HostDenoiser:
 
         Such changes look at the first sample's σ, as if it were that of all.
         """
-        if _is_plain(self.patcher.model_options):
+        if self.one_by_one:
+            yield from torch.arange(len(sigma)).split(1)
+        elif _is_plain(self.patcher.model_options):
             yield torch.arange(len(sigma))
         else:
             for value in sigma.unique():
@@ -58,12 +63,9 @@ class HostDenoiser:
     def _denoised(self, x: Tensor, sigma: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """x̂ (n, …) of ComfyUI's latents (n, …) at ComfyUI's σ (n,)."""
         inner = self.patcher.model
-        both = {
-            "positive": [_entry({k: v for k, v in conditioning.items() if not k.startswith(NEGATIVE)})],
-            "negative": [
-                _entry({k[len(NEGATIVE) :]: v for k, v in conditioning.items() if k.startswith(NEGATIVE)})
-            ],
-        }
+        negative = {k[len(NEGATIVE) :]: v for k, v in conditioning.items() if k.startswith(NEGATIVE)}
+        positive = {k: v for k, v in conditioning.items() if not k.startswith(NEGATIVE)}
+        both = {"positive": [_entry(positive)], "negative": [_entry(negative)]}
         conds = process_conds(inner, x.detach(), both, x.device)
         options, time = self.patcher.model_options, sigma.to(x)
         return sampling_function(
@@ -73,7 +75,7 @@ class HostDenoiser:
 
 def _entry(conditioning: Mapping[str, Tensor]) -> dict[str, Any]:
     """As ComfyUI has one entry of a CONDITIONING."""
-    return {**conditioning, "model_conds": {}, "uuid": None}
+    return {**whole(conditioning), "model_conds": {}, "uuid": None}
 
 
 def _is_plain(options: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 @contextmanager
@@ -36,13 +37,22 @@ def trainable(*networks: nn.Module) -> Iterator[None]:
 
 
 def _same_memory(value: Any) -> Any:
-    alias = alias_of(value.data)
+    alias = alias_of(value)
     return nn.Parameter(alias, requires_grad=False) if isinstance(value, nn.Parameter) else alias
 
 
 def alias_of(value: Tensor) -> Tensor:
-    """An ordinary tensor on the memory of `value`; to be asked for outside inference mode."""
+    """An ordinary tensor on the memory of `value`; to be asked for outside inference mode.
+
+    Quantised weights are made of several tensors, which torch's protocol for such classes takes apart and puts together.
+    """
+    value = value.detach()
+    if is_traceable_wrapper_subclass(value):
+        whole: Any = value
+        names, rest = whole.__tensor_flatten__()
+        parts = {name: alias_of(getattr(whole, name)) for name in names}
+        return type(whole).__tensor_unflatten__(parts, rest, whole.shape, whole.stride())
     if not value.is_inference():
-        return value.detach()
+        return value
     empty = torch.empty(0, dtype=value.dtype, device=value.device)
     return empty.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())  # pyright: ignore

@@ -55,7 +55,7 @@ class HostModel:
 
     @property
     def components(self) -> list[Component]:
-        return [Component("unet", Role.DENOISER, self.network)]
+        return [Component(self.family.network, Role.DENOISER, self.network)]
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +67,7 @@ class HostModel:
         return schedule_of(sampling, self._scheduler, steps, noisy=self._noisy)
 
     def denoiser(self, guidance_scale: float) -> Denoiser:
-        return HostDenoiser(self._patcher, guidance_scale)
+        return HostDenoiser(self._patcher, guidance_scale, one_by_one=self.family.experimental)
 
     def encode(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Tensor]:
         negative = {NEGATIVE + name: value for name, value in self._texts.rows(negatives).items()}
@@ -80,7 +80,7 @@ class HostModel:
         return vae.process_output(decoded.clone()).to(latents.device)  # it works in place
 
     def latent_shape(self, size: Size | None) -> tuple[int, ...]:
-        factor, side = self._vae.spacial_compression_decode(), self.family.own_size("epsilon")
+        factor, side = self._vae.spacial_compression_decode(), self.family.side
         width, height = size or (side, side)
         if width < factor or height < factor or width % factor or height % factor:
             raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,8 +10,12 @@ from torch import Tensor
 
 from rlr_core.errors import CheckpointError
 
-NAMES = {"cross_attn", "pooled_output"}
+from .text_lengths import equally_long, filled_up
+
+NAMES = {"cross_attn", "pooled_output", "attention_mask"}
 """What a denoiser is given of a text."""
+HOOKED = {"hooks", "clip_start_percent", "clip_end_percent"}
+"""What a CLIP with hooks gives besides."""
 
 
 class Texts:
@@ -21,11 +24,12 @@ class Texts:
     Args:
         clip: a CLIP.
         texts: all that will be asked for.
+        own_length: whether the network reads each in its own length; else they are repeated, as ComfyUI does.
     """
 
-    def __init__(self, clip: Any, texts: Iterable[str]):
+    def __init__(self, clip: Any, texts: Iterable[str], *, own_length: bool = False):
         encoded = {text: _encoded(clip, text) for text in texts}
-        self._table = _equally_long(encoded)
+        self._table = (filled_up if own_length else equally_long)(encoded)
 
     @property
     def width(self) -> int:
@@ -45,7 +49,7 @@ class Texts:
 
 def _encoded(clip: Any, text: str) -> dict[str, Tensor]:
     found = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-    if len(found) != 1:
+    if len(found) != 1 or found[0][1].keys() & HOOKED:
         raise CheckpointError(
             "a CLIP with hooks, by which it changes along the chain", "one without", "take the hooks off"
         )
@@ -54,20 +58,8 @@ def _encoded(clip: Any, text: str) -> dict[str, Tensor]:
     if strange := sorted(values.keys() - NAMES):
         raise CheckpointError(
             f"a CLIP that gives {', '.join(strange)} for a text",
-            "that of Stable Diffusion 1.x, 2.x or XL",
+            f"one that gives no more than {', '.join(sorted(NAMES))}",
             "choose the CLIP of the checkpoint",
         )
     with torch.inference_mode(False):
         return {name: value.to("cpu", torch.float32, copy=True).clone() for name, value in values.items()}
-
-
-def _equally_long(table: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """Texts repeated to one length, as ComfyUI does: attention sees the same."""
-    length = math.lcm(*(entry["cross_attn"].shape[1] for entry in table.values()))
-    return {
-        text: {
-            **entry,
-            "cross_attn": entry["cross_attn"].repeat(1, length // entry["cross_attn"].shape[1], 1),
-        }
-        for text, entry in table.items()
-    }

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from rlr_core.config import RunConfig, Tables, from_dict, merged
 from rlr_core.errors import PromptError, RewardError
-from rlr_core.families import SD1, StableDiffusionFamily
+from rlr_core.families import SD1
 from rlr_core.runs import RunDirectory
 from rlr_core.runs.pictures import tiles
 from rlr_core.runs.summary import Summary
 
-from .families import family_of
+from .families import HostFamily, family_of
 from .folders import runs
 from .going_on import FRESH, ON, run_for
 from .host import SCHEDULER_NAMES, Interrupted, with_lora
@@ -67,8 +67,8 @@ class Train:
         "The run's folder, for RLR: save LoRA, reward curve, before and after.",
     )
     DESCRIPTION = (
-        "Trains a LoRA for Stable Diffusion 1.x, 2.x or XL towards a reward. Cancel stops it and keeps what was learned; an"
-        " unchanged graph does not train again."
+        "Trains a LoRA towards a reward: for Stable Diffusion 1.x, 2.x or XL, as an experiment for flow models, too. Cancel"
+        " stops it and keeps what was learned; an unchanged graph does not train again."
     )
     EXPERIMENTAL = True
 
@@ -136,7 +136,7 @@ def results(model: Any, directory: RunDirectory) -> tuple[Any, ...]:
     return with_lora(model, None, lora, 1.0, 0.0)[0], lora, history, pictures, str(directory.folder)
 
 
-def config_of(inputs: dict[str, Any], family: StableDiffusionFamily) -> RunConfig:
+def config_of(inputs: dict[str, Any], family: HostFamily) -> RunConfig:
     """What the inputs say. Raises `RLRError`."""
     if not inputs["prompts"]["prompts"]["train"]:
         raise PromptError(
@@ -144,9 +144,7 @@ def config_of(inputs: dict[str, Any], family: StableDiffusionFamily) -> RunConfi
         )
     own = tables(NAMES, inputs)
     own["training"]["prompts_per_batch"] = inputs["batch_size"]
-    own["training"]["learning_rate"] = (
-        inputs["learning_rate"] or family.defaults["training.learning_rate"].value
-    )
+    own["training"]["learning_rate"] = inputs["learning_rate"] or family.learning_rate
     own["lora"]["alpha"] = float(inputs["rank"])
     if inputs["width"] and inputs["height"]:
         own["sampling"]["size"] = [inputs["width"], inputs["height"]]

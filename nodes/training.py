@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rlr_core.config import RunConfig
@@ -51,8 +52,9 @@ def texts_of(config: RunConfig) -> list[str]:
 
 
 def refuse_lacking(given: Given) -> None:
-    """Loaders give nothing where a file has none. Raises `CheckpointError`."""
-    for kind, there in {"CLIP": given.clip, "VAE": given.vae}.items():
+    """Loaders give nothing where a file has no CLIP, and an empty VAE where it has none. Raises `CheckpointError`."""
+    decoder = given.vae and given.vae.first_stage_model
+    for kind, there in {"CLIP": given.clip, "VAE": decoder}.items():
         if there is None:
             raise CheckpointError(
                 f"a checkpoint without a {kind}",
@@ -61,10 +63,15 @@ def refuse_lacking(given: Given) -> None:
             )
 
 
+READERS = ("attn2.to_k", "context_embedder", "txt_in")
+"""Ends of the names of layers that texts go into first, where a network's kind is known to have one."""
+
+
 def refuse_others_texts(given: Given, texts: Texts) -> None:
     """Raise `CheckpointError` for a CLIP that is not of the MODEL's family."""
     layers = given.model.model.diffusion_model.named_modules()
-    wanted = next(layer.weight.shape[-1] for name, layer in layers if name.endswith("attn2.to_k"))
+    reading = (layer.weight.shape[-1] for name, layer in layers if name.endswith(READERS))
+    wanted = next(reading, texts.width)
     if texts.width != wanted:
         raise CheckpointError(
             f"a CLIP whose texts are {texts.width} numbers wide, for a MODEL that reads {wanted}",
@@ -73,12 +80,20 @@ def refuse_others_texts(given: Given, texts: Texts) -> None:
         )
 
 
+def notes_on(given: Given) -> Iterator[str]:
+    """What is good to know of a MODEL before it is trained on."""
+    if below := len(given.model.patches):
+        yield f"what is on {below} weights of the MODEL stays below, and is not part of the LoRA"
+    if (family := family_of(given.model)).experimental:
+        yield f"{family.lora.title}: tell by pictures, not by the curve alone, whether it learns"
+
+
 @contextmanager
 def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]:
     """The model of a run, with its networks on the host's device and gradients through them; afterwards all is as before."""
-    family_of(given.model)
+    family = family_of(given.model)
     refuse_lacking(given)
-    texts = Texts(given.clip, texts_of(config))
+    texts = Texts(given.clip, texts_of(config), own_length=family.experimental)
     refuse_others_texts(given, texts)
     load_models_gpu([given.model, given.vae.patcher], force_full_load=True)
     networks = (given.model.model, given.vae.first_stage_model)
@@ -114,12 +129,10 @@ def train(
         directory = place(whole)
         if directory.finished:
             return directory
-        lora = inject(model, config.lora, config.training.seed, HookedLora)
+        lora = inject(model, config.lora, config.training.seed, partial(HookedLora, device=model.device))
         listener = telling(directory)
-        if below := len(given.model.patches):
-            listener.tell(
-                "", note=f"what is on {below} weights of the MODEL stays below, and is not part of the LoRA"
-            )
+        if notes := list(notes_on(given)):
+            listener.tell("", note="\n".join(notes))
         try:
             materials = replace(materials, lora=lora)
             _carry_out(directory, whole, listener, materials)

@@ -29,9 +29,9 @@ def _host() -> Any:
     return real_comfyui
 
 
-def objects() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of the host, made anew."""
-    return _host().objects()
+def objects(family: str = "sd1") -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the host, made anew: of SD 1.x, or "sd3", a flow."""
+    return _host().objects(family)
 
 
 @cache

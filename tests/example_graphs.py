@@ -257,15 +257,15 @@ def _depth(name: str, graph: Graph) -> int:
 
 
 WIDTH, GAP = 380, 60
+WEIGHTS = dict.fromkeys(("RLRRewardPickscore", "RLRRewardImagereward", "RLRRewardAesthetic"), 70)
+"""Nodes that say whether their weights are installed → pixels for that."""
 
 
 def _height(kind: str) -> int:
     inputs, outputs = described(kind)
     wired = sum(is_socket(sort) for sort, _ in inputs.values())
     long = sum(bool(options.get("multiline")) for _, options in inputs.values())
-    room = {"RLRTrain": 520, "PreviewImage": 280, "CLIPTextEncode": 80}.get(
-        kind, 70 if "Reward" in kind else 0
-    )
+    room = {"RLRTrain": 430, "PreviewImage": 280, "CLIPTextEncode": 80, **WEIGHTS}.get(kind, 0)
     return 60 + 24 * (max(wired, len(outputs)) + len(inputs) - wired) + 90 * long + room
 
 

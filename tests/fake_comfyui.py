@@ -32,6 +32,12 @@ class EPS:
 class CONST:
     """x̂ = x − σ·u, of x = (1-σ)·x̂ + σ·ε."""
 
+    def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
+        return x
+
+    def calculate_denoised(self, sigma: Tensor, output: Tensor, x: Tensor) -> Tensor:
+        return x - sigma * output
+
 
 class Discrete(EPS):
     sigmas = torch.linspace(0.03, 14, 1000)
@@ -39,6 +45,14 @@ class Discrete(EPS):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return (sigma.reshape(-1, 1) - self.sigmas).abs().argmin(1)
+
+
+class Flow(CONST):
+    sigmas = torch.linspace(0.001, 1, 1000)
+    sigma_min = 0.001
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return 1000 * sigma
 
 
 def calculate_sigmas(model_sampling: Any, scheduler: str, steps: int) -> Tensor:
@@ -122,10 +136,15 @@ class SD15:
     """Its name tells the family."""
 
 
+class SD3:
+    """That of a flow."""
+
+
 class BaseModel(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, flow: bool) -> None:
         super().__init__()
-        self.diffusion_model, self.model_config, self.model_sampling = UNet(), SD15(), Discrete()
+        self.diffusion_model = UNet()
+        self.model_config, self.model_sampling = (SD3(), Flow()) if flow else (SD15(), Discrete())
         self.latent_format, self.concat_keys = SimpleNamespace(latent_channels=CHANNELS), ()
         self.current_patcher: Any = None
 
@@ -186,12 +205,15 @@ class VAE:
 
 
 class CLIP:
+    def __init__(self, flow: bool):
+        self.flow = flow
+
     def tokenize(self, text: str) -> str:
         return text
 
     def encode_from_tokens_scheduled(self, tokens: str) -> list[Any]:
-        """77 vectors for each 77 letters that were begun."""
-        count = 77 * max(1, -(-len(tokens) // 77))
+        """77 vectors for each 77 letters that were begun; of a flow, one for each letter."""
+        count = 2 + len(tokens) if self.flow else 77 * max(1, -(-len(tokens) // 77))
         seed = int.from_bytes(hashlib.sha256(tokens.encode()).digest()[:4], "big")
         values = torch.randn(1, count, WORDS, generator=torch.Generator().manual_seed(seed))
         return [[values, {"pooled_output": None}]]
@@ -264,8 +286,9 @@ def install() -> None:
 
 
 @torch.inference_mode()
-def objects() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE."""
+def objects(family: str = "sd1") -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE, of SD 1.x or of a flow ("sd3")."""
+    flow = family == "sd3"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return Patcher(BaseModel().requires_grad_(False)), CLIP(), VAE()
+        return Patcher(BaseModel(flow).requires_grad_(False)), CLIP(flow), VAE()

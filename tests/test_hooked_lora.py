@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,3 +203,10 @@ def test_hooks_are_the_way_without_peft(monkeypatch):
     assert default_kind() is PeftLora
     monkeypatch.setitem(sys.modules, "peft", None)
     assert default_kind() is HookedLora
+
+
+def test_its_tensors_are_where_the_host_computes_also_where_weights_are_kept_elsewhere():
+    kept = SimpleNamespace(components=[Component("transformer", Role.DENOISER, nn.Sequential(nn.Linear(4, 3, device="meta")))],
+                           lora_family=GenericFamily("toy", "Toy", "toy"))  # fmt: skip
+    lora = inject(kept, LoraConfig(rank=2, targets="all"), 0, partial(HookedLora, device=torch.device("cpu")))
+    assert {tensor.device.type for tensor in lora.parameters} == {"cpu"}

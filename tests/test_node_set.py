@@ -118,6 +118,11 @@ def folder(objects, tmp_path_factory) -> str:
         return run(objects)[4]
 
 
+def test_values_beside_a_curve_are_short_and_large_ones_whole():
+    told = comfy_bed.node_file("curve_picture").told
+    assert [told(value) for value in (10343.97, 0.123456, 1.5e9)] == ["10344", "0.1235", "1.5e+09"]
+
+
 def test_what_is_made_of_a_run(folder, tmp_path, monkeypatch):
     made = comfy_bed.node_file("run_nodes")
     monkeypatch.setattr(made, "loras", lambda: tmp_path / "loras")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 from rlr_core.chain import Chain, Conditioning, SampleNoise, initial_latents, rollout
 from rlr_core.config import RunConfig, from_dict
@@ -94,6 +95,22 @@ def test_inference_mode_is_left_without_a_copy_and_is_back_after_an_error(given)
             raise KeyboardInterrupt
         assert torch.is_inference_mode_enabled()
     assert weights(network) == before and given.model.model.current_patcher is None
+
+
+def test_weights_of_several_tensors_leave_inference_mode_whole():
+    """Of the kind that quantised layers have."""
+    inference = comfy_bed.node_file("inference")
+    with torch.inference_mode():
+        layer = torch.nn.Linear(2, 2, bias=False)
+        pair = TwoTensor(torch.ones(2, 2), torch.full((2, 2), 3.0))
+        layer.weight = torch.nn.Parameter(pair, requires_grad=False)
+    own: Any = layer.weight
+    with inference.trainable(layer):
+        made: Any = layer.weight
+        parts = (made.a, made.b)
+        assert isinstance(made, TwoTensor) and not any(part.is_inference() for part in parts)
+        assert [part.data_ptr() for part in parts] == [own.a.data_ptr(), own.b.data_ptr()]
+    assert layer.weight is own
 
 
 def test_training_lifts_the_reward_and_leaves_the_host_as_it_was(given, tmp_path):
@@ -200,15 +217,34 @@ def test_the_last_step_adds_noise_where_the_others_do_for_the_sake_of_black_boxe
 
 
 def test_what_is_not_known_is_refused_by_name(given, monkeypatch):
-    class Flux:
+    class HunyuanVideo:
         pass
 
     with monkeypatch.context() as changes:
-        changes.setattr(given.model.model, "model_config", Flux())
-        with pytest.raises(CheckpointError, match="Flux"), held(given):
+        changes.setattr(given.model.model, "model_config", HunyuanVideo())
+        with pytest.raises(CheckpointError, match="kind HunyuanVideo"), held(given):
             pass
     monkeypatch.setattr(given.model.model, "concat_keys", ("mask",))
     with pytest.raises(CheckpointError, match="mask"), held(given):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        ({"hooks": object()}, "hooks"),
+        ({"clip_start_percent": 0.0, "clip_end_percent": 1.0}, "hooks"),
+        ({"control": object()}, "gives control"),
+    ],
+)
+def test_what_a_clip_gives_beside_texts_is_refused_by_name(given, monkeypatch, gives, told):
+    encode = given.clip.encode_from_tokens_scheduled
+
+    def more(tokens: Any) -> Any:
+        return [[text, {**others, **gives}] for text, others in encode(tokens)]
+
+    monkeypatch.setattr(given.clip, "encode_from_tokens_scheduled", more)
+    with pytest.raises(CheckpointError, match=told), held(given):
         pass
 
 

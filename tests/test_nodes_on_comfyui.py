@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlr_core.chain import Chain, Guided, initial_latents, rollout
+from rlr_core.errors import CheckpointError
 from rlr_core.families import SD1, Component, Role
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
@@ -31,7 +32,10 @@ def euler(model: Any, start: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
     """What KSampler makes of `start`, standard normal."""
     import comfy.sample
 
-    texts = [[[conditioning[name + "cross_attn"], {}]] for name in ("", "negative_")]
+    texts = [
+        [[conditioning[name + "cross_attn"], {"pooled_output": conditioning[name + "pooled_output"]}]]
+        for name in ("", "negative_")
+    ]
     options = {"scheduler": "normal", "denoise": 1.0, "disable_pbar": True, "seed": SEED}
     latent = torch.zeros_like(start)
     with torch.inference_mode():
@@ -138,11 +142,11 @@ def test_what_is_trained_is_what_comfyui_makes_of_the_lora_file(given):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_weights_of_fewer_bits_are_trained_on_and_stay_as_they_were(given, dtype):
     import comfy.sd
-    import real_comfyui
+    import reduced_checkpoints
 
     with torch.inference_mode():
         model = comfy.sd.load_checkpoint_guess_config(
-            str(real_comfyui.checkpoint()),
+            str(reduced_checkpoints.checkpoint("sd1")),
             output_vae=False,
             output_clip=False,
             model_options={"dtype": dtype},
@@ -199,7 +203,7 @@ class Unet:
 
 
 def test_the_gradient_is_that_of_the_same_weights_in_diffusers(given):
-    import real_comfyui
+    import reduced_checkpoints
 
     def score(walk: Chain) -> Tensor:
         return rollout(walk, initial_latents(walk), torch.arange(2), range(contract.STEPS))[0].square().mean()
@@ -210,7 +214,7 @@ def test_the_gradient_is_that_of_the_same_weights_in_diffusers(given):
         times = model.schedule(contract.STEPS, None).time[:-1].float()
         timesteps = given.model.get_model_object("model_sampling").timestep(times)
         lora.eject()
-    network = real_comfyui.unet()
+    network = reduced_checkpoints.unet("sd1")
     other = trained(Unet(network))
     for place, down, up in other.layers():
         one = dict((p, (d, u)) for p, d, u in lora.layers())[place]
@@ -242,3 +246,48 @@ class _In:
         at = (level.time[:, None] - self.sigmas).abs().argmin(1)
         words = {name.replace("cross_attn", "text"): value for name, value in conditioning.items()}
         return self.inner(x, level._replace(time=self.timesteps[at]), words)
+
+
+def test_a_chain_of_another_family_is_ksamplers_euler():
+    """SD 3: each text in its own length, each sample alone."""
+    flow = comfy_bed.node_file("training").Given(*comfy_bed.objects("sd3"), "reduced")
+    with contract.held(flow) as model:
+        walk = contract.chain(model)
+        ours = contract.walked(model).detach()
+        rows = walk.conditioning.at(torch.zeros(2, dtype=torch.long), torch.arange(2))
+    theirs = euler(flow.model, walk.noise.initial(), rows)
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_a_model_that_is_loaded_in_part_with_a_lora_on_it_is_trained_as_if_it_were_whole(given):
+    """As with little memory: weights are then brought, and patched, each time a layer computes."""
+    import comfy.sd
+
+    from rlr_core.lora.formats import encode
+
+    with contract.held(given) as model:
+        lora = trained(model)
+        file = encode(lora.weights(), "kohya", lora.family)[0]
+        lora.eject()
+    below, _ = comfy.sd.load_lora_for_models(given.model, None, file, 1.0, 0.0)
+    whole = contract.gradient(with_model(given, below))
+    with torch.inference_mode():
+        below.detach()
+        below.patch_model(torch.device("cpu"), lowvram_model_memory=10_000_000)
+    assert below.model.model_lowvram
+    part = contract.gradient(with_model(given, below))
+    error = max(float((one - other).norm() / one.norm()) for one, other in zip(whole, part, strict=True))
+    assert error < 1e-5
+
+
+@pytest.mark.parametrize(("scheduled", "on_texts"), [(True, True), (False, True), (True, False)])
+def test_a_clip_with_hooks_is_refused_by_name(given, scheduled, on_texts):
+    import comfy.hooks
+    from comfy_extras.nodes_hooks import SetClipHooks
+
+    hooks = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+    hooked = dataclasses.replace(
+        given, clip=SetClipHooks().apply_hooks(given.clip, scheduled, on_texts, hooks)[0]
+    )
+    with pytest.raises(CheckpointError, match="with hooks"), contract.held(hooked):
+        pass

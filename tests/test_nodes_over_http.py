@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import comfy_bed
@@ -46,31 +45,16 @@ def test_the_saved_file_paints_the_picture_of_the_trained_model(server):
     graph = comfy_server.reduced(example_graphs.graphs()["Train and use a LoRA"], seed=3)
     done = server.run(example_graphs.api(graph))
     saved = done["outputs"]["save"]["text"][0]
-    loaded = example_graphs.api(graph)
-    del loaded["train"], loaded["save"], loaded["zeroth"]
-    for name in ("curve", "curve shown", "compared", "compared shown", "prompts", "reward"):
-        del loaded[name]
-    inputs = {"lora_name": saved, "strength_model": 1.0, "strength_clip": 0.0}
-    wires = {"model": ["checkpoint", 0], "clip": ["checkpoint", 1]}
-    loaded["lora"] = {"class_type": "LoraLoader", "inputs": {**inputs, **wires}}
-    loaded["sampler"]["inputs"]["model"] = ["lora", 0]
-    again = server.run(loaded)
-    assert _picture(server, done) == _picture(server, again) != b""
-
-
-def _picture(server: Any, done: dict[str, Any]) -> bytes:
-    import numpy as np
-    from PIL import Image
-
-    image = done["outputs"]["picture"]["images"][0]
-    with Image.open(server.home / image["type"] / image["filename"]) as picture:
-        return np.asarray(picture.convert("RGB")).tobytes()
+    again = server.run(comfy_server.loading(graph, saved))
+    without = server.run(comfy_server.loading(graph, saved, strength=0.0))
+    pictures = [server.picture(each) for each in (done, again, without)]
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_cancel_keeps_a_lora_and_the_same_graph_goes_on(server):
     long = prompt("Black-box reward", iterations=300, seed=4)
     number = server.queue(long)
-    run = _at_work(server, "train", 2)
+    run = comfy_server.at_work(server, "train", 2)
     server.ask("/interrupt", {})
     done = server.wait(number)
     assert done["status"]["status_str"] == "error"
@@ -88,14 +72,19 @@ def test_cancel_keeps_a_lora_and_the_same_graph_goes_on(server):
     assert sorted((server.home / "output" / "rlr").iterdir()) == before
 
 
-def _at_work(server: Any, node: str, iterations: int) -> str:
-    end = time.monotonic() + 900
-    while time.monotonic() < end:
-        shown = server.ask(f"/rlr/nodes/{node}")
-        if shown and shown["iteration"] >= iterations:
-            return shown["run"]
-        time.sleep(0.2)
-    raise AssertionError("it does not train")
+def test_progress_previews_and_what_stays_below_arrive_on_the_websocket(server):
+    saved = server.run(prompt("Train and use a LoRA", seed=6))["outputs"]["save"]["text"][0]
+    stacked = prompt("Train and use a LoRA", seed=7, preview_every=1)
+    inputs = {"model": ["checkpoint", 0], "lora_name": saved, "strength_model": 1.0}
+    stacked["below"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    stacked["train"]["inputs"]["model"] = ["below", 0]
+    messages, pictures = comfy_server.heard(server, stacked)
+    at_train = [data for kind, data in messages if kind == "progress" and data["node"] == "train"]
+    assert [data["max"] for data in at_train[:1]] == [2] and at_train[-1]["value"] == 2
+    assert pictures >= 2
+    told = [data for kind, data in messages if kind == "rlr.run"]
+    assert [data["state"] for data in told][-1] == "finished" and any(data["iteration"] == 1 for data in told)
+    assert any("stays below" in data["note"] for data in told)
 
 
 def test_what_cannot_be_is_told_on_the_node_and_the_server_goes_on(server):
@@ -103,11 +92,17 @@ def test_what_cannot_be_is_told_on_the_node_and_the_server_goes_on(server):
     missing["reward"]["class_type"] = "RLRRewardPickscore"
     missing["train"]["inputs"].pop("estimator")
     done = server.run(missing)
-    told = next(each[1] for each in done["status"]["messages"] if each[0] == "execution_error")
+    told = comfy_server.told(done)
     assert told["node_id"] == "train" and "pickscore" in told["exception_message"]
     empty = prompt("Train and use a LoRA")
     empty["prompts"]["inputs"]["prompts"] = ""
     done = server.run(empty)
-    told = next(each[1] for each in done["status"]["messages"] if each[0] == "execution_error")
-    assert "no prompts" in told["exception_message"]
+    assert "no prompts" in comfy_server.told(done)["exception_message"]
+    for kind, output in (("CLIP", 1), ("VAE", 2)):
+        bare = prompt("Train and use a LoRA")
+        name = comfy_server.put_checkpoint(server.home, "bare")
+        bare["bare"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}
+        bare["train"]["inputs"][kind.lower()] = ["bare", output]
+        told = comfy_server.told(server.run(bare))
+        assert told["node_id"] == "train" and f"without a {kind}" in told["exception_message"]
     assert server.ask("/system_stats")

@@ -137,9 +137,10 @@ def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
     with pytest.raises(RewardError, match="single one"):
         run(objects, held_out_reward=comfy_bed.node_file("rewards").Combine().combined(
             "start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
-    for lacking in ("clip", "vae"):
-        with pytest.raises(CheckpointError, match=f"without a {lacking.upper()}"):
-            run({**objects, lacking: None})
+    empty = SimpleNamespace(first_stage_model=None)  # what ComfyUI's loader gives for a file without a VAE
+    for kind, lacking in (("clip", None), ("vae", None), ("vae", empty)):
+        with pytest.raises(CheckpointError, match=f"without a {kind.upper()}"):
+            run({**objects, kind: lacking})
     wide = SimpleNamespace(
         tokenize=lambda text: text,
         encode_from_tokens_scheduled=lambda text: [[torch.zeros(1, 77, 2048), {}]],

@@ -1,7 +1,7 @@
 // Curves of (iteration, value, half width of the 95% band) as SVG.
 
 const WIDTH = 400;
-const HEIGHT = 130;
+const HEIGHT = 190;
 const LEFT = 40;
 const RIGHT = 52;
 const TOP = 20;

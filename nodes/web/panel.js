@@ -7,7 +7,7 @@ style(`
 .rlr-panel { display: flex; flex-direction: column; gap: 4px; font: 12px/1.4 sans-serif; color: var(--input-text, #ddd); overflow: hidden; }
 .rlr-panel progress { width: 100%; height: 6px; accent-color: #8ab4f8; }
 .rlr-panel img { max-width: 100%; max-height: 110px; object-fit: contain; border-radius: 4px; }
-.rlr-panel svg { width: 100%; height: 120px; }
+.rlr-panel svg { width: 100%; display: block; }
 .rlr-panel .rlr-note { color: #f2b872; white-space: pre-wrap; max-height: 48px; overflow: auto; }
 `);
 

@@ -5,7 +5,7 @@ For hosts that bring their own networks, as ComfyUI's, whose linear layers may b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlr_core.errors import CheckpointError
-from rlr_core.families import Place
+from rlr_core.families import Adaptable, Place
 from rlr_core.lora.injected import InjectedLora, LayerSize
 from rlr_core.lora.targets import Layer
 
@@ -23,14 +23,33 @@ CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d
 
 
 class HookedLora(InjectedLora):
-    """A LoRA by hooks. Several may be in a network at a time; each is ejected alone."""
+    """A LoRA by hooks. Several may be in a network at a time; each is ejected alone.
+
+    Args:
+        device: where its tensors are; None is where each layer's weight is, which hosts that are short of memory keep elsewhere
+            than they compute.
+    """
+
+    def __init__(
+        self,
+        model: Adaptable,
+        sizes: Mapping[Place, LayerSize],
+        *,
+        dora: bool = False,
+        device: torch.device | None = None,
+    ):
+        self._device = device
+        super().__init__(model, sizes, dora=dora)
 
     def _insert(self) -> dict[Place, list[Tensor]]:
         self._strength = 1.0
         for place, layer in self._bases.items():
             _refuse_unfit(place, layer, self.dora)
         parts = {
-            place: _Side(layer.module, self.sizes[place], self.dora) for place, layer in self._bases.items()
+            place: _Side(
+                layer.module, self.sizes[place], self.dora, self._device or layer.module.weight.device
+            )
+            for place, layer in self._bases.items()
         }
         self._handles = [
             layer.module.register_forward_hook(self._hook(parts[place]))
@@ -69,11 +88,10 @@ class _Side:
     With DoRA (arXiv 2402.09353) the layer becomes m/|W + ΔW| · (W + ΔW)·x, and `strength` goes there in a straight line.
     """
 
-    def __init__(self, module: Any, size: LayerSize, dora: bool):
+    def __init__(self, module: Any, size: LayerSize, dora: bool, device: torch.device):
         self._module, self._scale = module, size.alpha / size.rank
         out, inner = module.weight.shape[0], module.weight.shape[1:]
         flat = [1] * (len(inner) - 1)
-        device = module.weight.device
 
         def leaf(*shape: int) -> Tensor:
             return torch.zeros(shape, device=device, requires_grad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def inject(
     model: Adaptable,
     config: LoraConfig,
     seed: int,
-    kind: type[InjectedLora] | None = None,
+    kind: Callable[..., InjectedLora] | None = None,
 ) -> InjectedLora:
     """Put a new LoRA into a model's networks; its effect is 0 until it is trained.
 
