@@ -52,7 +52,7 @@ RECIPE = Recipe(
     seed=31,
     scheduler={"prediction_type": "epsilon", "set_alpha_to_one": False, "steps_offset": 1},
     unet={
-        "block_out_channels": (48, 96),
+        "block_out_channels": (48, 80),
         "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "attention_head_dim": 4,

@@ -52,7 +52,7 @@ class Painter(nn.Module):
             patch_size=4,
             in_channels=3,
             out_channels=3,
-            num_layers=4,
+            num_layers=3,
             attention_head_dim=32,
             num_attention_heads=WIDTH // 32,
             joint_attention_dim=WORD_WIDTH,

@@ -55,8 +55,8 @@ class Recipe:
     scheduler: dict[str, Any]
     unet: dict[str, Any]
     pictures: int = 6_000
-    vae_steps: int = 1_000
-    steps: int = 2_000
+    vae_steps: int = 800
+    steps: int = 1_800
     weak_steps: int = 400
     rate: float = 1.5e-3
 

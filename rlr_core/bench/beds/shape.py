@@ -74,7 +74,7 @@ RECIPE = Recipe(
         "set_alpha_to_one": True,
     },
     unet={
-        "block_out_channels": (64, 96),
+        "block_out_channels": (48, 96),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "attention_head_dim": 4,
