@@ -13,13 +13,14 @@ import torch
 from toy import toy_batch, toy_problem
 
 from rlr_core.bench import study
+from rlr_core.bench.beds import EMBEDDED
 from rlr_core.bench.breakdown import Stopwatch
 from rlr_core.bench.dcot import Arm, _rows
 from rlr_core.bench.figures import on_grid
 from rlr_core.bench.jobs import complete
 from rlr_core.bench.learn import Budget
 from rlr_core.bench.memory import LiveTensors
-from rlr_core.bench.methods import base_settings, read_methods
+from rlr_core.bench.methods import read_methods
 from rlr_core.bench.plan import plan_settings
 from rlr_core.bench.splits import AGAINST, KNOWN, PLAIN, PROBES, SPLITS, line_of
 from rlr_core.bench.statistics import (
@@ -145,7 +146,7 @@ def test_the_fingerprint_counts_what_the_estimator_reads() -> None:
     """So that a setting of other estimators may change, or lose a value, and results stay."""
 
     def of(**estimator: Any) -> str:
-        return fingerprint({"config": {**base_settings(), "estimator": {"name": "v1", **estimator}}})
+        return fingerprint({"config": {**EMBEDDED.settings, "estimator": {"name": "v1", **estimator}}})
 
     assert of() == of(sigma=0.5) == of(sub_chains="gone")
     assert of() != of(chunk=4) and of(name="rlr") != of(name="rlr", branches=2)
@@ -174,7 +175,7 @@ def test_a_run_that_failed_does_not_end_the_others(tmp_path: Path, monkeypatch: 
 def test_the_shipped_methods_are_valid_and_differ() -> None:
     methods = read_methods()
     assert next(iter(methods)) == "default" and "published" in methods
-    configs = [method.config(base_settings()) for method in methods.values()]
+    configs = [method.config(EMBEDDED.settings) for method in methods.values()]
     assert len({repr(config) for config in configs}) == len(configs)
     assert len({method.learning_rates for method in methods.values()}) == 1, "all are tuned alike"
 

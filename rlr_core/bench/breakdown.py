@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.bench.methods import Method, base_settings
-from rlr_core.config import from_dict, to_dict
+from rlr_core.bench.beds import EMBEDDED, Bed, prepared
+from rlr_core.bench.methods import Method
 from rlr_core.estimators import HalfOrder, Problem, RecursiveLikelihoodRatio, RewardFunction
 
 REST = "everything else"
@@ -115,18 +115,19 @@ class TimedHalfOrder(HalfOrder):
             return super().gradients(*args, **kwargs)
 
 
-def breakdown_settings(method: Method, iterations: int, seed: int = 0, **model: Any) -> dict[str, Any]:
+def breakdown_settings(
+    method: Method, iterations: int, seed: int = 0, bed: Bed = EMBEDDED, **model: Any
+) -> dict[str, Any]:
     """What defines a job of `breakdown`."""
     changes = {"training": {"seed": seed}, "model": {"threads": 1, **model}}
-    config = to_dict(method.config(base_settings(), changes))
-    return {"study": "breakdown", "config": config, "iterations": iterations}
+    return {**bed.job("breakdown", method.config(bed.settings, changes)), "iterations": iterations}
 
 
 def breakdown(settings: dict[str, Any]) -> dict[str, Any]:
     """Of one iteration: {"seconds": wall clock, "spans": {name: seconds}, "evaluations": of the network}, means of them all."""
-    from rlr_core.trainer import Trainer, prepare
+    from rlr_core.trainer import Trainer
 
-    setup = prepare(from_dict(settings["config"]))
+    setup = prepared(settings)
     watch = Stopwatch(setup.model.device)
     estimator = setup.estimator
     if isinstance(estimator, RecursiveLikelihoodRatio) and estimator.half:

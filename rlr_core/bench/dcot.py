@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlr_core.bench.beds import EMBEDDED
 from rlr_core.bench.learn import Budget, learn, learn_settings
-from rlr_core.bench.methods import Method, base_settings
+from rlr_core.bench.methods import Method
 from rlr_core.bench.splits import AGAINST, KNOWN, PLAIN, PROBES, SPLITS, line_of
 from rlr_core.bench.statistics import mean_over_seeds
 from rlr_core.bench.study import TUNING_SEED, Desk, pm
@@ -29,7 +30,7 @@ METHODS = Path(__file__).with_name("dcot.toml")
 def split_settings(method: Method, split: str, pictures: int, **model: Any) -> dict[str, Any]:
     """What defines a job of `paint`."""
     changes = {"training": {"seed": TUNING_SEED}, "model": {"threads": 1, **model}}
-    config = to_dict(method.config(base_settings(), changes))
+    config = to_dict(method.config(EMBEDDED.settings, changes))
     return {"study": "split", "config": config, "pictures": pictures, **_told(split)}
 
 

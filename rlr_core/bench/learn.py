@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rlr_core.bench.methods import Method, base_settings
-from rlr_core.config import RunConfig, from_dict, to_dict
+from rlr_core.bench.beds import EMBEDDED, Bed, prepared
+from rlr_core.bench.methods import Method
+from rlr_core.config import RunConfig, from_dict
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Budget:
     pictures: int
 
 
-def learn_settings(method: Method, rate: float, seed: int, budget: Budget, **model: Any) -> dict[str, Any]:
+def learn_settings(
+    method: Method, rate: float, seed: int, budget: Budget, bed: Bed = EMBEDDED, **model: Any
+) -> dict[str, Any]:
     """What defines a job of `learn`."""
     changes = {"training": {"learning_rate": rate, "seed": seed}, "model": {"threads": 1, **model}}
-    config = to_dict(method.config(base_settings(), changes))
-    return {"study": "learn", "config": config, "budget": {**vars(budget), "seconds": float(budget.seconds)}}
+    job = bed.job("learn", method.config(bed.settings, changes))
+    return {**job, "budget": {**vars(budget), "seconds": float(budget.seconds)}}
 
 
 def learn(settings: dict[str, Any]) -> dict[str, Any]:
@@ -45,11 +48,11 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
     "failure": why training ended early, or ""}; "error" is the standard error of "held_out".
     """
     from rlr_core.errors import RunError
-    from rlr_core.trainer import Trainer, prepare
+    from rlr_core.trainer import Trainer
     from rlr_core.trainer.measuring import calibrate
 
     config, budget = from_dict(settings["config"]), Budget(**settings["budget"])
-    trainer = Trainer(prepare(config))
+    trainer = Trainer(prepared(settings))
     for _ in calibrate(trainer.setup):  # the first point is on the scale of all
         pass
     spent, seconds, failure = 0.0, 0.0, ""

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from rlr_core.bench.methods import Method, base_settings
-from rlr_core.config import from_dict, to_dict
+from rlr_core.bench.beds import EMBEDDED, Bed, prepared
+from rlr_core.bench.methods import Method
 from rlr_core.planner.live import LiveTensors
 
 
-def memory_settings(method: Method, steps: int, length: int, **model: Any) -> dict[str, Any]:
+def memory_settings(
+    method: Method, steps: int, length: int, bed: Bed = EMBEDDED, **model: Any
+) -> dict[str, Any]:
     """What defines a job of `memory`: T = `steps`, h = `length`, one chunk of pictures at a time."""
     changes = {
         "sampling": {"steps": steps},
@@ -25,14 +27,14 @@ def memory_settings(method: Method, steps: int, length: int, **model: Any) -> di
     }
     if "sub_chain_length" in method.settings.get("estimator", {}):
         changes["estimator"]["sub_chain_length"] = length
-    return {"study": "memory", "config": to_dict(method.config(base_settings(), changes))}
+    return bed.job("memory", method.config(bed.settings, changes))
 
 
 def memory(settings: dict[str, Any]) -> dict[str, Any]:
     """Peak of one gradient, {"megabytes"}."""
-    from rlr_core.trainer import Trainer, prepare
+    from rlr_core.trainer import Trainer
 
-    return {"megabytes": peak_megabytes(Trainer(prepare(from_dict(settings["config"]))))}
+    return {"megabytes": peak_megabytes(Trainer(prepared(settings)))}
 
 
 def peak_megabytes(trainer: Any) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlr_core.bench.beds import EMBEDDED
 from rlr_core.config import RunConfig, from_dict, layered, merged, to_dict
-from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import unread_settings
 from rlr_core.storage import read_text
@@ -23,8 +23,6 @@ SHIPPED = Path(__file__).with_name("methods.toml")
 """Ours, the paper's ablations and the rivals."""
 LONGEST = 2**20
 """Bytes of a methods file."""
-JUDGED = {"reward": {"held_out": "embedded-held-out"}}
-"""Who scores all methods: what is left to a run might be decided otherwise where other rewards are installed."""
 OWN = ("label", "learning_rates", "preset", "seeds")
 """Keys of a method that are not sections of a config."""
 
@@ -69,11 +67,6 @@ def relevant(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     return settings
 
 
-def base_settings() -> dict[str, dict[str, Any]]:
-    """What all methods share: the demo's run, without files, and with the judge that results are stored by."""
-    return merged(tomllib.loads(DEMO.read_text(encoding="utf-8")), JUDGED)
-
-
 def read_methods(path: Path = SHIPPED) -> dict[str, Method]:
     """The methods of a file, in its order. Raises `ConfigError`."""
     try:
@@ -97,7 +90,7 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
     settings = layered(None, [_sections(entry)], entry.get("preset", ""), _sections(shared))
     seeds = entry.get("seeds", shared.get("seeds", 5))
     method = Method(name, entry.get("label", name), settings, rates, seeds)
-    method.config(base_settings())  # refuses what is unknown
+    method.config(EMBEDDED.settings)  # refuses what is unknown
     return method
 
 

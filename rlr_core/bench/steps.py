@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlr_core.bench.methods import Method, base_settings
+from rlr_core.bench.beds import EMBEDDED, Bed
+from rlr_core.bench.methods import Method
 from rlr_core.bench.statistics import jackknife, ratio, squared_mean
 from rlr_core.bench.variance import trainer_at_a_point
 from rlr_core.chain import initial_latents, rollout
-from rlr_core.config import to_dict
 from rlr_core.estimators import Batch, Problem
 
 
 def steps_settings(
-    method: Method, pictures: int, spread: float, warm_up: int, **model: Any
+    method: Method, pictures: int, spread: float, warm_up: int, bed: Bed = EMBEDDED, **model: Any
 ) -> dict[str, Any]:
     """What defines a job of `steps`.
 
@@ -36,8 +36,8 @@ def steps_settings(
         spread: standard deviation of the random numbers that are added to the LoRA, which is zero when new.
         warm_up: iterations of the method before anything is measured.
     """
-    config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
-    return {"study": "steps", "config": config, "pictures": pictures, "spread": spread, "warm_up": warm_up}
+    job = bed.job("steps", method.config(bed.settings, {"model": {"threads": 1, **model}}))
+    return {**job, "pictures": pictures, "spread": spread, "warm_up": warm_up}
 
 
 def steps(settings: dict[str, Any]) -> dict[str, Any]:

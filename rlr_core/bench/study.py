@@ -16,6 +16,7 @@ from statistics import fmean, median
 from typing import Any
 
 from rlr_core.bench import figures
+from rlr_core.bench.beds import EMBEDDED, Bed
 from rlr_core.bench.breakdown import breakdown, breakdown_settings
 from rlr_core.bench.jobs import complete
 from rlr_core.bench.learn import Budget, learn, learn_settings
@@ -47,11 +48,18 @@ class Desk:
         folder: of results and plots.
         workers: jobs at a time.
         device: "cpu", "cuda", a card by its number as "cuda:1", or "mps".
+        bed: what it is done on.
     """
 
     folder: Path
     workers: int
     device: str = "cpu"
+    bed: Bed = EMBEDDED
+
+    @property
+    def ground(self) -> dict[str, Any]:
+        """What jobs' settings take of it."""
+        return {"bed": self.bed, "device": self.device}
 
     def complete(
         self, job: Any, settings: Sequence[dict[str, Any]], study: str, what: str
@@ -77,7 +85,7 @@ def study_learn(
     best = _best_rates(methods, budget, desk)
     jobs = [(method, seed) for method in methods.values() for seed in range(seeds or method.seeds)]
     settings = [
-        learn_settings(method, best[method.name], seed, budget, device=desk.device) for method, seed in jobs
+        learn_settings(method, best[method.name], seed, budget, **desk.ground) for method, seed in jobs
     ]
     results = desk.complete(learn, settings, "learn", "learning curves")
     pace = _pace(methods, timed, desk)
@@ -121,7 +129,7 @@ def _pace(methods: Mapping[str, Method], iterations: int, desk: Desk) -> dict[st
     """Method → seconds for each network evaluation: the median of rounds in which all take their turn, one at a time."""
     turns = [(method, number) for number in range(ROUNDS) for method in methods.values()]
     settings = [
-        breakdown_settings(method, iterations, seed=number, device=desk.device) for method, number in turns
+        breakdown_settings(method, iterations, seed=number, **desk.ground) for method, number in turns
     ]
     results = replace(desk, workers=min(desk.workers, 1)).complete(breakdown, settings, "pace", "seconds")
     return {
@@ -148,9 +156,7 @@ def _best_rates(methods: Mapping[str, Method], budget: Budget, desk: Desk) -> di
         for rate in method.learning_rates
         if len(method.learning_rates) > 1
     ]
-    settings = [
-        learn_settings(method, rate, TUNING_SEED, budget, device=desk.device) for method, rate in grid
-    ]
+    settings = [learn_settings(method, rate, TUNING_SEED, budget, **desk.ground) for method, rate in grid]
     results = desk.complete(learn, settings, "learn", "learning rates") if grid else []
     best = {name: (-1.0, method.learning_rates[0]) for name, method in methods.items()}
     for (method, rate), result in zip(grid, results, strict=True):
@@ -212,7 +218,7 @@ def study_variance(
 ) -> str:
     """Bias, variance and cost of every method at one point."""
     settings = [
-        variance_settings(method, batches, spread, cache, device=desk.device) for method in methods.values()
+        variance_settings(method, batches, spread, cache, **desk.ground) for method in methods.values()
     ]
     desk.complete(reference, [reference_settings(settings[0])], "variance", "reference")
     results = desk.complete(variance, settings, "variance", "variance")
@@ -249,7 +255,7 @@ def study_terms(methods: Mapping[str, Method], pictures: int, spread: float, des
                 "methods of the estimators rlr, half or reinforce",
                 "name such methods with --only",
             )
-    settings = [terms_settings(method, pictures, spread, device=desk.device) for method in methods.values()]
+    settings = [terms_settings(method, pictures, spread, **desk.ground) for method in methods.values()]
     results = desk.complete(terms, settings, "terms", "terms")
     rows = [
         {"method": method.name, "label": method.label, **result}
@@ -280,7 +286,7 @@ def _term(row: Mapping[str, Any], part: tuple[int, int]) -> str:
 def study_steps(method: Method, pictures: int, points: Sequence[tuple[float, int]], desk: Desk) -> str:
     """What one picture's gradient tells at each step: at a random LoRA, and after some iterations, as (spread, iterations)."""
     settings = [
-        steps_settings(method, pictures, spread, warm_up, device=desk.device) for spread, warm_up in points
+        steps_settings(method, pictures, spread, warm_up, **desk.ground) for spread, warm_up in points
     ]
     results = desk.complete(steps, settings, "steps", "steps")
     rows = [
@@ -305,7 +311,7 @@ def study_memory(
     """Peak memory of every method at all T with the shortest sub-chain, and at all h with the longest chain."""
     points = [(T, lengths[0]) for T in steps] + [(steps[-1], h) for h in lengths[1:]]
     jobs = [(method, T, h) for method in methods.values() for T, h in points]
-    settings = [memory_settings(method, T, h, device=desk.device) for method, T, h in jobs]
+    settings = [memory_settings(method, T, h, **desk.ground) for method, T, h in jobs]
     results = desk.complete(memory, settings, "memory", "memory")
     rows = [
         {"method": method.name, "label": method.label, "steps": T, "length": h, **result}
@@ -319,7 +325,7 @@ def study_memory(
 
 def study_breakdown(methods: Mapping[str, Method], iterations: int, desk: Desk) -> str:
     """Where the time of an iteration goes; jobs one at a time, so that none disturbs another."""
-    settings = [breakdown_settings(method, iterations, device=desk.device) for method in methods.values()]
+    settings = [breakdown_settings(method, iterations, **desk.ground) for method in methods.values()]
     results = replace(desk, workers=min(desk.workers, 1)).complete(breakdown, settings, "breakdown", "time")
     rows = [
         {"method": method.name, "label": method.label, **result}

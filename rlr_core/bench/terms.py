@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlr_core.bench.methods import Method, base_settings
+from rlr_core.bench.beds import EMBEDDED, Bed
+from rlr_core.bench.methods import Method
 from rlr_core.bench.statistics import jackknife
 from rlr_core.bench.variance import trainer_at_a_point
 from rlr_core.chain import ChainLike, Cost, advance, initial_latents, rollout
-from rlr_core.config import to_dict
 from rlr_core.estimators import (
     AllSubChains,
     Baseline,
@@ -38,19 +38,21 @@ WARM_UP = 2
 """Batches that an end which learns, from every sub-chain of every picture, sees before it is measured."""
 
 
-def terms_settings(method: Method, pictures: int, spread: float, **model: Any) -> dict[str, Any]:
+def terms_settings(
+    method: Method, pictures: int, spread: float, bed: Bed = EMBEDDED, **model: Any
+) -> dict[str, Any]:
     """What defines a job of `terms`.
 
     Args:
         spread: standard deviation of the random numbers that are added to the LoRA, which is zero when new.
     """
-    config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
-    return {"study": "terms", "config": config, "pictures": pictures, "spread": spread}
+    job = bed.job("terms", method.config(bed.settings, {"model": {"threads": 1, **model}}))
+    return {**job, "pictures": pictures, "spread": spread}
 
 
 def has_terms(method: Method) -> bool:
     """Whether its gradient is the sum of the terms of a partition's sub-chains."""
-    config = method.config(base_settings())
+    config = method.config(EMBEDDED.settings)
     estimator = build(config.estimator, config.sampling.steps)
     half = estimator.half if isinstance(estimator, RecursiveLikelihoodRatio) else None
     return half is not None and not isinstance(half.sub_chains, RandomStart)

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from rlr_core.bench.beds import EMBEDDED, Bed, prepared
 from rlr_core.bench.memory import peak_megabytes
-from rlr_core.bench.methods import Method, base_settings
+from rlr_core.bench.methods import Method
 from rlr_core.bench.statistics import Measured, jackknife, ratio, squared_mean, total_variance
 from rlr_core.bench.store import fingerprint
 from rlr_core.config import from_dict, to_dict
@@ -30,7 +31,7 @@ WARM_UP = 8
 
 
 def variance_settings(
-    method: Method, batches: int, spread: float, cache: Path, **model: Any
+    method: Method, batches: int, spread: float, cache: Path, bed: Bed = EMBEDDED, **model: Any
 ) -> dict[str, Any]:
     """What defines a job of `variance`.
 
@@ -38,9 +39,9 @@ def variance_settings(
         spread: standard deviation of the random numbers that are added to the LoRA, which is zero when new.
         cache: folder for the reference gradients.
     """
-    config = to_dict(method.config(base_settings(), {"model": {"threads": 1, **model}}))
-    config["estimator"] |= {"batch_reuse": 1, "normalise": False}  # the gradient itself
-    return {"study": "variance", "config": config, "batches": batches, "spread": spread, "_cache": str(cache)}
+    job = bed.job("variance", method.config(bed.settings, {"model": {"threads": 1, **model}}))
+    job["config"]["estimator"] |= {"batch_reuse": 1, "normalise": False}  # the gradient itself
+    return {**job, "batches": batches, "spread": spread, "_cache": str(cache)}
 
 
 def variance(settings: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +112,9 @@ def trainer_at_a_point(settings: dict[str, Any]) -> Any:
     """A trainer at the point: the new LoRA plus random numbers."""
     import torch
 
-    from rlr_core.trainer import Trainer, prepare
+    from rlr_core.trainer import Trainer
 
-    trainer = Trainer(prepare(from_dict(settings["config"])))
+    trainer = Trainer(prepared(settings))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in trainer.setup.lora.parameters:

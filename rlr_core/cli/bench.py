@@ -43,6 +43,14 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
         study.add_argument(
             "--quick", action="store_true", help="a few minutes: to see that it works, not for evidence"
         )
+        if name not in ("dcot", "plan"):
+            study.add_argument(
+                "--bed",
+                default="embedded",
+                metavar="NAME",
+                help="what it is done on: see `rlr bench beds`; or your own checkpoint, prompts, sampling, reward and [lora], "
+                "as CONFIG.toml (default: %(default)s)",
+            )
         if name == "variance":
             study.add_argument("--batches", type=int, default=64, help="of 4 pictures (default: %(default)s)")
         if name in ("variance", "terms"):
@@ -66,7 +74,31 @@ def add_bench(command: argparse.ArgumentParser, late: Callable[..., Any]) -> Non
             )
             study.add_argument("--seeds", type=int, help="of each curve (default: as the methods file says)")
 
+    _add_bench_beds(studies, late)
     _add_bench_rewards(studies, late)
+
+
+def _add_bench_beds(studies: Any, late: Callable[..., Any]) -> None:
+    summary = "list the checkpoints that studies are done on with what learned best there, or train one from nothing"
+    study: argparse.ArgumentParser = studies.add_parser(
+        "beds", help=summary, description=summary[0].upper() + summary[1:] + "."
+    )
+    study.set_defaults(command=late, study="beds", device="cpu")
+    study.add_argument("--train", metavar="NAME", help="of a bed; some 20 minutes of one core")
+    study.add_argument(
+        "--out",
+        type=Path,
+        help="folder with a folder for each bed (default: the repository's docs/evidence/beds)",
+    )
+
+
+def _bench_beds(options: argparse.Namespace) -> None:
+    from rlr_core.bench.beds.overview import learned, listed, train_bed
+
+    if options.train:
+        say(f"Trained in {train_bed(options.train, options.out)}.")
+        return
+    say(f"{listed()}\n{learned(options.out)}")
 
 
 def _add_bench_rewards(studies: Any, late: Callable[..., Any]) -> None:
@@ -104,8 +136,8 @@ def bench(options: argparse.Namespace) -> None:
     from rlr_core.trainer.devices import choose_device
 
     options.device = str(choose_device(options.device))
-    if options.study == "rewards":
-        _bench_rewards(options)
+    if options.study in ("rewards", "beds"):
+        {"rewards": _bench_rewards, "beds": _bench_beds}[options.study](options)
         return
     from rlr_core.bench import study
 
@@ -114,9 +146,11 @@ def bench(options: argparse.Namespace) -> None:
         say(f"\n{study.study_plan(desk, quick=options.quick)}\nResults are in {options.out}.")
         return
     methods = _methods(options)
+    from rlr_core.bench.beds import bed
     from rlr_core.bench.learn import Budget
 
-    desk, quick = study.Desk(options.out, options.workers, options.device), options.quick
+    ground = bed(getattr(options, "bed", "embedded"))
+    desk, quick = study.Desk(options.out, options.workers, options.device, ground), options.quick
     match options.study:
         case "learn":
             budget = Budget(options.evaluations, options.seconds, points=4, pictures=options.pictures)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,7 +60,7 @@ def main() -> None:
     train_denoiser("text encoder and unet", both, captioned, options.unet_steps, rate=1.5e-3)
     text_encoder.requires_grad_(False)
     train_denoiser("weakness", both, captioned, options.weakness_steps, rate=1e-3, mislabel=True)
-    save(options.out, vae, text_encoder, tokenizer, unet)
+    save(options.out, vae, text_encoder, tokenizer, unet, scheduler())
 
 
 def to_bytes(picture: np.ndarray) -> np.ndarray:
@@ -68,15 +68,15 @@ def to_bytes(picture: np.ndarray) -> np.ndarray:
     return (picture * 255).round().astype(np.uint8)
 
 
-def make_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's file format in which each of the world's words is one token."""
+def make_tokenizer(words: Iterable[str] = world.WORDS) -> CLIPTokenizer:
+    """A byte-pair tokenizer in CLIP's file format in which each of the words is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
         vocab_size=10_000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    tokenizer.train_from_iterator([" ".join(sorted(world.WORDS))] * 5, trainer)
+    tokenizer.train_from_iterator([" ".join(sorted(words))] * 5, trainer)
     merges = [
         merge if isinstance(merge, list) else merge.split()
         for merge in json.loads(tokenizer.to_str())["model"]["merges"]
@@ -280,6 +280,7 @@ def save(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
+    noise: DDIMScheduler,
 ) -> None:
     """Half-precision safetensors in the layout of a Stable Diffusion pipeline."""
     pipeline = StableDiffusionPipeline(
@@ -287,7 +288,7 @@ def save(
         text_encoder,
         tokenizer,
         unet,
-        scheduler(),
+        noise,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

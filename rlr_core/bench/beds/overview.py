@@ -1,0 +1,96 @@
+"""All beds side by side: what they are, and what learned there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlr_core.bench.beds import MADE, NAMES, bed
+from rlr_core.bench.beds.making import FOLDER
+from rlr_core.errors import ConfigError
+from rlr_core.markdown import table
+from rlr_core.storage import write_text
+
+TABLE = "beds.md"
+
+
+def listed() -> str:
+    """A table of names, what they are, and how is painted."""
+    rows = []
+    for each in map(bed, NAMES):
+        sampling = each.settings["sampling"]
+        rows.append([each.name, each.summary, f"{sampling['steps']}", f"{sampling['guidance_scale']:g}"])
+    return table(["bed", "what it is", "T", "guidance"], rows)
+
+
+def train_bed(name: str, out: Path | None) -> Path:
+    """Train the bed of that name from nothing; returns its folder in `out`. Raises `ConfigError`."""
+    made = bed(name).made
+    if not made:
+        raise ConfigError(
+            f"--train {name}",
+            f"one of {', '.join(MADE)}",
+            "rlr_core.embedded.train_checkpoint trains the embedded one",
+        )
+    folder = (out or FOLDER) / name
+    made.train_all(folder)
+    return folder
+
+
+def learned(out: Path | None) -> str:
+    """The stored results of `rlr bench learn --bed NAME --out FOLDER/NAME` in one table, which is also written to FOLDER.
+
+    Without results nothing is written. Methods are in the order of their mean share of what could be won, 1 − start.
+    """
+    folder = out or FOLDER
+    found = {name: _rows(folder / name / "learn.json") for name in NAMES}
+    found = {name: rows for name, rows in found.items() if rows}
+    if not found:
+        return f"No results of `rlr bench learn --bed NAME --out {folder / 'NAME'}`."
+    told = side_by_side(found)
+    write_text(folder / TABLE, told)
+    return told
+
+
+def _rows(file: Path) -> dict[str, dict[str, Any]]:
+    """Method → its row, where the study was done."""
+    if not file.is_file():
+        return {}
+    return {row["method"]: row for row in json.loads(file.read_text(encoding="utf-8"))}
+
+
+def side_by_side(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Bed → method → its row of the study `learn`, as a table."""
+    starts = {name: next(iter(rows.values()))["start"] for name, rows in found.items()}
+    labels = {method: row["label"] for rows in found.values() for method, row in rows.items()}
+    order = sorted(
+        labels, key=lambda method: -_gain([rows[method] for rows in found.values() if method in rows])
+    )
+    body = [["before training", *[_measured(start) for start in starts.values()]]]
+    for method in order:
+        body.append([labels[method], *[_cell(rows.get(method)) for rows in found.values()]])
+    return table(["held-out score at equal evaluations", *found], body)
+
+
+def _gain(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The mean over beds of (end − start) / (1 − start)."""
+    shares = [
+        (row["evaluations"]["value"] - row["start"]["value"]) / (1 - row["start"]["value"]) for row in rows
+    ]
+    return sum(shares) / len(shares)
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    broken = f", {row['collapsed']} of {row['seeds']} broken" if row["collapsed"] else ""
+    return f"{_measured(row['evaluations'])} (rate {row['learning_rate']:g}{broken})"
+
+
+def _measured(value: Mapping[str, float]) -> str:
+    """Two digits, and the interval where it is known."""
+    width = value["half_width"]
+    known = width is not None and width == width
+    return f"{value['value']:.2f} ± {width:.2f}" if known else f"{value['value']:.2f}"
