@@ -101,7 +101,7 @@ def test_a_few_drawn_steps_have_the_paths_divergence_as_expectation(eta):
     chain = problem.chain(toy_batch(4, seed=3))
     whole = visit(chain, 1, 4096, eta, ONES, generator(0))
     assert sorted(whole.weights) == list(range(STEPS)), "so many draws have every step"
-    visits = [visit(chain, 1, 2, eta, ONES, generator(seed)) for seed in range(512)]
+    visits = [visit(chain, 1, 8, eta, ONES, generator(seed)) for seed in range(1024)]
     moved(problem, 1)
     with torch.no_grad():
         exact = sum(float(divergence(whole.transitions[i], whole._now(i))) for i in whole.weights)

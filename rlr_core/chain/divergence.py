@@ -22,7 +22,7 @@ from rlr_core.chain.denoiser import expand
 from rlr_core.chain.schedule import Schedule
 from rlr_core.chain.transition import Transition, transition
 
-FLOOR = 0.1
+FLOOR = 0.5
 """Of the draws of steps, the share that goes to all alike: it bounds the weights, whatever the denoisers differ in."""
 
 
