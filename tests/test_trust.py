@@ -24,6 +24,7 @@ from rlr_core.estimators.problem import Batch, flatten
 from rlr_core.runs import runner
 from rlr_core.trainer import Iteration, StopRequested, Trainer, prepare
 from rlr_core.trainer.optimizer import moments
+from rlr_core.trainer.setup import Interruptible
 from rlr_core.trainer.trust import OFTEN, TrustRegion
 
 KL = 1e-3
@@ -77,7 +78,7 @@ def region(problem: Problem, kl: float = KL) -> TrustRegion:
 
 def stepped(trust: TrustRegion, problem: Problem, batch: Batch, gradient: Tensor) -> float:
     """An iteration as the trainer has it; the rate."""
-    trust.look(problem, batch, new_batch=True)
+    trust.look(problem, batch, problem.denoiser, new_batch=True)
     for p, part in zip(
         problem.parameters, gradient.split([p.numel() for p in problem.parameters]), strict=True
     ):
@@ -127,7 +128,7 @@ def test_where_gradients_agree_a_step_moves_the_path_by_what_is_set():
 
 def test_gradients_that_say_nothing_move_nothing():
     """The path's walk by noise is far below what a certain direction may go; power: a constant gradient goes there."""
-    lengths = {}
+    lengths, toy = {}, toy_problem()
     for name, constant in (("noise", 0.0), ("signal", 1.0)):
         size, draws = 4096, torch.Generator().manual_seed(1)
         theta = [torch.zeros(size, requires_grad=True)]
@@ -135,7 +136,7 @@ def test_gradients_that_say_nothing_move_nothing():
         told = []
         for k in range(200):
             theta[0].grad = torch.randn(size, generator=draws) + constant
-            trust.look(toy_problem(), toy_batch(4, seed=k), new_batch=True)
+            trust.look(toy, toy_batch(4, seed=k), toy.denoiser, new_batch=True)
             trust.rate(theta[0].grad)
             trust.optimizer.step()
             told.append(trust.told(1.0)["kl"])
@@ -146,11 +147,11 @@ def test_gradients_that_say_nothing_move_nothing():
 
 def test_a_batch_that_comes_again_confirms_nothing():
     """Its own noise would: with it, one batch's noise alone passes for signal."""
-    theta = [torch.zeros(64, requires_grad=True)]
+    theta, toy = [torch.zeros(64, requires_grad=True)], toy_problem()
     trust = TrustRegion(theta, torch.optim.Adam(theta), KL, curvature=1.0, measured=OFTEN)
     theta[0].grad = torch.randn(64, generator=torch.Generator().manual_seed(0))
     for k in range(20):
-        trust.look(toy_problem(), toy_batch(4, seed=0), new_batch=k == 0)
+        trust.look(toy, toy_batch(4, seed=0), toy.denoiser, new_batch=k == 0)
         trust.rate(theta[0].grad)
         trust.optimizer.step()
     assert trust.signal == 0
@@ -242,8 +243,29 @@ def test_an_interrupted_look_changes_nothing(workshop):
     runs.assert_same(made.state_dict(), state)
 
 
+def test_nobody_interrupts_a_step(workshop):
+    """A request to stop comes before a step or after it, whenever it is made."""
+    made = trainer(workshop)
+    asked, whole = [0], []
+
+    def should_stop() -> bool:
+        asked[0] += 1
+        whole.append(made.iteration)
+        return False
+
+    object.__setattr__(
+        made.setup.problem, "denoiser", Interruptible(made.setup.prompted.denoiser, should_stop)
+    )
+    for k in range(3):
+        made.iterate()
+        assert asked[0] and set(whole) == set(range(k + 1)), (
+            "the iteration is counted up when the step begins"
+        )
+    assert made.trust and made.trust.measured == 3
+
+
 def test_measuring_is_counted(workshop):
-    """The look costs at most T evaluations, and so does each trial; later on most iterations have none."""
+    """Of an estimator that costs the same every time; later on most iterations have none."""
     told = [
         event for event in trainer(workshop, training__iterations=16).run() if isinstance(event, Iteration)
     ]

@@ -198,7 +198,7 @@ class Trainer:
         batch = self.batch()
         if self.trust:
             new = self.iteration % self.setup.estimator.batch_reuse == 0
-            self.trust.look(self._problem, batch, new_batch=new)
+            self.trust.look(self._problem, batch, self.setup.prompted.denoiser, new_batch=new)
         self.whole = False
         estimate = self.estimate(batch)
         reward_parts = self.setup.reward.settle(self._problem.collective.sum)

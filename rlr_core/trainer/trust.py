@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, Visit, finely, visit
+from rlr_core.chain import Cost, Counted, Denoiser, Visit, finely, visit
 from rlr_core.chain.noise import derive_seed
 from rlr_core.estimators import Alone, Batch, Collective, Problem
 from rlr_core.trainer.optimizer import moments
@@ -76,10 +76,11 @@ class TrustRegion:
     _rate: float = 0.0
     _collective: Collective = field(default_factory=Alone)
 
-    def look(self, problem: Problem, batch: Batch, *, new_batch: bool) -> None:
+    def look(self, problem: Problem, batch: Batch, steady: Denoiser, *, new_batch: bool) -> None:
         """Before an iteration's step, with θ as it is: note drawn steps of one picture's chain, where it measures.
 
         Args:
+            steady: the problem's denoiser, which nobody interrupts: trials are in the middle of a step.
             new_batch: whether no earlier gradient was of the same batch: its own noise confirms nothing.
         """
         self.cost, self._visit, self._new, self._collective = Cost(), None, new_batch, problem.collective
@@ -89,7 +90,8 @@ class TrustRegion:
         mine = problem.collective.mine(len(batch))
         sample = mine[int(torch.randint(len(mine), (), generator=generator))]
         chain = problem.counted(self.cost).chain(batch)
-        self._visit = visit(chain, sample, DRAWS, ETA, finely(chain.schedule), generator)
+        found = visit(chain, sample, DRAWS, ETA, finely(chain.schedule), generator)
+        self._visit = replace(found, chain=replace(chain, denoiser=Counted(steady, self.cost)))
 
     def rate(self, gradient: Tensor) -> float:
         """λ of the step that descends along `gradient` (P,), which Adam has not seen yet; after `look`."""
