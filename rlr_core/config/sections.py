@@ -273,9 +273,20 @@ class TrainingConfig:
 
     iterations: Free[int] = setting(40, "", low=1)
     batch_size: int = setting(4, "pictures per iteration", low=1, high=10_000)
-    learning_rate: Free[float] = setting(2e-3, "of Adam", low=0, high=1)
+    step: str = setting(
+        "rate",
+        "how long Adam's steps are: as learning_rate says, or as far as gradients agree and a trust region of kl allows",
+        choices=("rate", "trust"),
+    )
+    learning_rate: Free[float] = setting(2e-3, "of Adam, with step = rate", low=0, high=1)
+    kl: Free[float] = setting(
+        1e-3,
+        "with step = trust: nats, for each number of a latent, that a step may move a picture's chain by where gradients agree",
+        low=1e-12,
+        high=1e3,
+    )
     schedule: Free[str] = setting(
-        "constant", "of the learning rate; cosine falls to 0", choices=("constant", "cosine")
+        "constant", "of the steps' length; cosine falls to 0", choices=("constant", "cosine")
     )
     prompts_per_batch: int = setting(
         4, "different prompts in a batch; divides batch_size", low=1, high=10_000

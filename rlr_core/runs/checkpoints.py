@@ -2,7 +2,7 @@
 
 torch.load checks no sums: a flipped bit becomes another weight. A file is therefore one line,
 
-    RLR checkpoint 2 <SHA-256 of all that follows, in hex>
+    RLR checkpoint 3 <SHA-256 of all that follows, in hex>
 
 and then what torch.save wrote. Whatever fails the check, or is of another run, is set aside under another name, so that it
 never counts as one of those that are kept, and the next older one is taken.
@@ -26,7 +26,7 @@ from rlr_core.config import RunConfig, from_dict, to_dict
 from rlr_core.errors import RLRError, RunError
 from rlr_core.storage import storing, write_atomically
 
-VERSION = 2
+VERSION = 3
 """Of what a checkpoint holds: another number for every change of it, the trainer's state included."""
 MAGIC = b"RLR checkpoint "
 LINE = re.compile(rb"RLR checkpoint ([0-9]{1,9}) ([0-9a-f]{64})\n")

@@ -12,6 +12,7 @@ def check_settings(config: RunConfig) -> None:
     _check_prompts_divide_the_batch(config)
     _check_the_best_is_known(config)
     _check_one_way_of_rounding(config)
+    _check_a_trust_region_has_its_optimizer(config)
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -54,4 +55,14 @@ def _check_one_way_of_rounding(config: RunConfig) -> None:
             f"memory.autocast = {autocast} with model.precision = {precision}, which rounds the LoRA, too",
             "one of the two",
             "--set memory.autocast=off saves more memory; --set model.precision=float32 rounds less",
+        )
+
+
+def _check_a_trust_region_has_its_optimizer(config: RunConfig) -> None:
+    """It reads Adam's moments, which 8 bits hold in a form of their own."""
+    if config.training.step == "trust" and config.memory.optimizer != "adam":
+        raise ConfigError(
+            f"training.step = trust with memory.optimizer = {config.memory.optimizer}",
+            "memory.optimizer = adam",
+            "set it, or training.step = rate",
         )

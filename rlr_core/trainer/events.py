@@ -30,6 +30,7 @@ class Iteration:
         reward: mean over the batch; `reward_error` its standard error.
         measured_on: "finished pictures", or the "predicted pictures" of an estimator that does not run the chain to its end.
         reward_parts: of a mix: each part's own mean over all pictures that were scored.
+        step: of a trust region: the "rate" of Adam's step, the "signal" in its direction, and the "kl" it is meant to have.
         gradient_norm: of the weighed gradient, before it is scaled down.
         evaluations: network evaluations spent, per picture.
         seconds: wall-clock time.
@@ -44,6 +45,7 @@ class Iteration:
     seconds: float
     measured_on: str = "finished pictures"
     reward_parts: Mapping[str, float] = field(default_factory=dict)
+    step: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

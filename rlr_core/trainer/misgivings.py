@@ -26,6 +26,11 @@ class Fault:
     do: str
 
 
+def stands_still(config: RunConfig) -> bool:
+    """Whether every step has the length 0."""
+    return config.training.step == "rate" and config.training.learning_rate == 0
+
+
 def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> Fault | None:
     """What is wrong with an iteration; None where nothing is.
 
@@ -35,8 +40,7 @@ def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> F
         spread: its standard error; NaN where there is one picture.
         gradient: norm of the gradient.
     """
-    rate = config.training.learning_rate
-    if rate == 0:
+    if stands_still(config):
         return Fault("training.learning_rate is 0: nothing is learned", "raise training.learning_rate")
     if spread == 0:
         told = f"all pictures got the reward {reward:g}: there is nothing to learn from"
@@ -56,7 +60,7 @@ def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> F
 
 def misgiving(config: RunConfig, taken: Iteration | Skipped) -> str:
     """What is to be told with an iteration; "" for nothing. In the first one pictures may be alike by chance."""
-    looked_at = 1 if config.training.learning_rate == 0 else EARLY
+    looked_at = 1 if stands_still(config) else EARLY
     if not isinstance(taken, Iteration) or taken.iteration != looked_at:
         return ""
     found = fault(config, taken.reward, taken.reward_error, taken.gradient_norm)

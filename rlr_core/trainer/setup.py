@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Denoiser, Level, Prediction
+from rlr_core.chain import Denoiser, Level, Prediction, noisy
 from rlr_core.config import RunConfig
 from rlr_core.dcot import StagePrompts, StageSettings
+from rlr_core.errors import ConfigError
 from rlr_core.estimators import Estimator, Gain, Problem, build, ignored_settings
 from rlr_core.families import Role
 from rlr_core.lora import Lora, inject, load_lora
@@ -32,8 +33,10 @@ from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.foreseeing import Foreseen
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
+from rlr_core.trainer.misgivings import stands_still
 from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
 from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
+from rlr_core.trainer.trust import ETA
 
 
 class StopRequested(Exception):
@@ -131,7 +134,7 @@ def prepare(
     estimator = build(config.estimator, config.sampling.steps)
     for name in ignored_settings(config.estimator):
         warnings.warn(f"estimator.{name} is ignored by the estimator '{config.estimator.name}'", stacklevel=2)
-    if config.training.learning_rate == 0:
+    if stands_still(config):
         warnings.warn("training.learning_rate is 0: nothing will be learned", stacklevel=2)
     with ExitStack() as stack:
         asked = prompts[0].scored, held_out[0].scored
@@ -150,6 +153,7 @@ def prepare(
         _tell_limits(config, problems[0])
         for problem in problems:
             estimator.check(problem, config.training.batch_size)
+            _check_noise(config, problem)
         return Setup(
             config=config,
             model=model,
@@ -232,6 +236,16 @@ def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards
     trained = _visiting(guests, rewards.trained, stack)
     same = rewards.held_out is rewards.trained
     return Rewards(trained, trained if same else _visiting(guests, rewards.held_out, stack), watched)
+
+
+def _check_noise(config: RunConfig, problem: Problem) -> None:
+    """Without noise on its way a path has no density. Raises `ConfigError`."""
+    if config.training.step == "trust" and not noisy(problem.schedule, ETA).any():
+        raise ConfigError(
+            f"training.step = trust for a chain of {problem.steps} steps, none of which adds noise",
+            "at least one step that does, which is not the last one of most schedules",
+            "raise sampling.steps, or set training.step = rate",
+        )
 
 
 def _tell_limits(config: RunConfig, problem: Problem) -> None:

@@ -20,6 +20,7 @@ from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import RunError
 from rlr_core.estimators import Batch, Estimate, Problem
 from rlr_core.estimators.length import length, scaled_to_unit
+from rlr_core.estimators.problem import flatten
 from rlr_core.trainer.averaging import Average
 from rlr_core.trainer.events import (
     AlarmRaised,
@@ -40,6 +41,7 @@ from rlr_core.trainer.optimizer import adam
 from rlr_core.trainer.prompts import deal
 from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup, StopRequested
+from rlr_core.trainer.trust import TrustRegion
 from rlr_core.trainer.watch import Watch
 from rlr_core.trainer.weighing import Weighing
 
@@ -71,6 +73,8 @@ class Trainer:
         self.optimizer = adam(setup.lora.parameters, training.learning_rate, setup.config.memory.optimizer)
         self.average = Average(setup.lora.parameters, training.ema)
         self.weighing = Weighing(by_signal=training.weighing == "signal")
+        trusting = training.step == "trust"
+        self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
 
     def run(self) -> Iterator[Event]:
         """Train to the end, then measure what came out."""
@@ -192,6 +196,9 @@ class Trainer:
             pass
         began = time.perf_counter()
         batch = self.batch()
+        if self.trust:
+            new = self.iteration % self.setup.estimator.batch_reuse == 0
+            self.trust.look(self._problem, batch, self.setup.prompted.denoiser, new_batch=new)
         self.whole = False
         estimate = self.estimate(batch)
         reward_parts = self.setup.reward.settle(self._problem.collective.sum)
@@ -218,18 +225,17 @@ class Trainer:
         self, estimate: Estimate, reward_parts: dict[str, float], began: float
     ) -> Iteration | Skipped:
         rewards, n = estimate.rewards, len(estimate.rewards)
-        evaluations = estimate.cost.evaluations / n
         if not estimate.finite:
-            return self._skip(_what_is_not_finite(estimate), evaluations, began)
+            return self._skip(_what_is_not_finite(estimate), self._spent(estimate), began)
         weights = self.weighing(estimate.parts)
         weighed = [weights[name] * part.gradient for name, part in estimate.parts.items()]
         gradient = torch.stack(weighed).sum(0)
         if self._is_beyond_adam(gradient):
             reason = f"Adam cannot square a gradient of {length(gradient):.1g}: set training.max_grad_norm"
-            return self._skip(reason, evaluations, began)
+            return self._skip(reason, self._spent(estimate), began)
         if not self._step(gradient):
             reason = "the step would have made a weight of the LoRA NaN or infinite"
-            return self._skip(reason, evaluations, began)
+            return self._skip(reason, self._spent(estimate), began)
         self.average.update()
         self.skipped_in_a_row = 0
         return Iteration(
@@ -238,10 +244,11 @@ class Trainer:
             reward_error=float(rewards.std() / math.sqrt(n)) if n > 1 else math.nan,
             parts={k: PartReport(p.norm, p.standard_error, weights[k]) for k, p in estimate.parts.items()},
             gradient_norm=length(gradient),
-            evaluations=evaluations,
+            evaluations=self._spent(estimate),
             seconds=time.perf_counter() - began,
             measured_on=f"{'predicted' if self.setup.estimator.scores_predictions else 'finished'} pictures",
             reward_parts=reward_parts,
+            step=self.trust.told(self._share) if self.trust else {},
         )
 
     @property
@@ -271,14 +278,25 @@ class Trainer:
             seed=derive_seed(training.seed, "estimator", self.iteration),
         )
 
+    def _spent(self, estimate: Estimate) -> float:
+        """Network evaluations of this iteration, per picture."""
+        looked = self.trust.cost.evaluations if self.trust else 0
+        return (estimate.cost.evaluations + looked) / len(estimate.rewards)
+
+    def _rate(self) -> float:
+        """Of Adam's step with the gradient that the parameters have now."""
+        if self.trust:
+            return self._share * self.trust.rate(flatten(p.grad for p in self.setup.lora.parameters))
+        return self._share * self.setup.config.training.learning_rate
+
     @property
-    def learning_rate(self) -> float:
-        """Of the iteration that is now carried out."""
+    def _share(self) -> float:
+        """Of the steps' length, what the schedule leaves in the iteration that is now carried out."""
         training = self.setup.config.training
         if training.schedule == "constant":
-            return training.learning_rate
+            return 1.0
         done = (self.iteration - 1) / training.iterations
-        return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        return (1 + math.cos(math.pi * done)) / 2
 
     def _is_beyond_adam(self, gradient: Tensor) -> bool:
         """Whether float32 cannot hold its squares, which would make the step 0."""
@@ -294,8 +312,9 @@ class Trainer:
             p.grad = -part.view_as(p)
         if limit:
             torch.nn.utils.clip_grad_norm_(parameters, limit)
+        rate = self._rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         if all(p.isfinite().all() for p in parameters):
@@ -358,6 +377,7 @@ class Trainer:
             "optimizer": deepcopy(self.optimizer.state_dict()),
             "estimator": self.setup.estimator.state_dict(),
             "weighing": self.weighing.state_dict(),
+            "trust": self.trust.state_dict() if self.trust else {},
             "average": self.average.state_dict(),
             "watch": self.watch.state_dict(),
             "reward": self.setup.reward.state_dict(),
@@ -373,6 +393,8 @@ class Trainer:
         )  # torch would go on with the very tensors
         self.setup.estimator.load_state_dict(state["estimator"])
         self.weighing.load_state_dict(state["weighing"])
+        if self.trust:
+            self.trust.load_state_dict(state["trust"])
         self.average.load_state_dict(state["average"])
         self.watch.load_state_dict(state["watch"])
         self.setup.reward.load_state_dict(state["reward"])
