@@ -483,6 +483,23 @@ def test_a_page_begins_with_the_run_that_is_cloned(home, workspace_page):
     assert page._begun(asked()) == {page.cloned: ""}
 
 
+def test_a_page_begins_with_a_picture_of_the_webui(workspace_page):
+    page, asked = workspace_page
+    told = page._begun(asked(picture="a fox\nNegative prompt: blur\nSteps: 1, Size: 64x96"))
+    advanced = page.advanced
+    assert told[page.prompts] == "a fox" and told[advanced["sampling.size"]] == "[64, 96]"
+    assert told[advanced["prompts.negative"]] == "blur" and "that picture" in told[page.cloned]
+    told = page._begun(asked(picture=""))
+    assert "does not say how it was made" in told[page.cloned] and page.prompts not in told
+
+
+def test_a_webui_without_a_checkpoint_is_told(workspace_page):
+    page, asked = workspace_page
+    request = asked()
+    request.headers["rlr-checkpoint"] = ""
+    assert "no checkpoint" in page._begun(request)[page.cloned]
+
+
 def test_a_wrong_checkpoint_changes_nothing_else(workspace_page):
     page, _ = workspace_page
     data = {page.checkpoint: "/no/such.safetensors", page.rewards: ["embedded"], page.iterations: 12}

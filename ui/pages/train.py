@@ -17,6 +17,7 @@ from rlr_core.errors import RLRError
 from ui import choosing, form
 from ui.doing import begin
 from ui.form import Filled
+from ui.infotext import read_infotext
 from ui.pages.fields import (
     CHAIN,
     FILTER,
@@ -37,6 +38,8 @@ AUTO = ("auto: another reward that is installed", "auto")
 EXAMPLES = (
     "With the demo checkpoint: empty for its own prompts.\nElse yours, such as\na cat on a sofa, soft light"
 )
+NO_CHECKPOINT = """<p class="fact">The webui has no checkpoint yet, so this is the built-in demo. Put one into the webui’s
+folder, then press Refresh.</p>"""
 DEFAULTS = RunConfig()
 SHOWN = 12
 """Prompts that are listed."""
@@ -253,7 +256,7 @@ class TrainPage:
     def _begun(self, request: gr.Request) -> dict[Any, Any]:
         """What a new page begins with: the run that its address says is cloned, or what the program around us has chosen.
 
-        `extension/gateway.py` tells of that program's checkpoint and VAE.
+        There the address may have a picture's text, too. `extension/gateway.py` tells of that program's checkpoint and VAE.
         """
         if run := request.query_params.get("clone", ""):
             try:
@@ -261,9 +264,27 @@ class TrainPage:
                 return {**self._fill(self.workspace.run(run).config), self.cloned: told}
             except RLRError as error:
                 return {self.cloned: _told(error)}
+        chosen = self._chosen_around(request)
+        picture = request.query_params.get("picture")
+        return chosen if picture is None else {**chosen, **self._pictured(picture)}
+
+    def _pictured(self, text: str) -> dict[Any, Any]:
+        """A picture's prompt, negative prompt and size."""
+        try:
+            made = read_infotext(text)
+        except RLRError as error:
+            return {self.cloned: _told(error)}
+        return {
+            self.cloned: '<p class="fact">With the prompt and the size of that picture.</p>',
+            self.prompts: made.prompt,
+            self.advanced["prompts.negative"]: made.negative,
+            self.advanced["sampling.size"]: made.size,
+        }
+
+    def _chosen_around(self, request: gr.Request) -> dict[Any, Any]:
         checkpoint, vae = (unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae"))
         if not checkpoint:
-            return {self.cloned: ""}
+            return {self.cloned: NO_CHECKPOINT if "rlr-checkpoint" in request.headers else ""}
         box = gr.update(choices=self._checkpoints(), value=checkpoint)
         given = {self.checkpoint: checkpoint, self.rewards: [], self.iterations: _iterations(form.EMBEDDED)}
         return {**self._chosen(given), self.checkpoint: box, self.advanced["model.vae"]: vae}
