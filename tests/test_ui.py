@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import runs
@@ -491,6 +492,20 @@ def test_a_page_begins_with_a_picture_of_the_webui(workspace_page):
     assert told[advanced["prompts.negative"]] == "blur" and "that picture" in told[page.cloned]
     told = page._begun(asked(picture=""))
     assert "does not say how it was made" in told[page.cloned] and page.prompts not in told
+
+
+@pytest.mark.parametrize("query", [{}, {"picture": "a fox\nSteps: 1, Size: 64x64"}, {"clone": "läuft 1"}])
+def test_whatever_a_page_begins_with_has_its_place(home, query):
+    """Gradio throws all away where one component is not named as an output."""
+    import gradio
+
+    from ui.pages.train import train
+
+    with gradio.Blocks() as blocks:
+        train(Workspace.open(home))
+    begun: Any = next(each for each in blocks.fns.values() if each.name == "_begun")
+    told = begun.fn(SimpleNamespace(query_params=query, headers={"rlr-checkpoint": form.EMBEDDED}))
+    assert len(told) > 3 and set(told) <= set(begun.outputs)
 
 
 def test_a_webui_without_a_checkpoint_is_told(workspace_page):

@@ -202,7 +202,7 @@ class TrainPage:
             self.name, self.preset, self.iterations, self.rank, self.seed, *self.advanced.values(),
         ]  # fmt: skip
         chosen = [self.about, self.rewards, self.judge, self.missing, self.iterations]
-        filled = [self.about, self.cloned, *filling]
+        filled = [self.about, self.cloned, self.missing, *filling]
         gr.on(None, self._begun, None, filled, **PRIVATE)
         self.checkpoint.input(
             self._chosen, {self.checkpoint, self.rewards, self.iterations}, chosen, **PRIVATE
@@ -401,6 +401,7 @@ class TrainPage:
             self.rewards: gr.update(
                 choices=offered, value=[name for name in filled.rewards if name in known]
             ),
+            self.missing: self._missing(filled.checkpoint),
             self.weights: gr.update(value=weights, visible=len(filled.rewards) > 1),
             self.own: own[0] if own else "",
             self.judge: gr.update(choices=self._judges(filled.checkpoint), value=filled.judge),
