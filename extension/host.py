@@ -50,17 +50,17 @@ def chosen() -> dict[str, str]:
 
 
 def _vae(settings: dict[str, Any]) -> str:
-    """A1111 has a name for it; Forge a list of files, text encoders among them."""
-    from modules import paths, sd_vae  # pyright: ignore[reportMissingImports]
+    """A1111 has a name for it; Forge and Neo a list of files, text encoders among them."""
+    from modules import paths  # pyright: ignore[reportMissingImports]
 
+    files = settings.get("forge_additional_modules")
+    if files is None:
+        from modules import sd_vae  # pyright: ignore[reportMissingImports]
+
+        return str(sd_vae.vae_dict.get(settings.get("sd_vae") or "") or "")
     encoders = _folders("text_encoder_dir", Path(paths.models_path).resolve() / "text_encoder")
-    files = [
-        file
-        for file in settings.get("forge_additional_modules") or []
-        if not any(Path(file).is_relative_to(folder) for folder in encoders)
-    ]
-    named = getattr(sd_vae, "vae_dict", {}).get(settings.get("sd_vae") or "")
-    return str(named or next(iter(files), ""))
+    vaes = (file for file in files if not any(Path(file).is_relative_to(folder) for folder in encoders))
+    return str(next(vaes, ""))
 
 
 def add_settings() -> None:
