@@ -100,8 +100,8 @@ class Gateway:
         words = "RLR needs a Python environment of its own, in its own folder: a download of 3 GB. The webui's stays as it is."
         if self.gui.outdated():
             words = "RLR was updated: its environment has to follow."
-        elif self.gui.told():
-            words = "The environment is not complete. The reason is below; the button goes on from there."
+        elif self.gui.told() or self.gui.failed():
+            words = "The environment is not complete. The reason is below, unless the disk is full; the button goes on."
         return page(words, MAKE.format(html.escape(self.gui.prefix)) + log)
 
     async def _passed_on(self, request: Request, path: str) -> Response:

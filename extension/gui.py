@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,13 +89,19 @@ class Gui:
         return self._installing is not None and self._installing.poll() is None
 
     def install(self) -> None:
-        """Begin to make the environment, or go on; what it says is in `install.log`."""
+        """Begin to make the environment, or go on; what it says is in `install.log`. Raises `GuiError`."""
         if self.installing():
             return
-        self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / "install.log").open("wb") as out:
+        with self._writing():
+            self.home.mkdir(parents=True, exist_ok=True)
+            out = (self.home / "install.log").open("wb")
+        with out:
             command = [sys.executable, str(ROOT / "install.py"), "install"]
             self._installing = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=environment())
+
+    def failed(self) -> bool:
+        """Whether making it has ended without success, while this host runs."""
+        return self._installing is not None and bool(self._installing.poll())
 
     def told(self, name: str = "install.log", last: int = 4000) -> str:
         """The end of a log; "" where there is none."""
@@ -121,18 +129,27 @@ class Gui:
     def running(self) -> State:
         """The GUI that answers, started if need be. Raises `GuiError`."""
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            with FileLock(str(self.home / "gui.lock"), timeout=PATIENCE):
-                state = self._kept()
-                if state and state.answers():
-                    if not self._is_left_over(state):
-                        return state
-                    psutil.Process(state.pid).kill()
-                return self._start()
+            with self._writing():
+                self.home.mkdir(parents=True, exist_ok=True)
+                with FileLock(str(self.home / "gui.lock"), timeout=PATIENCE):
+                    state = self._kept()
+                    if state and state.answers():
+                        if not self._is_left_over(state):
+                            return state
+                        psutil.Process(state.pid).kill()
+                    return self._start()
         except Timeout as error:
             raise GuiError(
                 "another webui is starting RLR in this folder: wait a minute, then reload."
             ) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what a disk that is full, or a folder of others, means."""
+        try:
+            yield
+        except Timeout:  # which is an OSError, too
+            raise
         except OSError as error:
             raise GuiError(f"{self.home} cannot be written ({error}): make room, or allow it.") from error
 
@@ -151,13 +168,20 @@ class Gui:
             process.kill()
             if not _is_taken(state.port):
                 break  # else another program was faster to take the port
-        raise GuiError(f"the GUI did not start. {self.told('gui.log', 1500)}")
+        raise GuiError(
+            f"the GUI did not start. If its environment is damaged, delete {installer().VENV} and reload this page: "
+            f"the button to make it comes back. What it said: {self.told('gui.log', 1500)}"
+        )
 
     def _begun(self) -> tuple[State, subprocess.Popen[bytes]]:
         port, secret = _free_port(), secrets.token_urlsafe(24)
         process = self._spawn(port, secret)
         state = State(port, secret, process.pid, os.getpid(), psutil.Process().create_time())
-        _write_private(self.home / "gui.json", json.dumps(asdict(state)))
+        try:
+            _write_private(self.home / "gui.json", json.dumps(asdict(state)))
+        except OSError:
+            process.kill()  # nobody would find it again
+            raise
         return state, process
 
     def _came(self, state: State, process: subprocess.Popen[bytes]) -> bool:

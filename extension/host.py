@@ -28,19 +28,39 @@ def folders() -> dict[str, list[str]]:
     from modules import paths  # pyright: ignore[reportMissingImports]
 
     models = Path(paths.models_path).resolve()
-    checkpoints = getattr(options(), "ckpt_dir", None) or models / "Stable-diffusion"
-    loras = getattr(options(), "lora_dir", None) or models / "Lora"
-    return {"checkpoints": [str(checkpoints)], "loras": [str(loras)]}
+    return {
+        "checkpoints": _folders("ckpt_dir", models / "Stable-diffusion"),
+        "loras": _folders("lora_dir", models / "Lora"),
+    }
+
+
+def _folders(option: str, usual: Path) -> list[str]:
+    """The folder that the command line names, or the usual one; then more of them, which Forge Neo takes (`--lora-dirs`)."""
+    first = getattr(options(), option, None) or usual
+    return list(dict.fromkeys(map(str, [first, *(getattr(options(), f"{option}s", None) or [])])))
 
 
 def chosen() -> dict[str, str]:
     """Files of the checkpoint and of the VAE that are chosen in the host; "" where there is none."""
-    from modules import sd_models, sd_vae, shared  # pyright: ignore[reportMissingImports]
+    from modules import sd_models, shared  # pyright: ignore[reportMissingImports]
 
     found = sd_models.get_closet_checkpoint_match(shared.opts.data.get("sd_model_checkpoint") or "")
     found = found or next(iter(sd_models.checkpoints_list.values()), None)  # which hosts then take, too
-    vae = sd_vae.vae_dict.get(shared.opts.data.get("sd_vae") or "")
-    return {"checkpoint": str(found.filename) if found else "", "vae": str(vae or "")}
+    return {"checkpoint": str(found.filename) if found else "", "vae": _vae(shared.opts.data)}
+
+
+def _vae(settings: dict[str, Any]) -> str:
+    """A1111 has a name for it; Forge and Neo a list of files, text encoders among them."""
+    from modules import paths  # pyright: ignore[reportMissingImports]
+
+    files = settings.get("forge_additional_modules")
+    if files is None:
+        from modules import sd_vae  # pyright: ignore[reportMissingImports]
+
+        return str(sd_vae.vae_dict.get(settings.get("sd_vae") or "") or "")
+    encoders = _folders("text_encoder_dir", Path(paths.models_path).resolve() / "text_encoder")
+    vaes = (file for file in files if not any(Path(file).is_relative_to(folder) for folder in encoders))
+    return str(next(vaes, ""))
 
 
 def add_settings() -> None:

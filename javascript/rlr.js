@@ -1,4 +1,5 @@
-// Loaded by A1111 and Forge: the bar above RLR's frame says what is training, and brings a new LoRA into the prompt.
+// Loaded by A1111 and Forge: the bar above RLR's frame says what is training, and brings a new LoRA into the prompt; a button
+// beside the webui's own ones sends a picture's prompt and size to RLR.
 (() => {
     "use strict";
     const PERIOD = 3000;
@@ -39,5 +40,27 @@
     // the host's own button draws the cards of LoRAs anew
     const refreshCards = () => ["txt2img", "img2img"].forEach((tab) => gradioApp().querySelector(`#${tab}_lora_extra_refresh`)?.click());
 
+    // [the webui's last button of its kind, where it keeps the text of the picture that is shown]
+    const PICTURES = [
+        ...["txt2img", "img2img"].map((tab) => [`#${tab}_send_to_extras`, `#html_info_${tab}`]),
+        ["#tab_pnginfo #extras_tab", "#pnginfo_generation_info textarea"],
+    ];
+
+    function addButton([neighbour, source]) {
+        const other = gradioApp().querySelector(neighbour), words = "Send this picture's prompt, negative prompt and size to RLR.";
+        if (!other || other.parentElement.querySelector(".rlr-send")) return;
+        const button = make("button", other.textContent.includes("Send to") ? "Send to RLR" : "RLR", () => send(gradioApp().querySelector(source)));
+        other.after(Object.assign(button, { className: `${other.className} rlr-send`, title: words, type: "button" }));
+    }
+
+    function send(source) {
+        const frame = gradioApp().querySelector("iframe[title=RLR]"), bar = gradioApp().querySelector("#rlr_bar");
+        const text = source?.value ?? source?.textContent ?? "";
+        frame.src = `${bar.dataset.root}/?view=train&picture=${encodeURIComponent(text.trim())}`;
+        const tabs = gradioApp().querySelectorAll("#tabs button");
+        [...tabs].find((tab) => tab.textContent.trim() === "RLR" && !tab.matches(".rlr-send"))?.click();
+    }
+
+    onUiLoaded(() => PICTURES.forEach(addButton));
     onUiLoaded(() => setInterval(() => look().catch(() => {}), PERIOD));
 })();

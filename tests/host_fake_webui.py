@@ -20,10 +20,11 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from host_fake_life import copied, life, stop
 from starlette.middleware.gzip import GZipMiddleware
 
 HOME = Path(sys.argv[1])
-SHIM = Path(__file__).resolve().parents[1] / "scripts" / "rlr_tab.py"
+SHIM = copied(HOME / "extensions" / "RLR für Tests") / "scripts" / "rlr_tab.py"
 callbacks: dict[str, Any] = {}
 options = types.SimpleNamespace(
     subpath=None, api_auth=None, disable_extension_access=False, ckpt_dir=None, lora_dir=None
@@ -135,6 +136,12 @@ def answers(gui: Any) -> dict[str, Any]:
     found["join"] = ask("gradio_api/queue/join", "POST", headers={"RLR-Checkpoint": "/forged"})
     opts.data = {}
     found["nothing chosen"] = ask("gradio_api/queue/join", "POST")
+    encoders, vaes = (str(HOME.resolve() / "models" / name / "a.pt") for name in ("text_encoder", "VAE"))
+    opts.data = {"forge_additional_modules": [encoders, vaes]}
+    found["Forge's VAE"] = [ask("gradio_api/queue/join", "POST"), vaes]
+    opts.data = {}
+    sys.modules["modules.sd_models"].checkpoints_list.clear()
+    found["no checkpoint"] = ask("gradio_api/queue/join", "POST")
     found["news"] = ask("news")
     found["events"] = ask("gradio_api/events", headers={"Accept-Encoding": "gzip"})
     for site in ("cross-site", "same-site"):
@@ -185,9 +192,15 @@ def lending() -> dict[str, Any]:
     shim["BeforePicture"]().before_process(types.SimpleNamespace(comment=comments.append))
     after("after a picture", ["run-002"], ["run-001"])
     after("old news", ["run-002"], ["run-001"], age=60)
+    after("begun again", ["run-003"], ["run-001"])
     opts.data["rlr_lend_card"] = False
-    after("not wanted", ["run-003"], ["run-001"])
+    after("no longer wanted", ["run-003"], ["run-001"])
+    after("ended unlent", [], ["run-001"])
+    after("not wanted", ["run-004"], ["run-001"])
     found["host"] = json.loads((HOME / "rlr" / "host.json").read_text())
+    opts.data["rlr_bring_loras"] = False
+    after("not to be brought", [], ["run-001"])
+    found["host, without LoRAs"] = json.loads((HOME / "rlr" / "host.json").read_text())
     return found
 
 
@@ -196,7 +209,12 @@ gui_module = host()
 tabs = callbacks["ui_tabs"]()
 callbacks["ui_settings"]()
 settings = done.copy()
-result = {"lending": lending(), "settings": settings, **answers(gui_module)}
+result = {"lending": lending(), "settings": settings}
+try:
+    result["life"] = life(HOME / "rlr", shim["tab"], gui_module, SHIM, callbacks)
+finally:
+    stop(HOME / "rlr")
+result.update(answers(gui_module))
 result["tab"] = [tabs[0][1:], tabs[0][0].get_config_file()["components"][0]["props"]["value"]]
 result["gradio"] = gr.__version__
 result["heavy"] = sorted({"torch", "diffusers", "ui", "rlr_core"} & set(sys.modules))

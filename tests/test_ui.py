@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import runs
@@ -505,8 +506,46 @@ def test_a_page_begins_as_it_was_left_unless_its_address_says_otherwise(workspac
     )
     assert page._begun(draft, asked(fresh="1")) == {page.draft: None, fields.cloned: ""}
     assert page._begun({"prompts": "of an older version"}, asked()) == {fields.cloned: ""}
+    around = asked()
+    around.headers["rlr-checkpoint"] = "/of the/webui.safetensors"
+    told = page._begun(draft, around)
+    assert told[fields.checkpoint]["value"] == "/of the/webui.safetensors", "that is chosen there now"
+    assert told[fields.prompts]["value"] == "a cat"
     with pytest.raises(ConfigError, match=r"training\.iterations = 2\.5"):
         page._config({box: draft[name] for name, box in fields.inputs.items()})
+
+
+def test_a_page_begins_with_a_picture_of_the_webui(workspace_page):
+    page, asked = workspace_page
+    told = page._begun(None, asked(picture="a fox\nNegative prompt: blur\nSteps: 1, Size: 64x96"))
+    advanced = page.fields.advanced
+    assert told[page.fields.prompts] == "a fox" and told[advanced["sampling.size"]] == "[64, 96]"
+    assert told[advanced["prompts.negative"]] == "blur" and "that picture" in told[page.fields.cloned]
+    told = page._begun(None, asked(picture=""))
+    assert "does not say how it was made" in told[page.fields.cloned] and page.fields.prompts not in told
+
+
+@pytest.mark.parametrize(
+    "query", [{}, {"fresh": "1"}, {"picture": "a fox\nSteps: 1, Size: 64x64"}, {"clone": "läuft 1"}]
+)
+def test_whatever_a_page_begins_with_has_its_place(home, query):
+    """Gradio throws all away where one component is not named as an output."""
+    import gradio
+
+    from ui.pages.train import train
+
+    with gradio.Blocks() as blocks:
+        train(Workspace.open(home), blocks)
+    begun: Any = next(each for each in blocks.fns.values() if each.name == "_begun")
+    told = begun.fn(None, SimpleNamespace(query_params=query, headers={"rlr-checkpoint": form.EMBEDDED}))
+    assert len(told) > 3 and set(told) <= set(begun.outputs)
+
+
+def test_a_webui_without_a_checkpoint_is_told(workspace_page):
+    page, asked = workspace_page
+    request = asked()
+    request.headers["rlr-checkpoint"] = ""
+    assert "no checkpoint" in page._begun(None, request)[page.fields.cloned]
 
 
 def test_a_wrong_checkpoint_changes_nothing_else(workspace_page):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -103,6 +104,47 @@ def test_the_gui_is_told_what_the_host_has_chosen(told: dict[str, Any]) -> None:
     assert not [name for name in seen(told["get"])["headers"] if name.lower().startswith("rlr-")]
 
 
+def test_what_forge_calls_modules_is_a_vae(told: dict[str, Any]) -> None:
+    answer, vae = told["Forge's VAE"]
+    assert unquote({k.lower(): v for k, v in seen(answer)["headers"].items()}["rlr-vae"]) == vae
+
+
+def test_a_host_without_a_checkpoint_says_so(told: dict[str, Any]) -> None:
+    headers = {k.lower(): v for k, v in seen(told["no checkpoint"])["headers"].items()}
+    assert headers["rlr-checkpoint"] == headers["rlr-vae"] == ""
+
+
+def test_reload_ui_changes_nothing(told: dict[str, Any]) -> None:
+    life = told["life"]
+    for name in ("started", "reloaded", "reloaded twice"):
+        assert life[name] == [200, "the GUI"] and life[f"tabs, {name}"] == 1
+    assert life["starts"] == 1 and life["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("half made", 200, "needs a Python environment of its own"),
+        ("no room for the environment", 200, "got 0.1 GB of free disk space for"),
+        ("no room for the environment", 200, "The environment is not complete."),
+        ("no room for the environment", 200, "Make the environment"),
+        ("no room for its log", 503, "cannot be written"),
+        ("no room for its log", 503, "make room, or allow it"),
+        ("no room for the GUI's state", 503, "make room, or allow it"),
+        ("damaged environment", 503, "No module named"),
+        ("damaged environment", 503, "If its environment is damaged, delete "),
+        ("another webui starts it", 503, "another webui is starting RLR in this folder: wait a minute"),
+    ],
+)
+def test_the_tab_says_what_is_wrong(told: dict[str, Any], name: str, status: int, words: str) -> None:
+    answer = told["life"][name]
+    assert answer[0] == status and words in answer[1]
+
+
+def test_a_gui_that_nobody_could_find_again_is_not_left_behind(told: dict[str, Any]) -> None:
+    assert told["life"]["left behind"] == 0
+
+
 def test_the_card_is_lent_while_a_run_is_at_work(told: dict[str, Any]) -> None:
     lending = told["lending"]
     assert lending["no home"] is False  # nothing is made on the disk of who never opened the tab
@@ -112,9 +154,16 @@ def test_the_card_is_lent_while_a_run_is_at_work(told: dict[str, Any]) -> None:
     assert lending["comments"] == [
         "RLR is training on this card (run-002): both are slow, and its memory may not be enough for both."
     ]
-    assert lending["old news"] == ["taken back"] and lending["not wanted"] == []
+    assert lending["old news"] == ["taken back"] and lending["begun again"] == ["lent"]
+
+
+def test_each_setting_takes_effect_at_once(told: dict[str, Any]) -> None:
+    lending = told["lending"]
+    assert lending["no longer wanted"] == ["taken back"]
+    assert lending["ended unlent"] == lending["not wanted"] == []
     assert set(told["settings"]) == {"rlr_bring_loras", "rlr_lend_card"}
     assert lending["host"]["bring"] is True and lending["host"]["started"] > 0
+    assert lending["host, without LoRAs"]["bring"] is False
 
 
 def test_the_news_are_for_the_bar(told: dict[str, Any]) -> None:

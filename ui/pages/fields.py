@@ -96,3 +96,8 @@ def weights_of(text: str, count: int) -> list[float]:
             "correct them, or write nothing",
         )
     return numbers
+
+
+def whole(value: float | None) -> Any:
+    """An int where it is one, so that the config refuses what is not."""
+    return int(value) if value is not None and value == int(value) else value

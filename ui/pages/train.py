@@ -15,6 +15,7 @@ from rlr_core.config import PRESETS, RunConfig, from_dict, read_settings, to_tom
 from rlr_core.errors import RLRError
 from ui import form
 from ui.doing import begin
+from ui.infotext import read_infotext
 from ui.pages.fields import rewarded, staged_boxes, uploaded
 from ui.pages.train_fields import Data, TrainFields, usual_iterations
 from ui.planning import plan_in_words
@@ -23,6 +24,8 @@ from ui.workspace import Workspace
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AFRESH = '<p class="fact">As you left it. <a href="?view=train&fresh=1">Start afresh</a></p>'
+NO_CHECKPOINT = """<p class="fact">The webui has no checkpoint yet, so this is the built-in demo. Put one into the webui’s
+folder, then press Refresh.</p>"""
 SHOWN = 12
 """Prompts that are listed."""
 GO = "(told) => { if (told && told.run) window.rlr.show('runs', told.run); }"
@@ -54,7 +57,7 @@ class TrainPage:
     def wire(self, blocks: gr.Blocks) -> None:
         """Connect the components."""
         f = self.fields
-        fields, filled = {*f.inputs.values()}, [f.about, f.cloned, f.stage_box, *f.inputs.values()]
+        fields, filled = {*f.inputs.values()}, [f.about, f.cloned, f.missing, f.stage_box, *f.inputs.values()]
         self.draft = draft = gr.BrowserState(None, storage_key=f"rlr-draft-{__version__}", secret="rlr")
         blocks.load(self._begun, draft, [draft, *filled], **PRIVATE)
         kept: dict[str, Any] = {"js": f.draft_in_javascript(), "api_visibility": "private"}
@@ -78,7 +81,8 @@ class TrainPage:
     def _begun(self, draft: Any, request: gr.Request) -> dict[Any, Any]:
         """What a new page begins with: the run that its address says is cloned, what was written here before, or the defaults.
 
-        The program around us may have chosen a checkpoint and a VAE, of which `extension/gateway.py` tells.
+        The program around us may have chosen a checkpoint and a VAE, of which `extension/gateway.py` tells, and have put a
+        picture's text into the address.
         """
         f = self.fields
         if run := request.query_params.get("clone", ""):
@@ -88,11 +92,32 @@ class TrainPage:
             except RLRError as error:
                 return {f.cloned: _told(error)}
         if request.query_params.get("fresh"):
-            return {self.draft: None, f.cloned: ""}
-        left = f.left(draft)
-        checkpoint, vae = (unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae"))
-        if left or not checkpoint:
-            return {f.cloned: AFRESH if left else "", **left}
+            return {self.draft: None, **self._chosen_around(request)}
+        picture = request.query_params.get("picture")
+        if picture is not None:
+            return {**self._chosen_around(request), **self._pictured(picture)}
+        left = f.left(draft, *_around(request))
+        return {f.cloned: AFRESH, **left} if left else self._chosen_around(request)
+
+    def _pictured(self, text: str) -> dict[Any, Any]:
+        """A picture's prompt, negative prompt and size."""
+        f = self.fields
+        try:
+            made = read_infotext(text)
+        except RLRError as error:
+            return {f.cloned: _told(error)}
+        return {
+            f.cloned: '<p class="fact">With the prompt and the size of that picture.</p>',
+            f.prompts: made.prompt,
+            f.advanced["prompts.negative"]: made.negative,
+            f.advanced["sampling.size"]: made.size,
+        }
+
+    def _chosen_around(self, request: gr.Request) -> dict[Any, Any]:
+        f = self.fields
+        checkpoint, vae = _around(request)
+        if not checkpoint:
+            return {f.cloned: NO_CHECKPOINT if "rlr-checkpoint" in request.headers else ""}
         box = gr.update(choices=f.offered_checkpoints(), value=checkpoint)
         given = {f.checkpoint: checkpoint, f.rewards: [], f.iterations: usual_iterations(form.EMBEDDED)}
         return {**f.chosen(given), f.checkpoint: box, f.advanced["model.vae"]: vae}
@@ -152,6 +177,12 @@ class TrainPage:
         file = folder / f"{config.output.name}.toml"
         file.write_text(to_toml(config), encoding="utf-8")
         return str(file)
+
+
+def _around(request: gr.Request) -> tuple[str, str]:
+    """Checkpoint and VAE of the program around us, or "" where it has not chosen."""
+    checkpoint, vae = (unquote(request.headers.get(f"rlr-{name}", "")) for name in ("checkpoint", "vae"))
+    return checkpoint, vae
 
 
 def _told(error: RLRError) -> str:

@@ -13,7 +13,7 @@ from rlr_core.config import PRESETS, RunConfig, load
 from rlr_core.embedded import DEMO
 from ui import choosing, form
 from ui.form import Filled
-from ui.pages.fields import CHAIN, FILTER, SEARCH, STAGES, setting_field, weights_of
+from ui.pages.fields import CHAIN, FILTER, SEARCH, STAGES, setting_field, weights_of, whole
 from ui.workspace import Workspace
 
 AUTO = ("auto: another reward that is installed", "auto")
@@ -215,19 +215,26 @@ class TrainFields:
         """A function of the values of `inputs`, which gives them their names: what a browser keeps for `left`."""
         return f"(...values) => Object.fromEntries({json.dumps([*self.inputs])}.map((name, k) => [name, values[k]]))"
 
-    def left(self, draft: Any) -> dict[Any, Any]:
-        """The fields as they were left in this browser; nothing where all are as they are at first."""
+    def left(self, draft: Any, checkpoint: str = "", vae: str = "") -> dict[Any, Any]:
+        """The fields as they were left in this browser; nothing where all are as they are at first.
+
+        A `checkpoint` that was chosen since, and its `vae`, count more.
+        """
         usual = {name: box.value or "" for name, box in self.inputs.items()}
         if not isinstance(draft, dict) or draft.keys() != usual.keys():
             return {}
         if all((value or "") == usual[name] for name, value in draft.items()):
             return {}
+        if checkpoint:
+            draft = {**draft, "checkpoint": checkpoint, "model.vae": vae}
         offered, several = self._offered_rewards(draft["checkpoint"]), len(draft["rewards"]) > 1
         kept = [value for _, value in offered if value in draft["rewards"]]
         return {
             **{box: draft[name] for name, box in self.inputs.items()},
+            self.checkpoint: gr.update(choices=self.offered_checkpoints(), value=draft["checkpoint"]),
             self.about: choosing.described(draft["checkpoint"])[0],
             self.rewards: gr.update(choices=offered, value=kept),
+            self.missing: self._not_installed(draft["checkpoint"]),
             self.weights: gr.update(value=draft["weights"], visible=several),
             self.judge: gr.update(choices=self._offered_judges(draft["checkpoint"]), value=draft["judge"]),
             self.prompts: gr.update(value=draft["prompts"], visible=not draft["staged"]),
@@ -246,9 +253,9 @@ class TrainFields:
             boundaries=(round(data[self.first], 4), round(data[self.second], 4)) if data[self.staged] else (),
             judged=data[self.judged] or "",
             preset=data[self.preset] or "default",
-            rank=_number(data[self.rank]),
-            iterations=_number(data[self.iterations]),
-            seed=_number(data[self.seed]),
+            rank=whole(data[self.rank]),
+            iterations=whole(data[self.iterations]),
+            seed=whole(data[self.seed]),
             name=data[self.name] or "",
             advanced={name: data[box] or "" for name, box in self.advanced.items()},
         )
@@ -271,6 +278,7 @@ class TrainFields:
             self.rewards: gr.update(
                 choices=offered, value=[name for name in filled.rewards if name in known]
             ),
+            self.missing: self._not_installed(filled.checkpoint),
             self.weights: gr.update(value=weights, visible=len(filled.rewards) > 1),
             self.own: own[0] if own else "",
             self.judge: gr.update(choices=self._offered_judges(filled.checkpoint), value=filled.judge),
@@ -290,8 +298,3 @@ class TrainFields:
 def usual_iterations(checkpoint: str) -> int:
     """The default for a checkpoint."""
     return load(DEMO).training.iterations if checkpoint == form.EMBEDDED else DEFAULTS.training.iterations
-
-
-def _number(value: float | None) -> Any:
-    """Whole where it is, so that the config refuses what is not."""
-    return int(value) if value is not None and value == int(value) else value
