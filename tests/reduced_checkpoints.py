@@ -107,6 +107,7 @@ MADE: dict[str, Callable[[], Tensors]] = {
     "sdxl": _sdxl,
     "sd3": _sd3,
     "bare": lambda: _unet("sd1"),
+    "fp8": _fp8,
 }
 
 
