@@ -17,8 +17,10 @@ from rlr_core.errors import ConfigError
 from rlr_core.trainer import Setup, prepare
 from rlr_core.trainer.devices import choose_device
 
-MADE = ("count", "shape", "place")
+MADE = ("count", "place")
 """Beds that the project trains itself: the names of modules with a `BED`, which are imported when one is asked for."""
+WANTED = ("shape",)
+"""Modules whose bed has no files yet: `--train` makes them."""
 NAMES = (EMBEDDED.name, *MADE)
 
 
@@ -26,7 +28,7 @@ def bed(name: str) -> Bed:
     """The bed of that name, or of a config file. Raises `ConfigError`."""
     if name == EMBEDDED.name:
         return EMBEDDED
-    if name in MADE:
+    if name in (*MADE, *WANTED):
         return import_module(f"rlr_core.bench.beds.{name}").BED
     if name.endswith(".toml"):
         return own_bed(Path(name))
@@ -42,4 +44,4 @@ def prepared(settings: dict[str, Any]) -> Setup:
     return prepare(ground.completed(config), materials=ground.materials(choose_device(config.model.device)))
 
 
-__all__ = ["EMBEDDED", "MADE", "NAMES", "Bed", "bed", "prepared"]
+__all__ = ["EMBEDDED", "MADE", "NAMES", "WANTED", "Bed", "bed", "prepared"]
