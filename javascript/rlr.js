@@ -48,7 +48,7 @@
 
     function addButton([neighbour, source]) {
         const other = gradioApp().querySelector(neighbour), words = "Send this picture's prompt, negative prompt and size to RLR.";
-        if (!other || other.parentElement.querySelector(".rlr-send")) return;
+        if (!other || other.parentElement.querySelector(".rlr-send") || !gradioApp().querySelector("#rlr_bar")) return; // the tab may be hidden
         const button = make("button", other.textContent.includes("Send to") ? "Send to RLR" : "RLR", () => send(gradioApp().querySelector(source)));
         other.after(Object.assign(button, { className: `${other.className} rlr-send`, title: words, type: "button" }));
     }
