@@ -21,9 +21,10 @@ from starlette.datastructures import Headers
 from rlr_core.config import RunConfig, load, to_dict
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, PromptError
+from rlr_core.families import FAMILIES
 from rlr_core.runs import log, runner
 from rlr_core.runs.state import RunState
-from ui import charts, form, words
+from ui import charts, choosing, form, words
 from ui.cards import sentence
 from ui.form import Filled, compose, filled_by
 from ui.guard import LARGEST, Rules, refusal
@@ -558,6 +559,17 @@ def test_a_wrong_checkpoint_changes_nothing_else(workspace_page):
     assert (
         fields.chosen({**data, fields.checkpoint: form.EMBEDDED, fields.iterations: 200})[fields.iterations]
         == 200
+    )
+
+
+def test_iterations_are_those_of_the_checkpoints_family(workspace_page):
+    fields, xl = workspace_page[0].fields, FAMILIES["sdxl"]
+    usual = xl.defaults["training.iterations"].value
+    data = {fields.checkpoint: str(xl.configs), fields.rewards: [], fields.iterations: 40}
+    assert choosing.usual_iterations(str(xl.configs)) == usual != 40 == choosing.usual_iterations("/no/such")
+    assert (
+        usual in choosing.all_usual_iterations()
+        and data[fields.iterations] in choosing.all_usual_iterations()
     )
 
 

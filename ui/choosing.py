@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import html
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlr_core.config import ModelConfig, RunConfig, load
+from rlr_core.embedded import DEMO
 from rlr_core.errors import RLRError
+from rlr_core.families import FAMILIES
 from rlr_core.models.description import Description
 from ui.words import WITHOUT_GRADIENT
 from ui.workspace import Workspace
@@ -94,3 +98,21 @@ def rewards(folder: Path, checkpoint: str) -> list[Choice]:
                 Choice(name, name, "; ".join(f"{file.gigabytes} ({file.licence})" for file in lacking))
             )
     return [*own, *there, *(Choice(name, name.replace("-", " ")) for name in WITHOUT_GRADIENT), *missing]
+
+
+def usual_iterations(checkpoint: str) -> int:
+    """The default for a checkpoint, whose family may have one."""
+    from rlr_core.trainer.composing import defaults_for
+
+    if checkpoint == EMBEDDED:
+        return load(DEMO).training.iterations
+    with suppress(RLRError, OSError):
+        if found := defaults_for(ModelConfig(checkpoint=checkpoint), "cpu").get("training.iterations"):
+            return found.value
+    return RunConfig().training.iterations
+
+
+def all_usual_iterations() -> set[int]:
+    """Iterations that a page sets by itself."""
+    families = (family.defaults["training.iterations"].value for family in FAMILIES.values())
+    return {RunConfig().training.iterations, usual_iterations(EMBEDDED), *families}

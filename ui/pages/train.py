@@ -13,11 +13,11 @@ import gradio as gr
 from rlr_core import __version__
 from rlr_core.config import PRESETS, RunConfig, from_dict, read_settings, to_toml
 from rlr_core.errors import RLRError
-from ui import form
+from ui import choosing, form
 from ui.doing import begin
 from ui.infotext import read_infotext
 from ui.pages.fields import rewarded, staged_boxes, uploaded
-from ui.pages.train_fields import Data, TrainFields, usual_iterations
+from ui.pages.train_fields import Data, TrainFields
 from ui.planning import plan_in_words
 from ui.stripping import begin_strip
 from ui.workspace import Workspace
@@ -119,7 +119,11 @@ class TrainPage:
         if not checkpoint:
             return {f.cloned: NO_CHECKPOINT if "rlr-checkpoint" in request.headers else ""}
         box = gr.update(choices=f.offered_checkpoints(), value=checkpoint)
-        given = {f.checkpoint: checkpoint, f.rewards: [], f.iterations: usual_iterations(form.EMBEDDED)}
+        given = {
+            f.checkpoint: checkpoint,
+            f.rewards: [],
+            f.iterations: choosing.usual_iterations(form.EMBEDDED),
+        }
         return {**f.chosen(given), f.checkpoint: box, f.advanced["model.vae"]: vae}
 
     def _config(self, data: Data) -> RunConfig:

@@ -9,8 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from rlr_core.config import PRESETS, RunConfig, load
-from rlr_core.embedded import DEMO
+from rlr_core.config import PRESETS, RunConfig
 from ui import choosing, form
 from ui.form import Filled
 from ui.pages.fields import CHAIN, FILTER, SEARCH, STAGES, setting_field, weights_of, whole
@@ -123,7 +122,9 @@ class TrainFields:
                 [*PRESETS], value="default", label="Method", info=PRESETS["default"].summary
             )
             with gr.Row():
-                self.iterations = gr.Number(usual_iterations(form.EMBEDDED), label="Iterations", min_width=90)
+                self.iterations = gr.Number(
+                    choosing.usual_iterations(form.EMBEDDED), label="Iterations", min_width=90
+                )
                 self.rank = gr.Number(DEFAULTS.lora.rank, label="Rank", min_width=90)
                 self.seed = gr.Number(0, label="Seed", min_width=90)
             self.plan = gr.HTML(
@@ -202,8 +203,8 @@ class TrainFields:
             self.judge: gr.update(choices=self._offered_judges(checkpoint)),
             self.missing: self._not_installed(checkpoint),
         }
-        untouched = data[self.iterations] in map(usual_iterations, (form.EMBEDDED, ""))
-        return {**told, self.iterations: usual_iterations(checkpoint)} if untouched else told
+        untouched = data[self.iterations] in choosing.all_usual_iterations()
+        return {**told, self.iterations: choosing.usual_iterations(checkpoint)} if untouched else told
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -293,8 +294,3 @@ class TrainFields:
             self.seed: filled.seed,
             **{box: filled.advanced.get(name, "") for name, box in self.advanced.items()},
         }
-
-
-def usual_iterations(checkpoint: str) -> int:
-    """The default for a checkpoint."""
-    return load(DEMO).training.iterations if checkpoint == form.EMBEDDED else DEFAULTS.training.iterations
