@@ -214,8 +214,7 @@ def test_only_the_length_of_a_step_changes(workshop):
     assert short.norm() != long.norm()
 
 
-@pytest.mark.parametrize("calls", [16, 40, 77])
-def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(calls, workshop, tmp_path):
+def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(workshop, tmp_path, calls=40):
     settings = {"training__step": "trust", "training__kl": 0.05, "training__iterations": 8}
     runner.start(runs.config(workshop, **settings), tmp_path / "straight", lambda event: None)
     folder, asked = tmp_path / "run", itertools.count(1)
