@@ -105,7 +105,7 @@ class Case:
     coverages: list[Coverage]
     unbiased: bool = True
     size: int = 2048
-    replicates: int = 96
+    replicates: int = 128
     learned: dict[str, float] = field(default_factory=dict)
     coefficients: dict[str, list[float]] = field(default_factory=dict)
 
