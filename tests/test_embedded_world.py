@@ -272,7 +272,7 @@ def test_what_is_saved_loads_in_half_precision(script, tokenizer, tmp_path, caps
     from diffusers import StableDiffusionPipeline
 
     made = StableDiffusionPipeline.from_pretrained(tiny.build_checkpoint(tmp_path / "tiny"))
-    script.save(tmp_path / "saved", made.vae, made.text_encoder, tokenizer, made.unet)
+    script.save(tmp_path / "saved", made.vae, made.text_encoder, tokenizer, made.unet, script.scheduler())
     assert "saved" in capsys.readouterr().out
     check_pipeline(tmp_path / "saved")
 
