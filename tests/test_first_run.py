@@ -261,7 +261,10 @@ def test_the_config_for_a_checkpoint_shows_its_defaults_and_sets_only_what_was_c
     text = capsys.readouterr().out
     active = [line for line in text.splitlines() if line and line[0] not in "#["]
     assert [line.split(" = ")[0] for line in active] == ["checkpoint", "file", "name", "iterations"]
-    assert "# learning_rate = 0.0005  # of Adam, with step = rate; 2e-3 is fitted to the embedded checkpoint" in text
+    assert (
+        "# learning_rate = 0.0005  # of Adam, with step = rate; 2e-3 is fitted to the embedded checkpoint"
+        in text
+    )
     assert '# plan = "auto"' in text and "# guidance_scale = 7.5" in text
     (tmp_path / "my.toml").write_text(text, encoding="utf-8")
     assert composed(tmp_path / "my.toml").config == composed(None, [load_tables(text)]).config

