@@ -3,10 +3,11 @@
     λ = r·√(κ / c),   c = KL(θ ‖ θ − λ'd) / λ'²,   d: Adam's step at rate 1
 
 κ is what is set, `training.kl`: by how many nats, for each number of a latent, a step may move the path of a picture; the path
-of a chain of many steps (`rlr_core.chain.divergence.finely`), so that T means nothing. Rank, alpha, layers and precision change
-d and c, and not κ·r², the divergence of the step that is taken. For short steps it grows with λ², so that one trial at another
-length λ' tells c. It is measured on a picture of the batch at hand, at steps drawn from its chain, and only now and then, since
-c/|d|² is nearly the same from one iteration to the next: what counts is its running mean.
+of a chain of many steps (`rlr_core.chain.divergence.finely`), so that T means nothing. Rank, alpha and layers change d and c,
+and not κ·r², the divergence of the step that is taken; in 16 bits rounding alone moves the path further than a usual κ. For
+short steps it grows with λ², so that one trial at another length λ' tells c. It is measured on a picture of the batch at hand,
+at steps drawn from its chain, and only now and then, since c/|d|² is nearly the same from one iteration to the next: what
+counts is its running mean.
 
 r in [0, 1] is the share of Adam's momentum m that a new batch's gradient g confirms: the regression of g on m, which was there
 before the batch was, in Adam's own metric,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,6 @@ class Files:
 
 def load_pipeline(folder: Path, settings: ModelConfig, device: torch.device) -> Any:
     """A folder in diffusers' layout, as `rlr train` loads it. Raises `CheckpointError`."""
-    from dataclasses import replace
-
     from rlr_core.models import load_configured
 
     return load_configured(replace(settings, checkpoint=str(folder)), device)
