@@ -17,10 +17,8 @@ from rlr_core.errors import ConfigError
 from rlr_core.trainer import Setup, prepare
 from rlr_core.trainer.devices import choose_device
 
-MADE = ("count", "place")
+MADE = ("count", "place", "shape")
 """Beds that the project trains itself: the names of modules with a `BED`, which are imported when one is asked for."""
-WANTED = ("shape",)
-"""Modules whose bed has no files yet: `--train` makes them."""
 NAMES = (EMBEDDED.name, *MADE)
 
 
@@ -28,7 +26,7 @@ def bed(name: str) -> Bed:
     """The bed of that name, or of a config file. Raises `ConfigError`."""
     if name == EMBEDDED.name:
         return EMBEDDED
-    if name in (*MADE, *WANTED):
+    if name in MADE:
         return import_module(f"rlr_core.bench.beds.{name}").BED
     if name.endswith(".toml"):
         return own_bed(Path(name))
@@ -44,4 +42,4 @@ def prepared(settings: dict[str, Any]) -> Setup:
     return prepare(ground.completed(config), materials=ground.materials(choose_device(config.model.device)))
 
 
-__all__ = ["EMBEDDED", "MADE", "NAMES", "WANTED", "Bed", "bed", "prepared"]
+__all__ = ["EMBEDDED", "MADE", "NAMES", "Bed", "bed", "prepared"]

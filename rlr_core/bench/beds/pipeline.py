@@ -55,9 +55,9 @@ class Recipe:
     scheduler: dict[str, Any]
     unet: dict[str, Any]
     pictures: int = 6_000
-    vae_steps: int = 800
-    steps: int = 1_800
-    weak_steps: int = 400
+    vae_steps: int = 1_200
+    steps: int = 5_000
+    weak_steps: int = 700
     rate: float = 1.5e-3
 
     def noise_levels(self) -> Any:

@@ -67,9 +67,6 @@ WORLD = World(
 )
 RECIPE = Recipe(
     seed=47,
-    vae_steps=450,
-    steps=800,
-    weak_steps=200,
     scheduler={
         "prediction_type": "v_prediction",
         "rescale_betas_zero_snr": True,
