@@ -17,6 +17,7 @@ from ui.words import badge, duration, first_line, signed
 
 PURPOSES = {
     "calibration": "measuring the reward's scale",
+    "starts": "measuring where predictions can be trusted",
     "preview": "painting the preview",
     "before": "painting the start",
     "during": "checking on held-out pictures",

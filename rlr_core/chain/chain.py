@@ -1,8 +1,8 @@
-"""A chain bound to one batch, where it starts, and the two ways to walk it."""
+"""A chain bound to one batch, where it starts, and the ways to walk it."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +71,21 @@ def advance(chain: ChainLike, x: Tensor, step: Tensor, samples: Tensor) -> Tenso
     if not scale.any():
         return mean
     return mean + expand(scale, mean) * chain.noise.at(step, samples)
+
+
+def predictions(chain: Chain, x: Tensor, samples: Tensor) -> Iterator[tuple[Tensor, Prediction]]:
+    """Walk all of `samples` (n,) from x_0, and give at each step the latents before it (n, …) and what is predicted from there.
+
+    One evaluation a step: what is shown is what the walk needs anyway.
+    """
+    schedule = chain.schedule
+    for i in range(schedule.steps):
+        step = torch.full_like(samples, i)
+        level, following = schedule.level(step), schedule.level(step + 1)
+        predicted = chain.predict(x, step, samples)
+        yield x, predicted
+        mean, scale = transition(predicted, level, following, chain.eta)
+        x = mean + expand(scale, mean) * chain.noise.at(step, samples) if scale.any() else mean
 
 
 def rollout(

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlr_core.chain.chain import Chain, initial_latents
-from rlr_core.chain.denoiser import expand
+from rlr_core.chain.chain import Chain, initial_latents, predictions
 from rlr_core.chain.schedule import Schedule
 from rlr_core.chain.transition import Transition, transition
 
@@ -122,14 +121,10 @@ def visit(
     weights = {i: float(counts[i] / p[i]) * drawn.count(i) / draws for i in sorted(set(drawn))}
     found, schedule = Visit(chain, torch.tensor([sample]), {}, {}, weights, eta), chain.schedule
     start = initial_latents(chain)
-    x = start[found.sample.to(start.device)]
-    for i in range(max(drawn) + 1):
-        step = torch.tensor([i])
-        level, following = schedule.level(step), schedule.level(step + 1)
-        predicted = chain.predict(x, step, found.sample)
+    walk = predictions(chain, start[found.sample.to(start.device)], found.sample)
+    for i, (x, predicted) in zip(range(max(drawn) + 1), walk, strict=False):
         if i in weights:
+            step = torch.tensor([i])
             found.latents[i] = x
-            found.transitions[i] = transition(predicted, level, following, eta)
-        mean, scale = transition(predicted, level, following, chain.eta)
-        x = mean + expand(scale, mean) * chain.noise.at(step, found.sample)
+            found.transitions[i] = transition(predicted, schedule.level(step), schedule.level(step + 1), eta)
     return found

@@ -28,6 +28,7 @@ from rlr_core.trainer.events import (
     Event,
     Iteration,
     Painting,
+    Ranked,
     Replanned,
     Skipped,
     Warned,
@@ -37,6 +38,7 @@ RECENT = 5
 """Iterations whose mean is "the reward now", and that at the start."""
 LONG = {
     "calibration": "the scale of the reward",
+    "starts": "where predictions rank as pictures do",
     "before": "the score at the start",
     "after": "the score at the end",
 }
@@ -81,6 +83,10 @@ class Narrator:
             case Skipped():
                 self._say(f"Iteration {event.iteration} was skipped: {event.reason}.")
                 self._advance(event.iteration)
+            case Ranked(starts=[first, after]):
+                self._say(
+                    f"Sub-chains start at steps {first + 1} to {after}: there predicted pictures rank as finished ones."
+                )
             case Replanned():
                 self._say(
                     f"The memory is not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."

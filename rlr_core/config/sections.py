@@ -252,6 +252,12 @@ class EstimatorConfig:
     clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
     batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1, high=1000)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
+    starts: str = setting(
+        "set",
+        "where lookahead's sub-chains start: where starts_from and starts_until say, or where, as measured before training, "
+        "rewards of predicted pictures rank as those of finished ones do",
+        choices=("set", "measured"),
+    )
     starts_from: float = setting(
         0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
     )

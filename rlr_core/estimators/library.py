@@ -126,7 +126,7 @@ def _refl(config: EstimatorConfig, steps: int) -> Estimator:
 
 def _lookahead(config: EstimatorConfig, steps: int) -> Estimator:
     window = (config.starts_from, config.starts_until)
-    return Lookahead(config.sub_chain_length, window, config.unit, config.chunk)
+    return Lookahead(config.sub_chain_length, window, config.unit, config.chunk, config.starts == "measured")
 
 
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
@@ -195,7 +195,7 @@ ESTIMATORS: dict[str, NamedEstimator] = {
     ),
     "lookahead": NamedEstimator(
         "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
-        ("sub_chain_length", "starts_from", "starts_until", "stages", "unit"),
+        ("sub_chain_length", "starts", "starts_from", "starts_until", "stages", "unit"),
         _lookahead,
     ),
     "alignprop": NamedEstimator(

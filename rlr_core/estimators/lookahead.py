@@ -6,6 +6,7 @@ This is the critic V of `critic.py` at the end of a sub-chain, its own θ includ
 picture's chain ends where its sub-chain does, so that at h = 1 it costs (T-1)/2 + 3 evaluations in the mean, against T + 2K
 of first order on the last K steps, and it learns about every step of the chain. It is biased by what V does not know of the
 steps that it skips. With h = 1 and a in the last quarter it is ReFL (arXiv 2304.05977).
+Where V can be trusted depends on checkpoint, reward and T, and can be measured: `rlr_core.estimators.ranking`.
 
 Gradients of single pictures are heavy-tailed, some tens of times longer than their median, and the mean of a few is mostly the
 noise of the longest. With `unit` each chunk's gradient g counts as g/|g|: a mean of directions, biased, and far less noisy.
@@ -14,6 +15,7 @@ noise of the longest. With `unit` each chunk's gradient g counts as g/|g|: a mea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from rlr_core.estimators.base import Estimator, check_chunk, check_differentiabl
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem
+from rlr_core.estimators.ranking import trusted
 from rlr_core.estimators.sub_chains import stratified
 
 
@@ -37,16 +40,33 @@ class Lookahead(Estimator):
         window: the part of the chain that a is drawn from, as fractions of T (0 noise, 1 finished).
         unit: whether each chunk's gradient is scaled to length 1 (the mean's norm is then at most 1).
         chunk: samples that go through the network together, each at its own steps; with `unit`, 1 is best.
+        measured: whether, instead of the window, a is drawn from where predicted pictures can stand for finished ones: see
+            `measures` and `learn`. Before that is known, and where it cannot be, the window counts.
     """
 
     length: int
     window: tuple[float, float] = (0.0, 1.0)
     unit: bool = False
     chunk: int = 1
+    measured: bool = False
     scores_predictions = True
+    _asked: bool = False
+    _starts_known: range | None = None
+    _unreported: int = 0
+
+    def measures(self, problem: Problem) -> bool:
+        """Whether it wants to `learn` where to start; a problem that is limited to a window of steps says it."""
+        return self.measured and not self._asked and problem.window is None
+
+    def learn(self, tau: Tensor | None, evaluations: int) -> range | None:
+        """Take in how well predictions rank, (T,) as of `ranking.agreement`, and what it cost; gives the steps that a is of."""
+        self._asked, self._unreported = True, evaluations
+        self._starts_known = None if tau is None else trusted(tau)
+        return self._starts_known
 
     def __call__(self, problem: Problem, batch: Batch) -> Estimate:
-        cost, mean, scores = Cost(), GradientMean(), []
+        cost, mean, scores = Cost(forward=self._unreported), GradientMean(), []
+        self._unreported = 0
         problem = problem.counted(cost)
         chain, starts = problem.chain(batch), self._starts(problem, batch)
         x0 = initial_latents(chain)
@@ -80,6 +100,9 @@ class Lookahead(Estimator):
         if limit:
             return limit.start, limit.stop - self.length + 1
         latest = steps - self.length
+        if self._starts_known:
+            first = min(self._starts_known.start, latest)
+            return first, max(min(self._starts_known.stop, latest + 1), first + 1)
         low = min(round(self.window[0] * steps), latest)
         return low, max(min(round(self.window[1] * steps), latest + 1), low + 1)
 
@@ -107,3 +130,14 @@ class Lookahead(Estimator):
         if high == problem.steps - self.length + 1:
             covered[-self.length :] = 1 / (high - low)
         return covered
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._asked:
+            return {}
+        known = self._starts_known
+        return {"starts": [known.start, known.stop] if known else [], "unreported": self._unreported}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._asked, self._unreported = bool(state), state.get("unreported", 0)
+        starts = state.get("starts")
+        self._starts_known = range(*starts) if starts else None

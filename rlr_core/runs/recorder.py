@@ -35,6 +35,7 @@ from rlr_core.trainer import (
     NewBest,
     Painting,
     Preview,
+    Ranked,
     Replanned,
     Setup,
     Skipped,
@@ -285,6 +286,8 @@ class Recorder:
                 self.log.append("best", file=name, iteration=iteration, score=score, pairs=pairs)
             case AlarmRaised():
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
+            case Ranked():
+                self.log.append("ranked", iteration=event.iteration, tau=event.tau, starts=event.starts)
             case Replanned():
                 self.log.append("replanned", iteration=event.iteration, settings=event.settings)
             case Edited():

@@ -11,6 +11,7 @@ from rlr_core.trainer.events import (
     NewBest,
     Painting,
     Preview,
+    Ranked,
     Replanned,
     Skipped,
     Warned,
@@ -23,6 +24,6 @@ from rlr_core.trainer.unfolding import Unfolding, unfold
 
 __all__ = [
     "AlarmRaised", "CheckpointDue", "Composed", "Edited", "Evaluation", "Event", "Iteration", "Materials", "NewBest", "Painter",
-    "Painting", "Preview", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Unfolding", "Warned",
-    "composed", "painter", "prepare", "score", "unfold",
+    "Painting", "Preview", "Ranked", "Replanned", "Rewards", "Setup", "Skipped", "StopRequested", "Trainer", "Unfolding",
+    "Warned", "composed", "painter", "prepare", "score", "unfold",
 ]  # fmt: skip

@@ -64,7 +64,8 @@ class Painting:
 
     Attributes:
         iteration: that the LoRA is of.
-        purpose: "calibration" (of the reward's scale), "preview", or the evaluation "before", "during" or "after" training.
+        purpose: "calibration" (of the reward's scale), "starts" (where predictions rank), "preview", or the evaluation
+            "before", "during" or "after" training.
         done: pictures so far, of `total`.
     """
 
@@ -171,6 +172,20 @@ class AlarmRaised:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """How well the rewards of pictures that are predicted on the way rank those of finished ones, and what follows.
+
+    Attributes:
+        tau: Kendall's rank correlation within prompts at each step; empty where rewards did not differ enough to tell.
+        starts: first step, and the one after the last, where sub-chains start from now on; empty: where the config says.
+    """
+
+    iteration: int
+    tau: list[float]
+    starts: list[int]
+
+
+@dataclass(frozen=True)
 class CheckpointDue:
     """The state is whole: a checkpoint may be written."""
 
@@ -216,6 +231,7 @@ Event = (
     | Evaluation
     | NewBest
     | AlarmRaised
+    | Ranked
     | CheckpointDue
     | Replanned
     | Edited

@@ -32,6 +32,7 @@ from rlr_core.trainer.events import (
     Painting,
     PartReport,
     Preview,
+    Ranked,
     Skipped,
     Warned,
 )
@@ -41,6 +42,7 @@ from rlr_core.trainer.optimizer import adam
 from rlr_core.trainer.prompts import deal
 from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup, StopRequested
+from rlr_core.trainer.starts import measure_starts
 from rlr_core.trainer.trust import TrustRegion
 from rlr_core.trainer.watch import Watch
 from rlr_core.trainer.weighing import Weighing
@@ -84,7 +86,7 @@ class Trainer:
     def train(self) -> Iterator[Event]:
         """To the end, from the start or from a loaded state; what is due follows from the state alone."""
         output = self.setup.config.output
-        yield from calibrate(self.setup, self.iteration)
+        yield from self._ready()
         while True:
             if self.preview_due:
                 seen = yield from preview(self.setup, self.iteration, self.averaged)
@@ -99,6 +101,11 @@ class Trainer:
             if self.finished:
                 break
             yield from self._iterated()
+
+    def _ready(self) -> Iterator[Painting | Ranked]:
+        """What reward and estimator have to know before the first iteration; nothing where they know it."""
+        yield from calibrate(self.setup, self.iteration)
+        yield from measure_starts(self.setup, self.iteration)
 
     @property
     def preview_due(self) -> bool:
@@ -192,7 +199,7 @@ class Trainer:
 
     def iterate(self) -> Iteration | Skipped:
         """One iteration: an optimizer step, or a skip that leaves everything as it was."""
-        for _ in calibrate(self.setup, self.iteration):
+        for _ in self._ready():
             pass
         began = time.perf_counter()
         batch = self.batch()
