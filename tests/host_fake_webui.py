@@ -1,6 +1,6 @@
 """A webui of stubs with its real Gradio: loads the extension as the host does, and prints what each request is answered.
 
-python host_fake_webui.py HOME
+python host_fake_webui.py HOME KIND, which is "A1111", "Forge" or "Forge Neo"
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from starlette.middleware.gzip import GZipMiddleware
 HOME = Path(sys.argv[1])
 SHIM = copied(HOME / "extensions" / "RLR für Tests") / "scripts" / "rlr_tab.py"
 callbacks: dict[str, Any] = {}
+NEO = sys.argv[2] == "Forge Neo"
+FOLDERS = {"ckpt_dirs": ["/more"], "lora_dir": "/loras", "lora_dirs": ["/loras", "/more loras"]}
 options = types.SimpleNamespace(
-    subpath=None, api_auth=None, disable_extension_access=False, ckpt_dir=None, lora_dir=None
+    subpath=None,
+    api_auth=None,
+    disable_extension_access=False,
+    **(FOLDERS if NEO else {"ckpt_dir": None, "lora_dir": None}),
 )
 shim: dict[str, Any] = {}
 done: list[Any] = []
@@ -35,7 +40,8 @@ done: list[Any] = []
 opts = types.SimpleNamespace(
     data={"sd_model_checkpoint": "a [1]", "sd_vae": "b.pt"}, add_option=lambda key, option: done.append(key)
 )
-model = types.SimpleNamespace(sd_model=None)
+model = types.SimpleNamespace(sd_model=object() if NEO else None)
+"""Neo has an empty one at its start."""
 
 
 class Gui(BaseHTTPRequestHandler):
@@ -89,7 +95,7 @@ def host() -> Any:
                 types.SimpleNamespace(filename=f"/models/ä {title}") if title else None
             ),
             unload_model_weights=lambda: done.append("lent"),
-            send_model_to_device=lambda m: done.append("taken back"),
+            **({} if NEO else {"send_model_to_device": lambda m: done.append("taken back")}),
         ),
         "paths": stub("modules.paths", data_path=str(HOME), models_path=str(HOME / "models")),
     }
@@ -209,7 +215,7 @@ gui_module = host()
 tabs = callbacks["ui_tabs"]()
 callbacks["ui_settings"]()
 settings = done.copy()
-result = {"lending": lending(), "settings": settings}
+result = {"lending": lending(), "settings": settings, "folders": shim["tab"].companion().gui.folders}
 try:
     result["life"] = life(HOME / "rlr", shim["tab"], gui_module, SHIM, callbacks)
 finally:
