@@ -128,7 +128,11 @@ def answers(gui: Any) -> dict[str, Any]:
         return [answer.status_code, answer.text, dict(answer.headers)]
 
     gui.Gui.found, gui.Gui.outdated = lambda self: None, lambda self: True
+    gui.Gui.told, gui.Gui.failed = lambda self, *_: "what the last one said", lambda self: False
     found["updated"] = ask("")
+    gui.Gui.failed = lambda self: True
+    found["not updated"] = ask("")
+    gui.Gui.failed, gui.Gui.told = lambda self: False, lambda self, *_: ""
     gui.Gui.outdated = lambda self: False
     found["not installed"] = ask("")
     found["foreign make"] = ask("make", "POST", headers={"Origin": "http://evil.example"})

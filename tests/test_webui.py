@@ -75,7 +75,8 @@ def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> No
     assert "Make the environment" in told["not installed"][1]
     assert told["foreign make"][0] == 403 and told["not made"] is False
     assert told["make"] == 303 and told["made"]
-    assert "RLR was updated" in told["updated"][1]
+    assert "RLR was updated" in told["updated"][1] and "Update the environment" in told["updated"][1]
+    assert "what the last one said" in told["not updated"][1] and "the last one" not in told["updated"][1]
     seen(told["live, not current"])  # a run that is at work can be seen and stopped
 
 
