@@ -103,7 +103,9 @@ class Gateway:
         elif self.gui.told() or self.gui.failed():
             words = "The environment is not complete. The reason is below, unless the disk is full; the button goes on."
         button = MAKE.format(html.escape(self.gui.prefix), "Update" if outdated else "Make")
-        return page(words, button + (log if self.gui.failed() or not outdated else ""))  # else it is an old one
+        return page(
+            words, button + (log if self.gui.failed() or not outdated else "")
+        )  # else it is an old one
 
     async def _passed_on(self, request: Request, path: str) -> Response:
         """The GUI's answer. One that is gone is started anew, but nothing is sent twice that changes something."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import psutil
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from host_fake_life import copied, life, stop
@@ -210,7 +211,13 @@ def lending() -> dict[str, Any]:
     found["host"] = json.loads((HOME / "rlr" / "host.json").read_text())
     opts.data["rlr_bring_loras"] = False
     after("not to be brought", [], ["run-001"])
-    found["host, without LoRAs"] = json.loads((HOME / "rlr" / "host.json").read_text())
+    file = HOME / "rlr" / "host.json"
+    found["host, without LoRAs"] = json.loads(file.read_text())
+    other = psutil.Process(os.getppid())  # as if it were a webui with the same folder
+    for name, started in (("another", other.create_time()), ("another, gone", other.create_time() - 60)):
+        file.write_text(json.dumps({"pid": other.pid, "started": started}))
+        companion.look()
+        found[name] = json.loads(file.read_text())["pid"] == os.getpid()
     return found
 
 

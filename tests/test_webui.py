@@ -195,5 +195,9 @@ def test_each_setting_takes_effect_at_once(told: dict[str, Any]) -> None:
     assert lending["host, without LoRAs"]["bring"] is False
 
 
+def test_of_two_webuis_with_one_folder_the_one_that_is_there_is_heard(told: dict[str, Any]) -> None:
+    assert told["lending"]["another"] is False and told["lending"]["another, gone"] is True
+
+
 def test_the_news_are_for_the_bar(told: dict[str, Any]) -> None:
     assert told["news"][0] == 200 and json.loads(told["news"][1])["loras"] == ["run-001"]
