@@ -159,6 +159,12 @@ def answers(gui: Any) -> dict[str, Any]:
         found[site] = ask(headers={"Sec-Fetch-Site": site})
     found["rebound"] = ask(headers={"Host": "evil.example:7860"})
     found["by number"] = ask(headers={"Host": "[::1]:7860"})
+    options.subpath = "/sub/"
+    callbacks["app_started"](demo, app)
+    below = [client.get(f"{path}/rlr-gui/rlr/runs") for path in ("", "/sub")]
+    found["below a path"] = [json.loads(answer.text)["path"] for answer in below]
+    options.subpath = None
+    callbacks["app_started"](demo, app)
     options.disable_extension_access = True
     found["listening"] = ask()
     options.disable_extension_access = False
