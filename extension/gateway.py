@@ -119,11 +119,7 @@ class Gateway:
             self.state = None
         except httpx.HTTPError as error:
             raise GuiError(f"it did not answer ({error}): reload.") from error
-        return (
-            await self._passed_on(request, path)
-            if request.method in ("GET", "HEAD")
-            else page(AGAIN, status=503)
-        )
+        return await self._answer(request) if request.method in ("GET", "HEAD") else page(AGAIN, status=503)
 
     async def _started(self) -> None:
         """Wait a moment for the GUI; it goes on starting while the browser asks again. Raises `GuiError`."""

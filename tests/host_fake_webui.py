@@ -180,6 +180,11 @@ def answers(gui: Any) -> dict[str, Any]:
     app.auth, options.api_auth = None, "me:pass,you:word"
     found["no api login"] = ask()
     found["api login"] = ask(headers={"Authorization": "Basic " + base64.b64encode(b"you:word").decode()})
+    options.api_auth = None
+    server.shutdown()
+    server.server_close()
+    gui.Gui.found, gui.Gui.installed = lambda self: None, lambda self: False
+    found["GUI and environment gone"] = [ask("", "POST"), ask("")]
     return found
 
 

@@ -80,6 +80,12 @@ def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> No
     seen(told["live, not current"])  # a run that is at work can be seen and stopped
 
 
+def test_where_the_environment_is_gone_with_the_gui_the_button_is_back(told: dict[str, Any]) -> None:
+    posted, asked = told["GUI and environment gone"]
+    assert posted[0] == 503 and "RLR was started again: reload the page." in posted[1]
+    assert asked[0] == 200 and "Make the environment" in asked[1]
+
+
 def test_the_host_serves_no_file_of_the_gui(told: dict[str, Any]) -> None:
     assert told["blocked"]  # its secret and its pictures lie below the host's folder, which /file= serves
 
