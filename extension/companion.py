@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from . import host
-from .gui import Gui
+from .gui import Gui, is_there
 
 PERIOD = 0.5
 BUSY = "RLR is training on this card ({}): both are slow, and its memory may not be enough for both."
@@ -47,13 +47,22 @@ class Companion:
             self._thread.start()
 
     def tell(self) -> None:
-        """Say in `host.json` which process the host is, and what its user has set; not before there is a GUI."""
+        """Say in `host.json` which process the host is, and what its user has set; not before there is a GUI.
+
+        Of two webuis with one folder the last one is heard, and the other again once that is gone.
+        """
         started = psutil.Process().create_time()
         told = {"pid": os.getpid(), "started": started, "bring": host.setting(host.BRING)}
-        if told != self._told and self.gui.home.is_dir():
+        if (told != self._told or not is_there(self._heard())) and self.gui.home.is_dir():
             (self.gui.home / "host.json.new").write_text(json.dumps(told), encoding="utf-8")
             (self.gui.home / "host.json.new").replace(self.gui.home / "host.json")
             self._told = told
+
+    def _heard(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.gui.home / "host.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def look(self) -> None:
         """Do what is due."""

@@ -47,7 +47,7 @@ button {{ font: inherit; padding: .5em 1em }}</style>
 if (parent !== window)
   document.documentElement.style.colorScheme = parent.document.body.classList.contains("dark") ? "dark" : "light";
 </script><h1>RLR</h1><p>{words}</p>{more}"""
-MAKE = '<form method="post" action="{}/make"><button>Make the environment</button></form>'
+MAKE = '<form method="post" action="{}/make"><button>{} the environment</button></form>'
 LOOKED = ("/gradio_api/queue/join",)
 """Where the GUI asks what the host has chosen."""
 AGAIN = "RLR was started again: reload the page."
@@ -94,15 +94,18 @@ class Gateway:
         if path == "/make" and request.method == "POST":
             self.gui.install()
             return RedirectResponse(self.gui.prefix + "/", 303)
-        log = f"<pre>{html.escape(self.gui.told())}</pre>"
+        log, outdated = f"<pre>{html.escape(self.gui.told())}</pre>", self.gui.outdated()
         if self.gui.installing():
             return page("RLR's environment is being made.", log, REFRESH)
         words = "RLR needs a Python environment of its own, in its own folder: a download of 3 GB. The webui's stays as it is."
-        if self.gui.outdated():
+        if outdated:
             words = "RLR was updated: its environment has to follow."
         elif self.gui.told() or self.gui.failed():
             words = "The environment is not complete. The reason is below, unless the disk is full; the button goes on."
-        return page(words, MAKE.format(html.escape(self.gui.prefix)) + log)
+        button = MAKE.format(html.escape(self.gui.prefix), "Update" if outdated else "Make")
+        return page(
+            words, button + (log if self.gui.failed() or not outdated else "")
+        )  # else it is an old one
 
     async def _passed_on(self, request: Request, path: str) -> Response:
         """The GUI's answer. One that is gone is started anew, but nothing is sent twice that changes something."""
@@ -116,11 +119,7 @@ class Gateway:
             self.state = None
         except httpx.HTTPError as error:
             raise GuiError(f"it did not answer ({error}): reload.") from error
-        return (
-            await self._passed_on(request, path)
-            if request.method in ("GET", "HEAD")
-            else page(AGAIN, status=503)
-        )
+        return await self._answer(request) if request.method in ("GET", "HEAD") else page(AGAIN, status=503)
 
     async def _started(self) -> None:
         """Wait a moment for the GUI; it goes on starting while the browser asks again. Raises `GuiError`."""

@@ -226,6 +226,14 @@ def lives(pid: int, started: float) -> bool:
         return False
 
 
+def is_there(host: dict[str, Any]) -> bool:
+    """Whether the webui is there that said so of itself in `host.json`."""
+    try:
+        return lives(host["pid"], host["started"])
+    except (KeyError, TypeError):
+        return False
+
+
 def installer() -> Any:
     """`install.py` as a module, under a name that no other extension has."""
     if "rlr_installer" not in sys.modules:

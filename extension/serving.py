@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from extension.bringing import News
-from extension.gui import lives
+from extension.gui import is_there
 from rlr_core.errors import RLRError
 from rlr_core.storage import read_bytes
 from ui.__main__ import main
@@ -30,14 +30,6 @@ def told_by_host(home: Path) -> dict[str, Any]:
         return dict(json.loads(read_bytes(home / "host.json", 2**16)))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def is_there(host: dict[str, Any]) -> bool:
-    """Whether the process is there that wrote it."""
-    try:
-        return lives(host["pid"], host["started"])
-    except (KeyError, TypeError):
-        return False
 
 
 def watch(home: Path) -> None:

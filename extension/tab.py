@@ -51,6 +51,8 @@ def started(demo: Any, app: Any) -> None:
         *demo.blocked_paths,
         str(host.home()),
     ]  # else /file= serves the GUI's secret and pictures
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "name", "") != "rlr"]
-    app.router.routes.insert(0, Mount(PATH, Gateway(companion(), app, host.options()), name="rlr"))
+    gateway = Gateway(companion(), app, host.options())
+    paths = {PATH, prefix()}  # with --subpath, whether or not a proxy has taken it away
+    others = [route for route in app.router.routes if getattr(route, "name", "") != "rlr"]
+    app.router.routes[:] = [*(Mount(path, gateway, name="rlr") for path in paths), *others]
     companion().start()

@@ -15,11 +15,20 @@
         const newest = loras[0];
         if (JSON.stringify([work, newest]) === shown) return;
         shown = JSON.stringify([work, newest]);
-        bar.replaceChildren(...(work.length ? [make("span", `${work[0]} is training: pictures are slow meanwhile.`)] : newest ? told(newest) : []));
+        bar.replaceChildren(...(work.length ? busy(work[0]) : newest ? told(newest) : []));
         bar.hidden = !bar.children.length;
         if (newest && known !== newest.run) refreshCards(); // also on a page that is new: the webui keeps the cards of its start
         known = newest?.run || "";
     }
+
+    const busy = (run) => [
+        make("span", `${run} is training: pictures are slow meanwhile.`),
+        make("button", "Show", () => show(`view=runs&run=${encodeURIComponent(run)}`)),
+    ];
+
+    const show = (query) => {
+        gradioApp().querySelector("iframe[title=RLR]").src = `${gradioApp().querySelector("#rlr_bar").dataset.root}/?${query}`;
+    };
 
     function told(lora) {
         if (lora.problem) return [make("span", `The LoRA of ${lora.run} is not in the webui's folder: ${lora.problem}`)];
@@ -54,9 +63,8 @@
     }
 
     function send(source) {
-        const frame = gradioApp().querySelector("iframe[title=RLR]"), bar = gradioApp().querySelector("#rlr_bar");
         const text = source?.value ?? source?.textContent ?? "";
-        frame.src = `${bar.dataset.root}/?view=train&picture=${encodeURIComponent(text.trim())}`;
+        show(`view=train&picture=${encodeURIComponent(text.trim())}`);
         const tabs = gradioApp().querySelectorAll("#tabs button");
         [...tabs].find((tab) => tab.textContent.trim() === "RLR" && !tab.matches(".rlr-send"))?.click();
     }

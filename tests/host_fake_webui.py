@@ -1,6 +1,6 @@
 """A webui of stubs with its real Gradio: loads the extension as the host does, and prints what each request is answered.
 
-python host_fake_webui.py HOME
+python host_fake_webui.py HOME KIND, which is "A1111", "Forge" or "Forge Neo"
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import psutil
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from host_fake_life import copied, life, stop
@@ -26,8 +27,13 @@ from starlette.middleware.gzip import GZipMiddleware
 HOME = Path(sys.argv[1])
 SHIM = copied(HOME / "extensions" / "RLR für Tests") / "scripts" / "rlr_tab.py"
 callbacks: dict[str, Any] = {}
+NEO = sys.argv[2] == "Forge Neo"
+FOLDERS = {"ckpt_dirs": ["/more"], "lora_dir": "/loras", "lora_dirs": ["/loras", "/more loras"]}
 options = types.SimpleNamespace(
-    subpath=None, api_auth=None, disable_extension_access=False, ckpt_dir=None, lora_dir=None
+    subpath=None,
+    api_auth=None,
+    disable_extension_access=False,
+    **(FOLDERS if NEO else {"ckpt_dir": None, "lora_dir": None}),
 )
 shim: dict[str, Any] = {}
 done: list[Any] = []
@@ -35,7 +41,8 @@ done: list[Any] = []
 opts = types.SimpleNamespace(
     data={"sd_model_checkpoint": "a [1]", "sd_vae": "b.pt"}, add_option=lambda key, option: done.append(key)
 )
-model = types.SimpleNamespace(sd_model=None)
+model = types.SimpleNamespace(sd_model=object() if NEO else None)
+"""Neo has an empty one at its start."""
 
 
 class Gui(BaseHTTPRequestHandler):
@@ -89,7 +96,7 @@ def host() -> Any:
                 types.SimpleNamespace(filename=f"/models/ä {title}") if title else None
             ),
             unload_model_weights=lambda: done.append("lent"),
-            send_model_to_device=lambda m: done.append("taken back"),
+            **({} if NEO else {"send_model_to_device": lambda m: done.append("taken back")}),
         ),
         "paths": stub("modules.paths", data_path=str(HOME), models_path=str(HOME / "models")),
     }
@@ -122,7 +129,11 @@ def answers(gui: Any) -> dict[str, Any]:
         return [answer.status_code, answer.text, dict(answer.headers)]
 
     gui.Gui.found, gui.Gui.outdated = lambda self: None, lambda self: True
+    gui.Gui.told, gui.Gui.failed = lambda self, *_: "what the last one said", lambda self: False
     found["updated"] = ask("")
+    gui.Gui.failed = lambda self: True
+    found["not updated"] = ask("")
+    gui.Gui.failed, gui.Gui.told = lambda self: False, lambda self, *_: ""
     gui.Gui.outdated = lambda self: False
     found["not installed"] = ask("")
     found["foreign make"] = ask("make", "POST", headers={"Origin": "http://evil.example"})
@@ -148,6 +159,12 @@ def answers(gui: Any) -> dict[str, Any]:
         found[site] = ask(headers={"Sec-Fetch-Site": site})
     found["rebound"] = ask(headers={"Host": "evil.example:7860"})
     found["by number"] = ask(headers={"Host": "[::1]:7860"})
+    options.subpath = "/sub/"
+    callbacks["app_started"](demo, app)
+    below = [client.get(f"{path}/rlr-gui/rlr/runs") for path in ("", "/sub")]
+    found["below a path"] = [json.loads(answer.text)["path"] for answer in below]
+    options.subpath = None
+    callbacks["app_started"](demo, app)
     options.disable_extension_access = True
     found["listening"] = ask()
     options.disable_extension_access = False
@@ -163,6 +180,11 @@ def answers(gui: Any) -> dict[str, Any]:
     app.auth, options.api_auth = None, "me:pass,you:word"
     found["no api login"] = ask()
     found["api login"] = ask(headers={"Authorization": "Basic " + base64.b64encode(b"you:word").decode()})
+    options.api_auth = None
+    server.shutdown()
+    server.server_close()
+    gui.Gui.found, gui.Gui.installed = lambda self: None, lambda self: False
+    found["GUI and environment gone"] = [ask("", "POST"), ask("")]
     return found
 
 
@@ -200,7 +222,13 @@ def lending() -> dict[str, Any]:
     found["host"] = json.loads((HOME / "rlr" / "host.json").read_text())
     opts.data["rlr_bring_loras"] = False
     after("not to be brought", [], ["run-001"])
-    found["host, without LoRAs"] = json.loads((HOME / "rlr" / "host.json").read_text())
+    file = HOME / "rlr" / "host.json"
+    found["host, without LoRAs"] = json.loads(file.read_text())
+    other = psutil.Process(os.getppid())  # as if it were a webui with the same folder
+    for name, started in (("another", other.create_time()), ("another, gone", other.create_time() - 60)):
+        file.write_text(json.dumps({"pid": other.pid, "started": started}))
+        companion.look()
+        found[name] = json.loads(file.read_text())["pid"] == os.getpid()
     return found
 
 
@@ -209,7 +237,7 @@ gui_module = host()
 tabs = callbacks["ui_tabs"]()
 callbacks["ui_settings"]()
 settings = done.copy()
-result = {"lending": lending(), "settings": settings}
+result = {"lending": lending(), "settings": settings, "folders": shim["tab"].companion().gui.folders}
 try:
     result["life"] = life(HOME / "rlr", shim["tab"], gui_module, SHIM, callbacks)
 finally:

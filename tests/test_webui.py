@@ -16,9 +16,25 @@ import install
 
 HOST = Path(__file__).with_name("host_fake_webui.py")
 HOSTS = {
-    "3.41.2": ["pydantic<2", "fastapi==0.94.0"],
-    "4.40.0": ["pydantic==2.8.2", "fastapi==0.104.1", "huggingface-hub<0.27"],
+    "A1111": ["gradio==3.41.2", "httpx==0.24.1", "psutil==5.9.5", "pydantic<2", "fastapi==0.94.0"],
+    "Forge": [
+        "gradio==4.40.0",
+        "httpx==0.24.1",
+        "psutil==5.9.5",
+        "pydantic==2.8.2",
+        "fastapi==0.104.1",
+        "huggingface-hub<0.27",
+    ],
+    "Forge Neo": [
+        "gradio==4.40.0",
+        "httpx==0.28.1",
+        "psutil==6.1.1",
+        "pydantic==2.10.6",
+        "fastapi==0.127.1",
+        "huggingface-hub==0.36.2",
+    ],
 }
+"""What is installed with each; Forge Neo also has other names than Forge (`host_fake_webui.py`)."""
 
 
 @pytest.fixture(scope="module", params=HOSTS)
@@ -29,19 +45,19 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip("no uv to make the host's environment with")
     folder = tmp_path_factory.mktemp("Wirt ü")
     python = folder / "env" / ("Scripts/python.exe" if install.WINDOWS else "bin/python")
-    wanted = [f"gradio=={request.param}", "httpx==0.24.1", "psutil==5.9.5", *HOSTS[request.param]]
     for command in (
         ["venv", "-q", "--python", sys.executable, folder / "env"],
-        ["pip", "install", "-q", "--python", python, *wanted],
+        ["pip", "install", "-q", "--python", python, *HOSTS[request.param]],
     ):
         made = subprocess.run([uv, "--no-config", *command], capture_output=True, text=True)
         if made.returncode:
             pytest.skip(f"the host's environment could not be made: {made.stderr[-300:]}")
-    asked = subprocess.run([python, "-W", "ignore", HOST, folder], capture_output=True, text=True)
+    command = [python, "-W", "ignore", HOST, folder, request.param]
+    asked = subprocess.run(command, capture_output=True, text=True)
     assert asked.returncode == 0, asked.stderr[-3000:]
     found = json.loads(asked.stdout.splitlines()[-1])
-    assert found["gradio"] == request.param
-    return found
+    assert f"gradio=={found['gradio']}" in HOSTS[request.param]
+    return {**found, "neo": request.param == "Forge Neo"}
 
 
 def seen(answer: list[Any]) -> dict[str, Any]:
@@ -59,8 +75,15 @@ def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> No
     assert "Make the environment" in told["not installed"][1]
     assert told["foreign make"][0] == 403 and told["not made"] is False
     assert told["make"] == 303 and told["made"]
-    assert "RLR was updated" in told["updated"][1]
+    assert "RLR was updated" in told["updated"][1] and "Update the environment" in told["updated"][1]
+    assert "what the last one said" in told["not updated"][1] and "the last one" not in told["updated"][1]
     seen(told["live, not current"])  # a run that is at work can be seen and stopped
+
+
+def test_where_the_environment_is_gone_with_the_gui_the_button_is_back(told: dict[str, Any]) -> None:
+    posted, asked = told["GUI and environment gone"]
+    assert posted[0] == 503 and "RLR was started again: reload the page." in posted[1]
+    assert asked[0] == 200 and "Make the environment" in asked[1]
 
 
 def test_the_host_serves_no_file_of_the_gui(told: dict[str, Any]) -> None:
@@ -75,6 +98,10 @@ def test_requests_are_passed_on_without_the_hosts_cookies(told: dict[str, Any]) 
     assert names["host"].startswith("127.0.0.1:") and names["x-forwarded-host"] == "localhost"
     put = seen(told["put"])
     assert (put["method"], put["path"], put["body"]) == ("PUT", "/rlr/a%20b", "ü")
+
+
+def test_below_a_path_it_is_found_with_and_without_a_proxy_that_takes_it_away(told: dict[str, Any]) -> None:
+    assert told["below a path"] == ["/rlr/runs", "/rlr/runs"]
 
 
 def test_the_hosts_gzip_holds_no_events_back(told: dict[str, Any]) -> None:
@@ -146,24 +173,40 @@ def test_a_gui_that_nobody_could_find_again_is_not_left_behind(told: dict[str, A
 
 
 def test_the_card_is_lent_while_a_run_is_at_work(told: dict[str, Any]) -> None:
-    lending = told["lending"]
+    lending, back = (
+        told["lending"],
+        [] if told["neo"] else ["taken back"],
+    )  # Forge and Neo do so by themselves
     assert lending["no home"] is False  # nothing is made on the disk of who never opened the tab
-    assert lending["no model"] == [] and lending["ended"] == ["refreshed"]
+    assert lending["no model"] == (["lent"] if told["neo"] else [])
+    assert lending["ended"] == ["refreshed"]
     assert lending["begun"] == ["lent"] and lending["goes on"] == []
-    assert lending["after a picture"] == ["taken back", "lent"]
+    assert lending["after a picture"] == [*back, "lent"]
     assert lending["comments"] == [
         "RLR is training on this card (run-002): both are slow, and its memory may not be enough for both."
     ]
-    assert lending["old news"] == ["taken back"] and lending["begun again"] == ["lent"]
+    assert lending["old news"] == back and lending["begun again"] == ["lent"]
+
+
+def test_a_host_may_have_more_folders(told: dict[str, Any]) -> None:
+    checkpoints, loras = told["folders"]["checkpoints"], told["folders"]["loras"]
+    assert Path(checkpoints[0]).parts[-2:] == ("models", "Stable-diffusion")
+    assert checkpoints[1:] == (["/more"] if told["neo"] else [])
+    if told["neo"]:
+        assert loras == ["/loras", "/more loras"]
 
 
 def test_each_setting_takes_effect_at_once(told: dict[str, Any]) -> None:
     lending = told["lending"]
-    assert lending["no longer wanted"] == ["taken back"]
+    assert lending["no longer wanted"] == ([] if told["neo"] else ["taken back"])
     assert lending["ended unlent"] == lending["not wanted"] == []
     assert set(told["settings"]) == {"rlr_bring_loras", "rlr_lend_card"}
     assert lending["host"]["bring"] is True and lending["host"]["started"] > 0
     assert lending["host, without LoRAs"]["bring"] is False
+
+
+def test_of_two_webuis_with_one_folder_the_one_that_is_there_is_heard(told: dict[str, Any]) -> None:
+    assert told["lending"]["another"] is False and told["lending"]["another, gone"] is True
 
 
 def test_the_news_are_for_the_bar(told: dict[str, Any]) -> None:

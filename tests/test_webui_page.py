@@ -92,3 +92,12 @@ PROBLEM = {"run": "r-1", "prompt": "", "problem": "the disk is full"}
 def test_the_bar_says_what_becomes_of_runs(asked, words):
     page, _ = asked
     page.locator("#rlr_bar", has_text=words).wait_for(timeout=10_000)
+
+
+@pytest.mark.parametrize("asked", [{"work": ["für 2"], "loras": []}], indirect=True)
+def test_the_run_that_is_training_is_shown(asked):
+    page, _ = asked
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_function(
+        "document.querySelector('iframe').src.endsWith('/rlr-gui/?view=runs&run=f%C3%BCr%202')"
+    )

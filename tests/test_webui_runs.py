@@ -13,7 +13,7 @@ import runs
 pytest.importorskip("diffusers")
 pytest.importorskip("gradio")
 
-from extension import gui, serving
+from extension import gui
 from extension.bringing import News
 from rlr_core.lora import read_lora
 from rlr_core.runs import runner
@@ -75,9 +75,9 @@ def test_a_damaged_file_of_news_is_as_none(home):
 
 def test_a_number_of_a_process_that_another_one_has_now_is_no_host():
     started = psutil.Process().create_time()
-    assert serving.is_there({"pid": os.getpid(), "started": started})
-    assert not serving.is_there({"pid": os.getpid(), "started": started - 60})
-    assert not serving.is_there({}) and not serving.is_there({"pid": "x", "started": None})
+    assert gui.is_there({"pid": os.getpid(), "started": started})
+    assert not gui.is_there({"pid": os.getpid(), "started": started - 60})
+    assert not gui.is_there({}) and not gui.is_there({"pid": "x", "started": None})
 
 
 def test_a_gui_whose_host_is_gone_goes_on_for_a_run_alone(home):
