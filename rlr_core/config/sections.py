@@ -254,8 +254,7 @@ class EstimatorConfig:
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
     starts: str = setting(
         "set",
-        "where lookahead's sub-chains start: where starts_from and starts_until say, or where, as measured before training, "
-        "rewards of predicted pictures rank as those of finished ones do",
+        "lookahead: its sub-chains start as set below, or where predicted pictures, as measured first, rank as finished ones",
         choices=("set", "measured"),
     )
     starts_from: float = setting(
