@@ -93,17 +93,15 @@ def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
     )
     page.evaluate("app.queuePrompt(0, 1)")
     told = page.locator(".rlr-told")
-    page.wait_for_function(
-        "() => /running.*iteration [2-9]/.test(document.querySelector('.rlr-told')?.textContent)"
-    )
+    says(page, "running.*iteration [2-9]")
     page.wait_for_function("() => document.querySelector('.rlr-panel svg polyline')")
-    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
+    says(page, "finished")
     over(page, server)
     assert "iteration 6 of 6" in told.first.text_content()
     box = page.locator(".rlr-panel").first.bounding_box()
     assert box["height"] > 60, "there is room for it"
     page.reload()
-    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
+    says(page, "finished")
     page.wait_for_function("() => document.querySelector('.rlr-panel img').naturalWidth > 0")
     page.wait_for_timeout(1000)
     pictured(page, "reloaded")
@@ -111,7 +109,7 @@ def test_a_training_is_seen_as_it_goes_and_again_after_a_reload(page, server):
 
 
 @pytest.mark.parametrize("title", example_graphs.TITLES)
-def test_each_example_opens_and_runs_from_the_page(page, title, server):
+def test_each_example_runs_from_the_page_and_is_there_again_after_a_reload(page, title, server):
     opened(page, example(title, server.home, seed=20 if page.renderer == "classic" else 21))
     page.evaluate("app.queuePrompt(0, 1)")
     page.wait_for_function(  # a short one may be over before the page has asked
@@ -119,19 +117,44 @@ def test_each_example_opens_and_runs_from_the_page(page, title, server):
     )
     page.wait_for_function("() => document.querySelector('.rlr-panel svg circle')")
     pictured(page, f"{title.split()[0].lower()}-running")
-    page.wait_for_function("() => document.querySelector('.rlr-told')?.textContent.includes('finished')")
+    says(page, "finished")
     over(page, server)
     pictured(page, f"{title.split()[0].lower()}-finished")
     done = next(iter(server.ask("/history?max_items=1").values()))
-    assert done["status"]["status_str"] == "success" and not page.errors
+    assert done["status"]["status_str"] == "success"
+    charts = page.locator(".rlr-panel svg")
+    assert charts.count() == (4 if title.startswith("Mix") else 2)
+    page.reload()
+    says(page, "finished")
+    page.wait_for_function("() => document.querySelector('.rlr-panel img').naturalWidth > 0")
+    assert charts.count() == (4 if title.startswith("Mix") else 2) and not page.errors
+
+
+@pytest.mark.parametrize("title", example_graphs.TITLES)
+def test_cancel_in_the_page_stops_it_and_says_where_the_lora_is(page, title, server):
+    seed = 30 if page.renderer == "classic" else 31
+    opened(page, example(title, server.home, seed=seed, iterations=300))
+    page.evaluate("app.queuePrompt(0, 1)")
+    says(page, "running.*iteration [1-9]")
+    page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
+    says(page, r"stopped.*what was learned is in .*\.safetensors")
+    over(page, server)
+    assert server.ask("/system_stats") and not page.errors
+
+
+def says(page: Any, pattern: str) -> None:
+    """Wait until the node says so."""
+    page.wait_for_function(
+        "(pattern) => RegExp(pattern).test(document.querySelector('.rlr-told')?.textContent)", arg=pattern
+    )
 
 
 def example(title: str, home: Path, **training: Any) -> example_graphs.Graph:
     """At a reduced size, long enough to be seen at work."""
     if title != "SDXL":
-        return comfy_server.reduced(example_graphs.graphs()[title], iterations=5, **training)
+        return comfy_server.reduced(example_graphs.graphs()[title], **{"iterations": 5, **training})
     checkpoint = comfy_server.put_checkpoint(home, "sdxl")
-    graph = comfy_server.reduced(example_graphs.graphs()[title], checkpoint, iterations=2, **training)
+    graph = comfy_server.reduced(example_graphs.graphs()[title], checkpoint, **{"iterations": 2, **training})
     graph["prompts"][1]["prompts"] = "a red fox in the snow"
     return graph
 

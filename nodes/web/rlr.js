@@ -6,6 +6,7 @@ import { panel } from "./panel.js";
 import { weights } from "./weights.js";
 
 const RUN = "rlr_run"; // a node's property: the run that it trained last
+const WIDTH = 360; // of a new node, in pixels: what is told on it can be read
 
 /** The node that the server calls `id`: "7", or "12:7" within a subgraph. */
 function nodeOf(id) {
@@ -33,6 +34,7 @@ async function ask(path, options) {
 function attachPanel(node) {
   const shown = panel((run, file) => api.apiURL(picture(run, file)), () => Boolean(node.imgs?.length));
   show(node, shown.element, 330);
+  node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
   node.rlrRefresh = async (facts) => {
