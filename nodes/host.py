@@ -6,6 +6,8 @@ The core never imports this.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,6 +34,21 @@ processing_interrupted: Any = comfy.model_management.processing_interrupted
 progress_bar: Any = comfy.utils.ProgressBar
 sampling_function: Any = comfy.samplers.sampling_function
 with_lora: Any = comfy.sd.load_lora_for_models
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Inside, networks keep to kernels with a gradient; versions that have no others lack the flag."""
+    host: Any = comfy.model_management
+    before = getattr(host, "in_training", None)
+    if before is None:
+        yield
+        return
+    host.in_training = True
+    try:
+        yield
+    finally:
+        host.in_training = before
 
 
 def server() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,9 +20,10 @@ from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
 
 from .families import family_of
-from .host import load_models_gpu
+from .host import load_models_gpu, training
 from .identity import identity
 from .inference import trainable
+from .kept_inputs import kept_inputs
 from .live import Telling
 from .model import HostModel
 from .texts import Texts
@@ -63,7 +64,14 @@ def refuse_lacking(given: Given) -> None:
             )
 
 
-READERS = ("attn2.to_k", "context_embedder", "txt_in")
+READERS = (
+    "attn2.to_k",
+    "context_embedder",
+    "txt_in",
+    "y_embedder.y_proj.fc1",
+    "cap_embedder.1",
+    "cond_seq_linear",
+)
 """Ends of the names of layers that texts go into first, where a network's kind is known to have one."""
 
 
@@ -97,7 +105,8 @@ def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]
     refuse_others_texts(given, texts)
     load_models_gpu([given.model, given.vae.patcher], force_full_load=True)
     networks = (given.model.model, given.vae.first_stage_model)
-    with trainable(*networks):
+    guarded = kept_inputs(given.model.model.diffusion_model) if family.experimental else nullcontext()
+    with training(), trainable(*networks), guarded:
         given.model.pre_run()
         try:
             name = given.name or identity(given.model, given.vae.first_stage_model, texts.all, scheduler)

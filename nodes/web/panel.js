@@ -5,6 +5,7 @@ import { made, style } from "./elements.js";
 
 style(`
 .rlr-panel { display: flex; flex-direction: column; gap: 4px; font: 12px/1.4 sans-serif; color: var(--input-text, #ddd); overflow: hidden; }
+.rlr-panel.rlr-words { white-space: pre-wrap; overflow: auto; }
 .rlr-panel progress { width: 100%; height: 6px; accent-color: #8ab4f8; }
 .rlr-panel img { max-width: 100%; max-height: 110px; object-fit: contain; border-radius: 4px; }
 .rlr-panel .rlr-curves { display: grid; }

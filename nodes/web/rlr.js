@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { made } from "./elements.js";
 import { panel } from "./panel.js";
 import { weights } from "./weights.js";
 
@@ -33,7 +34,7 @@ async function ask(path, options) {
 
 function attachPanel(node) {
   const shown = panel((run, file) => api.apiURL(picture(run, file)), () => Boolean(node.imgs?.length));
-  show(node, shown.element, 330);
+  show(node, shown.element, 280);
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
@@ -50,6 +51,17 @@ function attachPanel(node) {
       await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
     }
     busy = false;
+  };
+}
+
+/** What came of a node that saves or scores, in words. */
+function attachWords(node, before) {
+  const told = made("div", "rlr-panel rlr-words");
+  show(node, told, 40);
+  const executed = node.onExecuted;
+  node.onExecuted = function (output) {
+    executed?.apply(this, arguments);
+    if (output?.text) told.textContent = before + [output.text].flat().join("\n");
   };
 }
 
@@ -76,6 +88,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === "RLRTrain") attachPanel(node);
+    if (node.comfyClass in TELLING) attachWords(node, TELLING[node.comfyClass]);
     const reward = REWARDS[node.comfyClass];
     if (reward) show(node, weights(reward, ask), 56);
   },
@@ -84,6 +97,7 @@ app.registerExtension({
   },
 });
 
+const TELLING = { RLRSaveLora: "Saved in models/loras: ", RLRScore: "" };
 const REWARDS = {
   RLRRewardPickscore: "pickscore",
   RLRRewardImagereward: "imagereward",
