@@ -33,6 +33,7 @@ process_conds: Any = comfy.samplers.process_conds
 processing_interrupted: Any = comfy.model_management.processing_interrupted
 progress_bar: Any = comfy.utils.ProgressBar
 sampling_function: Any = comfy.samplers.sampling_function
+unload_all_models: Any = comfy.model_management.unload_all_models
 with_lora: Any = comfy.sd.load_lora_for_models
 
 

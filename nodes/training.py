@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any
 
 from rlr_core.config import RunConfig
-from rlr_core.errors import CheckpointError, PlanError
+from rlr_core.errors import CheckpointError
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
-from rlr_core.planner.check import is_out_of_memory
 from rlr_core.runs import RunDirectory, resume, start
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.trainer import Materials, Rewards
@@ -26,6 +25,7 @@ from .inference import trainable
 from .kept_inputs import kept_inputs
 from .live import Telling
 from .model import HostModel
+from .out_of_memory import room_made, told_in_words
 from .texts import Texts
 
 
@@ -132,7 +132,7 @@ def train(
         scheduler: ComfyUI's name of how the noise levels lie.
         rewards: objects instead of what the config names.
     """
-    with held(given, config, scheduler) as model:
+    with room_made(), held(given, config, scheduler) as model:
         materials = Materials(model=model, rewards=rewards)
         whole = self_contained(materials.named(config), keep_model=True)
         directory = place(whole)
@@ -156,22 +156,10 @@ def train(
 
 def _carry_out(directory: RunDirectory, config: RunConfig, listener: Telling, materials: Materials) -> None:
     known = {"materials": materials, "should_stop": listener.should_stop}
-    try:
+    with told_in_words():
         if directory.config_file.is_file():
             with directory.held():
                 directory.rewrite(config)
             resume(directory.folder, listener, **known)
         else:
             start(config, directory.folder, listener, **known)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise NO_MEMORY from error
-        raise
-
-
-NO_MEMORY = PlanError(
-    "the memory of the device is not enough for this training",
-    "a smaller run, or more memory",
-    "wire RLR: settings with checkpoint_denoiser on, lower width and height, or free other models; the run goes on when it is"
-    " queued again",
-)

@@ -131,7 +131,7 @@ def chain(given: Any, model: Any) -> Any:
 
 
 def walked(walk: Any) -> Tensor:
-    return rollout(walk, initial_latents(walk), torch.arange(1), range(contract.STEPS))[0]
+    return rollout(walk, initial_latents(walk)[:1], torch.arange(1), range(contract.STEPS))[0]
 
 
 def close(ours: Tensor, theirs: Tensor, scale: Tensor) -> bool:
