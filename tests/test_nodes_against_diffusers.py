@@ -16,7 +16,7 @@ from test_nodes_on_comfyui import trained
 from torch import Tensor, nn
 
 from rlr_core.chain import Chain, Conditioning, initial_latents, rollout
-from rlr_core.families import SD1, SD2, SDXL, Component, Role
+from rlr_core.families import FAMILIES, Component, Role
 from rlr_core.models.architecture import Request
 from rlr_core.models.stable_diffusion.loading.clip_tokenizer import clip_tokenizer
 from rlr_core.models.stable_diffusion.loading.parts import Parts, assembled
@@ -38,14 +38,14 @@ class Pair:
     model: Any
 
 
-@pytest.fixture(scope="module", params=[SD1, SD2, SDXL], ids=["sd1", "sd2", "sdxl"])
+@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def pair(request: Any) -> Iterator[Pair]:
     comfy_bed.objects()
     import comfy.sd
     import reduced_checkpoints
 
-    family, key = request.param, request.node.callspec.id
-    made = {"unet": reduced_checkpoints.unet(key), **networks(family)}
+    family = FAMILIES[request.param]
+    made = {"unet": reduced_checkpoints.unet(request.param), **networks(family)}
     with torch.inference_mode():
         objects = comfy.sd.load_state_dict_guess_config(ldm.ldm_tensors(made, family))[:3]
     texts = [made[name] for name in ("text_encoder", "text_encoder_2") if name in made]

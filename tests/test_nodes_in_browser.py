@@ -105,6 +105,7 @@ def test_each_example_runs_stops_goes_on_and_is_there_again_after_a_reload(page,
     pictured(page, f"{title.split()[0].lower()}-finished")
     done = next(iter(server.ask("/history?max_items=1").values()))
     assert done["status"]["status_str"] == "success"
+    assert "Interrupt" not in page.locator(".rlr-note").first.text_content()
     charts = page.locator(".rlr-panel svg")
     assert charts.count() == (4 if title.startswith("Mix") else 2)
     page.reload()

@@ -69,6 +69,24 @@ def test_it_gives_the_model_with_the_lora_its_history_and_pictures(home, objects
     assert run(objects, seed=1)[4].endswith("run-003")
 
 
+def test_a_cancel_that_a_layer_of_the_network_notices_is_told_as_one(home, objects, monkeypatch):
+    live, told, calls = comfy_bed.node_file("live"), [], []
+    monkeypatch.setattr(live, "send", lambda event, facts: told.append(facts))
+    network = objects["model"].model.diffusion_model
+    forward = network.forward
+
+    def noticing(*given: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 3:
+            raise live.Interrupted
+        return forward(*given, **options)
+
+    monkeypatch.setattr(network, "forward", noticing)
+    with pytest.raises(live.Interrupted):
+        run(objects)
+    assert told[-1]["state"] == "stopped" and not told[-1]["note"]
+
+
 def test_after_cancel_the_same_graph_goes_on(home, objects, monkeypatch):
     live, told = comfy_bed.node_file("live"), []
     monkeypatch.setattr(live, "send", lambda event, facts: told.append(facts))

@@ -35,10 +35,13 @@ export function panel(address, shown) {
   told.textContent = "Curve, previews and the time left are shown here while it trains.";
   element.append(told, bar, note, curves, preview);
   let doing = "";
+  let running = false;
   return {
     element,
     note(facts) {
       if (facts?.doing !== undefined) doing = facts.doing;
+      if (facts?.state === "running" && !running) note.textContent = ""; // that of the run before
+      if (facts?.state) running = facts.state === "running";
       if (facts?.note) note.textContent = facts.note;
       if (facts?.doing) told.textContent = facts.doing;
     },
