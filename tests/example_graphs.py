@@ -266,7 +266,7 @@ def _height(kind: str) -> int:
     wired = sum(is_socket(sort) for sort, _ in inputs.values())
     long = sum(bool(options.get("multiline")) for _, options in inputs.values())
     room = {
-        "RLRTrain": 390,
+        "RLRTrain": 470,
         "RLRSaveLora": 40,
         "RLRScore": 60,
         "PreviewImage": 280,

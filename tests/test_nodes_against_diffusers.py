@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
 ]
-TEXTS = ["a cat", "a dog on a (wooden) chair, at dusk"]
+TEXTS = ["a cat", "a dog on a wooden chair, at dusk"]
 NEGATIVES = ["blurry", "grey"]
 
 

@@ -43,6 +43,7 @@ FIT = """
 def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     comfy_bed.node_file("pack")
     home = tmp_path_factory.getbasetemp() / "comfyui"
+    comfy_server.put_checkpoint(home, "sdxl")
     options = ["--front-end-root", request.param] if request.param else []
     with comfy_server.serving(home, *options) as server:
         yield server
@@ -88,11 +89,12 @@ def opened(page: Any, graph: example_graphs.Graph) -> None:
 
 @pytest.mark.parametrize("title", example_graphs.TITLES)
 def test_each_example_runs_stops_goes_on_and_is_there_again_after_a_reload(page, title, server):
-    opened(page, example(title, server.home, seed=20 if page.renderer == "classic" else 21))
+    opened(page, example(title, seed=20 if page.renderer == "classic" else 21))
     press(page, "Comfy.QueuePrompt")
     says(page, r"running.*iteration [1-9].* left")
     page.wait_for_function("() => document.querySelector('.rlr-panel svg polyline')")
     assert page.locator(".rlr-panel").first.bounding_box()["height"] > 60, "there is room for it"
+    page.wait_for_function(ONE_PREVIEW)
     pictured(page, f"{title.split()[0].lower()}-running")
     press(page, "Comfy.Interrupt")
     says(page, r"stopped.*what was learned is in .*\.safetensors")
@@ -116,6 +118,15 @@ def test_each_example_runs_stops_goes_on_and_is_there_again_after_a_reload(page,
     assert charts.count() == (4 if title.startswith("Mix") else 2) and not page.errors
 
 
+ONE_PREVIEW = """
+    () => {
+        const node = app.graph.nodes.find((n) => n.comfyClass === "RLRTrain");
+        const hosts = Boolean(node.imgs?.length || app.nodePreviewImages?.[node.id]?.length);
+        const ours = !document.querySelector(".rlr-panel img").hidden;
+        return hosts !== ours;
+    }
+"""
+"""ComfyUI's own, or that of our panel."""
 SHORTER = """
     () => {
         const node = app.graph.nodes.find((n) => n.comfyClass === "RLRTrain");
@@ -138,12 +149,13 @@ def says(page: Any, pattern: str) -> None:
     )
 
 
-def example(title: str, home: Path, **training: Any) -> example_graphs.Graph:
+def example(title: str, **training: Any) -> example_graphs.Graph:
     """At a reduced size, long enough to be stopped."""
     if title != "SDXL":
         return comfy_server.reduced(example_graphs.graphs()[title], iterations=200, **training)
-    checkpoint = comfy_server.put_checkpoint(home, "sdxl")
-    graph = comfy_server.reduced(example_graphs.graphs()[title], checkpoint, iterations=200, **training)
+    graph = comfy_server.reduced(
+        example_graphs.graphs()[title], "reduced-sdxl.ckpt", iterations=200, **training
+    )
     graph["prompts"][1]["prompts"] = "a red fox in the snow"
     return graph
 

@@ -33,8 +33,8 @@ async function ask(path, options) {
 }
 
 function attachPanel(node) {
-  const shown = panel((run, file) => api.apiURL(picture(run, file)), () => Boolean(node.imgs?.length));
-  show(node, shown.element, 280);
+  const shown = panel((run, file) => api.apiURL(picture(run, file)), () => hasPreview(node));
+  show(node, shown.element, 260);
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
@@ -52,6 +52,12 @@ function attachPanel(node) {
     }
     busy = false;
   };
+}
+
+/** Whether ComfyUI shows a preview on a node: the classic renderer, or Nodes 2.0, which calls a node within a subgraph "graph:7". */
+function hasPreview(node) {
+  const known = app.nodePreviewImages ?? {};
+  return [node.imgs, known[node.id], known[`${node.graph?.id}:${node.id}`]].some((pictures) => pictures?.length);
 }
 
 /** What came of a node that saves or scores, in words. */
