@@ -85,11 +85,15 @@ def test_a_file_of_ones_own_is_taken_from_its_folder_alone(tmp_path, monkeypatch
 def test_sums_of_sums_are_sums():
     combine = comfy_bed.node_file("rewards").Combine()
     one = combine.combined(
-        "running", reward_1=reward("sharpness"), weight_1=2.0, reward_2=reward("pickscore"), weight_2=1.0
+        mix_scale="running",
+        reward_1=reward("sharpness"),
+        weight_1=2.0,
+        reward_2=reward("pickscore"),
+        weight_2=1.0,
     )[0]
-    both = combine.combined("start", reward_1=one, weight_1=3.0, reward_2=reward("pickscore"), weight_2=-1.0)[
-        0
-    ]
+    both = combine.combined(
+        mix_scale="start", reward_1=one, weight_1=3.0, reward_2=reward("pickscore"), weight_2=-1.0
+    )[0]
     assert both["reward"]["mix"] == {"sharpness": 6.0, "pickscore": 2.0}
     assert both["reward"]["mix_scale"] == "start"
 
