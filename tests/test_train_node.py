@@ -121,7 +121,7 @@ def _scaled(factor: float) -> Any:
 def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     files, method = comfy_bed.node_file("rewards"), comfy_bed.node_file("method")
     mixed = files.Combine().combined(
-        "start",
+        mix_scale="start",
         reward_1=reward("sharpness"),
         weight_1=2.0,
         reward_2=reward("jpeg-compressibility"),
@@ -154,7 +154,7 @@ def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
         run(objects, reward=reward("pickscore"))
     with pytest.raises(RewardError, match="single one"):
         run(objects, held_out_reward=comfy_bed.node_file("rewards").Combine().combined(
-            "start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
+            mix_scale="start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
     empty = SimpleNamespace(first_stage_model=None)  # what ComfyUI's loader gives for a file without a VAE
     for kind, lacking in (("clip", None), ("vae", None), ("vae", empty)):
         with pytest.raises(CheckpointError, match=f"without a {kind.upper()}"):
