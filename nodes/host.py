@@ -6,6 +6,8 @@ The core never imports this.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,7 +33,23 @@ process_conds: Any = comfy.samplers.process_conds
 processing_interrupted: Any = comfy.model_management.processing_interrupted
 progress_bar: Any = comfy.utils.ProgressBar
 sampling_function: Any = comfy.samplers.sampling_function
+unload_all_models: Any = comfy.model_management.unload_all_models
 with_lora: Any = comfy.sd.load_lora_for_models
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Inside, networks keep to kernels with a gradient; versions that have no others lack the flag."""
+    host: Any = comfy.model_management
+    before = getattr(host, "in_training", None)
+    if before is None:
+        yield
+        return
+    host.in_training = True
+    try:
+        yield
+    finally:
+        host.in_training = before
 
 
 def server() -> Any:

@@ -69,8 +69,10 @@ class Telling:
         send(EVENT, {**facts, "doing": doing, "note": note})
 
     def over(self, error: BaseException | None = None) -> None:
-        """No more comes of this run."""
+        """No more comes of this run. ComfyUI's layers, too, raise where Cancel was pressed: that is no failure."""
         LATEST.pop(self.node, None)
+        if isinstance(error, Interrupted):
+            self.cancelled, error = True, None
         told = error.parts[0] if isinstance(error, RLRError) else repr(error) if error else ""
         self.tell("", note=told, state="failed" if error else "stopped" if self.cancelled else "finished")
 

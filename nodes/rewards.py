@@ -115,9 +115,9 @@ class Combine:
             tooltip = "How much it counts; below 0 the LoRA is trained away from it."
             places[f"weight_{place}"] = ("FLOAT", {**weight, "tooltip": tooltip})
         first = {name: places.pop(name) for name in list(places)[:4]}
-        return {"required": {**first, "mix_scale": setting_input("reward.mix_scale")}, "optional": places}
+        return {"required": first, "optional": {**places, "mix_scale": setting_input("reward.mix_scale")}}
 
-    def combined(self, mix_scale: str, **inputs: Any) -> tuple[Tables]:
+    def combined(self, **inputs: Any) -> tuple[Tables]:
         """The part of a config."""
         mix: dict[str, float] = {}
         for place in range(1, PLACES + 1):
@@ -125,7 +125,8 @@ class Combine:
                 weight = inputs.get(f"weight_{place}", 1.0)
                 for name, share in parts(reward).items():
                     mix[name] = mix.get(name, 0.0) + weight * share
-        return ({"reward": {**named("mix")["reward"], "mix": mix, "mix_scale": mix_scale}},)
+        scale = {key: inputs[key] for key in ("mix_scale",) if key in inputs}
+        return ({"reward": {**named("mix")["reward"], "mix": mix, **scale}},)
 
 
 def named(name: str) -> Tables:

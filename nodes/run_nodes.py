@@ -16,7 +16,7 @@ from .curve_picture import curve_picture
 from .folders import loras
 from .host import numbered_place
 from .pictures import as_image
-from .snapshot import held_out, lora_file, trained
+from .snapshot import curves, lora_file
 from .sockets import CATEGORY, RUN, Inputs, socket, text
 
 RUN_INPUT = socket(RUN, "The run of RLR: train.")
@@ -28,7 +28,10 @@ class Curve:
     CATEGORY, FUNCTION = CATEGORY, "drawn"
     RETURN_TYPES, RETURN_NAMES = ("IMAGE",), ("curve",)
     OUTPUT_TOOLTIPS = ("A picture, for Preview Image or Save Image.",)
-    DESCRIPTION = "The reward that is trained on (running mean of the batches) and the held-out score, each with its 95% band."
+    DESCRIPTION = (
+        "The reward that is trained on (running mean of the batches), the held-out score and the parts of a mix, each with its"
+        " 95% band and on its own scale."
+    )
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -45,8 +48,7 @@ class Curve:
     def drawn(self, run: str, width: int, height: int) -> tuple[Any]:
         """IMAGE (1, height, width, 3)."""
         summary = Summary.read(RunDirectory(Path(run)).events_file)
-        curves = {"reward trained on": trained(summary.taken), "held-out score": held_out(summary)}
-        return (as_image([curve_picture(curves, width, height)]),)
+        return (as_image([curve_picture(curves(summary), width, height)]),)
 
 
 class BeforeAfter:

@@ -11,12 +11,14 @@ from rlr_core.errors import RLRError
 from rlr_core.runs import RunDirectory
 from rlr_core.runs.curve import smoothed, smoothed_errors
 from rlr_core.runs.iterations import Iterations, spread
-from rlr_core.runs.summary import Summary, points
+from rlr_core.runs.summary import Summary, points, short
 
 POINTS = 300
 """Of a curve, at most."""
 RECENT = 30
 """Iterations whose pace tells what is left."""
+REWARD, MIX, SCORE = "reward trained on", "mix trained on (std. dev.)", "held-out score"
+"""As curves are called; a mix counts standard deviations from where training began."""
 Points = list[tuple[float, float, float]]
 """(Iteration, value, half width of its 95% band)."""
 
@@ -34,11 +36,17 @@ def snapshot(directory: RunDirectory) -> dict[str, Any]:
         "seconds_left": seconds_left(summary.taken, left),
         "message": state.message.splitlines()[0] if state.message else "",
         "result": str(state.held_out) if state.held_out else "",
-        "trained": trained(summary.taken),
-        "held_out": held_out(summary),
+        "curves": curves(summary),
         "preview": next((event["file"] for event in reversed(summary.of("preview"))), ""),
         "lora": lora.name if lora else "",
     }
+
+
+def curves(summary: Summary) -> dict[str, Points]:
+    """Name → points: the reward that is trained on, the held-out score, the parts of a mix, each on its own scale."""
+    judged = _held_out(summary)
+    name = MIX if len(judged) > 1 else REWARD
+    return {name: trained(summary.taken), **judged}
 
 
 def trained(taken: Iterations) -> Points:
@@ -50,12 +58,14 @@ def trained(taken: Iterations) -> Points:
     return [(taken.numbers[known[k]], means[k], 1.96 * errors[k]) for k in drawn]
 
 
-def held_out(summary: Summary) -> Points:
-    """The held-out score of the pairs that all checks have; the band is that of the difference from the start."""
-    checks: dict[int, list[float | None]] = {}
+def _held_out(summary: Summary) -> dict[str, Points]:
+    """Of the pairs that all checks have, the score and each part of a mix; bands are those of the difference from the start."""
+    checks: dict[str, dict[int, list[float | None]]] = {SCORE: {}}
     for event in summary.of("evaluation"):
-        checks.setdefault(event["iteration"], event["scores"])
-    return points(checks) if checks else []
+        parts = {f"part: {short(name)}": scores for name, scores in event.get("parts", {}).items()}
+        for name, scores in {SCORE: event["scores"], **parts}.items():
+            checks.setdefault(name, {}).setdefault(event["iteration"], scores)
+    return {name: points(each) for name, each in checks.items() if each}
 
 
 def seconds_left(taken: Iterations, left: int) -> float | None:

@@ -22,8 +22,9 @@ Inputs = dict[str, dict[str, Any]]
 
 
 def text(tooltip: str, *, lines: bool = True, default: str = "") -> tuple[str, dict[str, Any]]:
-    """An input of text."""
-    return "STRING", {"multiline": lines, "default": default, "tooltip": tooltip}
+    """An input of text. The classic renderer shows no name of one with several lines: while empty, it says what it is."""
+    told = {"placeholder": tooltip} if lines else {}
+    return "STRING", {"multiline": lines, "default": default, "tooltip": tooltip, **told}
 
 
 def socket(kind: str, tooltip: str) -> tuple[str, dict[str, Any]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from rlr_core.config import RunConfig
-from rlr_core.errors import CheckpointError, PlanError
+from rlr_core.errors import CheckpointError
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
-from rlr_core.planner.check import is_out_of_memory
 from rlr_core.runs import RunDirectory, resume, start
 from rlr_core.runs.self_contained import self_contained
 from rlr_core.trainer import Materials, Rewards
@@ -20,11 +19,13 @@ from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
 
 from .families import family_of
-from .host import load_models_gpu
+from .host import load_models_gpu, training
 from .identity import identity
 from .inference import trainable
+from .kept_inputs import kept_inputs
 from .live import Telling
 from .model import HostModel
+from .out_of_memory import room_made, told_in_words
 from .texts import Texts
 
 
@@ -63,7 +64,14 @@ def refuse_lacking(given: Given) -> None:
             )
 
 
-READERS = ("attn2.to_k", "context_embedder", "txt_in")
+READERS = (
+    "attn2.to_k",
+    "context_embedder",
+    "txt_in",
+    "y_embedder.y_proj.fc1",
+    "cap_embedder.1",
+    "cond_seq_linear",
+)
 """Ends of the names of layers that texts go into first, where a network's kind is known to have one."""
 
 
@@ -97,7 +105,8 @@ def held(given: Given, config: RunConfig, scheduler: str) -> Iterator[HostModel]
     refuse_others_texts(given, texts)
     load_models_gpu([given.model, given.vae.patcher], force_full_load=True)
     networks = (given.model.model, given.vae.first_stage_model)
-    with trainable(*networks):
+    guarded = kept_inputs(given.model.model.diffusion_model) if family.experimental else nullcontext()
+    with training(), trainable(*networks), guarded:
         given.model.pre_run()
         try:
             name = given.name or identity(given.model, given.vae.first_stage_model, texts.all, scheduler)
@@ -123,7 +132,7 @@ def train(
         scheduler: ComfyUI's name of how the noise levels lie.
         rewards: objects instead of what the config names.
     """
-    with held(given, config, scheduler) as model:
+    with room_made(), held(given, config, scheduler) as model:
         materials = Materials(model=model, rewards=rewards)
         whole = self_contained(materials.named(config), keep_model=True)
         directory = place(whole)
@@ -147,22 +156,10 @@ def train(
 
 def _carry_out(directory: RunDirectory, config: RunConfig, listener: Telling, materials: Materials) -> None:
     known = {"materials": materials, "should_stop": listener.should_stop}
-    try:
+    with told_in_words():
         if directory.config_file.is_file():
             with directory.held():
                 directory.rewrite(config)
             resume(directory.folder, listener, **known)
         else:
             start(config, directory.folder, listener, **known)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise NO_MEMORY from error
-        raise
-
-
-NO_MEMORY = PlanError(
-    "the memory of the device is not enough for this training",
-    "a smaller run, or more memory",
-    "wire RLR: settings with checkpoint_denoiser on, lower width and height, or free other models; the run goes on when it is"
-    " queued again",
-)

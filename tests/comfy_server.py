@@ -124,6 +124,7 @@ def serving(home: Path, *arguments: str) -> Iterator[Server]:
     (home / "custom_nodes").mkdir(parents=True, exist_ok=True)
     if not (home / "custom_nodes" / "rlr").exists():
         (home / "custom_nodes" / "rlr").symlink_to(ROOT)
+    shutil.copy(ROOT / "tests" / "host_nodes.py", home / "custom_nodes" / "rlr_testing.py")
     put_checkpoint(home, "sd1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -170,10 +171,10 @@ def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
 def loading(graph: example_graphs.Graph, saved: str, strength: float = 1.0) -> dict[str, Any]:
     """The part of an example that paints, in ComfyUI's form, with a LoRA file by its own loader in place of training."""
     prompt = example_graphs.api(graph)
-    names = ("checkpoint", "positive", "negative", "latent", "sampler", "decoded", "picture")
-    painting = {name: prompt[name] for name in names}
+    names = ("checkpoint", "texts", "positive", "negative", "latent", "sampler", "decoded", "picture")
+    painting = {name: prompt[name] for name in names if name in prompt}
     inputs = {"lora_name": saved, "strength_model": strength, "strength_clip": 0.0}
-    wires = {"model": ["checkpoint", 0], "clip": ["checkpoint", 1]}
+    wires = {"model": ["checkpoint", 0], "clip": prompt["train"]["inputs"]["clip"]}
     painting["lora"] = {"class_type": "LoraLoader", "inputs": {**inputs, **wires}}
     painting["sampler"]["inputs"]["model"] = ["lora", 0]
     return painting

@@ -265,7 +265,14 @@ def _height(kind: str) -> int:
     inputs, outputs = described(kind)
     wired = sum(is_socket(sort) for sort, _ in inputs.values())
     long = sum(bool(options.get("multiline")) for _, options in inputs.values())
-    room = {"RLRTrain": 430, "PreviewImage": 280, "CLIPTextEncode": 80, **WEIGHTS}.get(kind, 0)
+    room = {
+        "RLRTrain": 470,
+        "RLRSaveLora": 40,
+        "RLRScore": 60,
+        "PreviewImage": 280,
+        "CLIPTextEncode": 80,
+        **WEIGHTS,
+    }.get(kind, 0)
     return 60 + 24 * (max(wired, len(outputs)) + len(inputs) - wired) + 90 * long + room
 
 

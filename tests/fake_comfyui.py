@@ -257,6 +257,7 @@ def install() -> None:
         "comfy.model_management": {
             "load_models_gpu": lambda models, **options: None,
             "processing_interrupted": lambda: False,
+            "unload_all_models": lambda: None,
             "InterruptProcessingException": InterruptProcessingException,
             "get_torch_device": lambda: torch.device("cpu"),
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def unet(family: str) -> Any:
 
 @cache
 def checkpoint(family: str) -> Path:
-    """Of SD 1.x, 2.x, XL or SD 3; "bare" is of SD 1.x without CLIP and VAE, "fp8" with linear layers in 8 bits with scales."""
+    """Of a family in `MADE`; "bare" is of SD 1.x without CLIP and VAE, "fp8" with linear layers in 8 bits with scales."""
     path = Path(tempfile.mkdtemp()) / f"reduced-{family}.ckpt"
     torch.save({"state_dict": MADE[family]()}, path)
     return path
@@ -101,6 +101,16 @@ def _fp8() -> Tensors:
     return {**tensors, ldm.UNET + "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
 
 
+def _network(kind: str, channels: int) -> Tensors:
+    """Of a family beyond, with TAESD and without a text encoder: those are many times as large."""
+    import reduced_networks
+
+    named = {"model.diffusion_model." + name: value for name, value in reduced_networks.tensors(kind).items()}
+    return named | {
+        name.replace("first_stage_model.", "vae."): value for name, value in _vae(channels).items()
+    }
+
+
 MADE: dict[str, Callable[[], Tensors]] = {
     "sd1": _sd1,
     "sd2": _sd2,
@@ -108,6 +118,8 @@ MADE: dict[str, Callable[[], Tensors]] = {
     "sd3": _sd3,
     "bare": lambda: _unet("sd1"),
     "fp8": _fp8,
+    "pixart": partial(_network, "PixArtSigma", 4),
+    "flux": partial(_network, "FluxSchnell", 16),
 }
 
 

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy_bed
+import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
 from test_train_node import objects, prompts, reward, run
 
 from rlr_core.errors import PromptError, RewardError, RunError
+from rlr_core.runs.iterations import Iterations
+from rlr_core.runs.summary import Summary
 
 __all__ = ["objects"]
 
@@ -81,11 +85,15 @@ def test_a_file_of_ones_own_is_taken_from_its_folder_alone(tmp_path, monkeypatch
 def test_sums_of_sums_are_sums():
     combine = comfy_bed.node_file("rewards").Combine()
     one = combine.combined(
-        "running", reward_1=reward("sharpness"), weight_1=2.0, reward_2=reward("pickscore"), weight_2=1.0
+        mix_scale="running",
+        reward_1=reward("sharpness"),
+        weight_1=2.0,
+        reward_2=reward("pickscore"),
+        weight_2=1.0,
     )[0]
-    both = combine.combined("start", reward_1=one, weight_1=3.0, reward_2=reward("pickscore"), weight_2=-1.0)[
-        0
-    ]
+    both = combine.combined(
+        mix_scale="start", reward_1=one, weight_1=3.0, reward_2=reward("pickscore"), weight_2=-1.0
+    )[0]
     assert both["reward"]["mix"] == {"sharpness": 6.0, "pickscore": 2.0}
     assert both["reward"]["mix_scale"] == "start"
 
@@ -123,6 +131,33 @@ def test_values_beside_a_curve_are_short_and_large_ones_whole():
     assert [told(value) for value in (10343.97, 0.123456, 1.5e9)] == ["10344", "0.1235", "1.5e+09"]
 
 
+def test_of_a_mix_each_part_has_a_curve_and_each_curve_a_scale_of_its_own():
+    """Of scores 1,000,000 and 0.01 in size, both curves fill their frames."""
+    kept = comfy_bed.node_file("snapshot")
+    events = [
+        {
+            "type": "evaluation",
+            "iteration": x,
+            "scores": [1e6 + 1e5 * x] * 2,
+            "parts": {"a/own.py": [0.01 * x] * 2},
+        }
+        for x in range(3)
+    ]
+    iterations = Iterations()
+    for x in range(1, 3):
+        iterations.add({"seq": x, "iteration": x, "reward": 0.1 * x, "reward_error": 0.01})
+    curves = kept.curves(Summary(None, None, events, iterations, Iterations()))
+    assert list(curves) == ["mix trained on (std. dev.)", "held-out score", "part: own.py"]
+    assert [y for _, y, _ in curves["part: own.py"]] == [0.0, 0.01, 0.02]
+    drawn = comfy_bed.node_file("curve_picture")
+    sheet = np.asarray(drawn.curve_picture(curves, 800, 400)).astype(int)
+    frames = [sheet[row : row + 200, column : column + 400] for row, column in ((0, 0), (0, 400), (200, 0))]
+    for frame, colour in zip(frames, drawn.COLOURS, strict=True):
+        plot = np.abs(frame[drawn.TOP : -drawn.BOTTOM] - ImageColor.getrgb(colour)).sum(2) < 60
+        rows = np.flatnonzero(plot[:, drawn.LEFT : -drawn.RIGHT].any(1))
+        assert np.ptp(rows) > 0.5 * len(plot), colour
+
+
 def test_what_is_made_of_a_run(folder, tmp_path, monkeypatch):
     made = comfy_bed.node_file("run_nodes")
     monkeypatch.setattr(made, "loras", lambda: tmp_path / "loras")
@@ -148,7 +183,8 @@ def test_the_shown_state_is_that_of_the_folder(folder, monkeypatch):
         with pytest.raises(RunError, match="no run"):
             routes.shown(other)
     assert shown["state"] == "finished" and shown["iteration"] == shown["iterations"] == 2
-    assert [x for x, _, _ in shown["trained"]] == [1, 2] and len(shown["held_out"]) >= 2
+    assert [x for x, _, _ in shown["curves"]["reward trained on"]] == [1, 2]
+    assert len(shown["curves"]["held-out score"]) >= 2 and len(shown["curves"]) == 2
     assert shown["preview"] == "previews/000002.png" and shown["lora"] == "rlr-lora.safetensors"
     assert "→" in shown["result"]
 

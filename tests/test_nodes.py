@@ -67,9 +67,9 @@ def held(given: Any, scheduler: str = "normal", **overrides: Any):
         yield model
 
 
-def chain(model: Any, scale: float = 3.0, eta: float = 0.0) -> Chain:
+def chain(model: Any, scale: float = 3.0, eta: float = 0.0, side: int = SIZE) -> Chain:
     conditioning = Conditioning.constant(model.encode(["a cat", "a dog"], ["blurry"] * 2), STEPS)
-    noise = SampleNoise([1, 2], model.latent_shape((SIZE, SIZE)), torch.float32, "cpu")
+    noise = SampleNoise([1, 2], model.latent_shape((side, side)), torch.float32, "cpu")
     return Chain(model.denoiser(scale), model.schedule(STEPS, None), conditioning, noise, eta)
 
 

@@ -1,4 +1,4 @@
-"""SD 2.x, XL and a flow, each trained whole in a real ComfyUI at a reduced size, over HTTP; where COMFYUI_DIR is set."""
+"""SD 2.x, XL and experimental families, each trained whole in a real ComfyUI at a reduced size; where COMFYUI_DIR is set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
 ]
-KEYS = {"sd2": "lora_unet_", "sdxl": "lora_unet_", "sd3": "diffusion_model."}
+GENERIC = "diffusion_model."
+KEYS = {"sd2": "lora_unet_", "sdxl": "lora_unet_", "sd3": GENERIC, "pixart": GENERIC, "flux": GENERIC}
+SIDES = {"pixart": 288}
+"""Pixels, where it is not 64: PixArt knows no smaller pictures."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("family", KEYS)
 def test_what_is_saved_paints_by_the_cores_loader_what_the_trained_model_paints(server, family):
     title = "SDXL" if family == "sdxl" else "Train and use a LoRA"
-    graph = comfy_server.reduced(example_graphs.graphs()[title], f"reduced-{family}.ckpt", iterations=3)
+    side = SIDES.get(family, 64)
+    size = {"width": side, "height": side}
+    graph = comfy_server.reduced(
+        example_graphs.graphs()[title], f"reduced-{family}.ckpt", iterations=3, **size
+    )
+    graph["latent"][1].update(size)
+    if family in ("pixart", "flux"):
+        with_texts_of_sd3(graph)
     graph["prompts"][1]["prompts"] = "a red fox in the snow"
     done = server.run(example_graphs.api(graph))
     assert done["status"]["status_str"] == "success", done["status"]
@@ -42,6 +52,13 @@ def test_what_is_saved_paints_by_the_cores_loader_what_the_trained_model_paints(
     without = server.run(comfy_server.loading(graph, saved, strength=0.0))
     pictures = [server.picture(each) for each in (done, again, without)]
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def with_texts_of_sd3(graph: example_graphs.Graph) -> None:
+    """As wide as those of the family's own text encoder, which no test can hold."""
+    graph["texts"] = ("CheckpointLoaderSimple", {"ckpt_name": "reduced-sd3.ckpt"})
+    for name in ("train", "positive", "negative"):
+        graph[name][1]["clip"] = ("texts", 1)
 
 
 def test_a_clip_of_another_family_is_refused_and_the_server_goes_on(server):

@@ -34,7 +34,9 @@ def test_each_example_runs(server, title):
     assert done["status"]["status_str"] == "success", done["status"]
     run = done["outputs"]["train"]["rlr_run"][0]
     shown = server.ask(f"/rlr/runs/{run}")
-    assert shown["state"] == "finished" and len(shown["trained"]) == 2 and shown["held_out"]
+    reward, held_out, *parts = shown["curves"].values()
+    assert shown["state"] == "finished" and len(reward) == 2 and held_out
+    assert len(parts) == (2 if title.startswith("Mix") else 0)
     name = done["outputs"]["save"]["text"][0]
     assert any(key.endswith("lora_up.weight") for key in load_file(server.home / "models" / "loras" / name))
     listed = server.ask("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"][0]
@@ -106,3 +108,17 @@ def test_what_cannot_be_is_told_on_the_node_and_the_server_goes_on(server):
         told = comfy_server.told(server.run(bare))
         assert told["node_id"] == "train" and f"without a {kind}" in told["exception_message"]
     assert server.ask("/system_stats")
+
+
+@pytest.mark.parametrize("calls", [1, 12])
+def test_a_device_without_memory_is_told_on_the_node_and_what_fits_afterwards_trains(server, calls):
+    """In the first painting, or amid training."""
+    short = prompt("Train and use a LoRA", seed=60 + calls)
+    inputs = {"model": ["checkpoint", 0], "calls": calls}
+    short["short"] = {"class_type": "RLRTestShortOfMemory", "inputs": inputs}
+    short["train"]["inputs"]["model"] = ["short", 0]
+    told = comfy_server.told(server.run(short))
+    assert told["node_id"] == "train" and "memory of the device is not enough" in told["exception_message"]
+    assert "checkpoint_denoiser" in told["exception_message"]
+    done = server.run(prompt("Train and use a LoRA", seed=60 + calls))
+    assert done["status"]["status_str"] == "success", done["status"]

@@ -69,6 +69,24 @@ def test_it_gives_the_model_with_the_lora_its_history_and_pictures(home, objects
     assert run(objects, seed=1)[4].endswith("run-003")
 
 
+def test_a_cancel_that_a_layer_of_the_network_notices_is_told_as_one(home, objects, monkeypatch):
+    live, told, calls = comfy_bed.node_file("live"), [], []
+    monkeypatch.setattr(live, "send", lambda event, facts: told.append(facts))
+    network = objects["model"].model.diffusion_model
+    forward = network.forward
+
+    def noticing(*given: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 3:
+            raise live.Interrupted
+        return forward(*given, **options)
+
+    monkeypatch.setattr(network, "forward", noticing)
+    with pytest.raises(live.Interrupted):
+        run(objects)
+    assert told[-1]["state"] == "stopped" and not told[-1]["note"]
+
+
 def test_after_cancel_the_same_graph_goes_on(home, objects, monkeypatch):
     live, told = comfy_bed.node_file("live"), []
     monkeypatch.setattr(live, "send", lambda event, facts: told.append(facts))
@@ -103,7 +121,7 @@ def _scaled(factor: float) -> Any:
 def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     files, method = comfy_bed.node_file("rewards"), comfy_bed.node_file("method")
     mixed = files.Combine().combined(
-        "start",
+        mix_scale="start",
         reward_1=reward("sharpness"),
         weight_1=2.0,
         reward_2=reward("jpeg-compressibility"),
@@ -136,7 +154,7 @@ def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
         run(objects, reward=reward("pickscore"))
     with pytest.raises(RewardError, match="single one"):
         run(objects, held_out_reward=comfy_bed.node_file("rewards").Combine().combined(
-            "start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
+            mix_scale="start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
     empty = SimpleNamespace(first_stage_model=None)  # what ComfyUI's loader gives for a file without a VAE
     for kind, lacking in (("clip", None), ("vae", None), ("vae", empty)):
         with pytest.raises(CheckpointError, match=f"without a {kind.upper()}"):

@@ -1,12 +1,14 @@
 // A training on its node: what it does, how long it takes, its curves, the newest preview.
 
-import { chart } from "./chart.js";
+import { charts } from "./chart.js";
 import { made, style } from "./elements.js";
 
 style(`
 .rlr-panel { display: flex; flex-direction: column; gap: 4px; font: 12px/1.4 sans-serif; color: var(--input-text, #ddd); overflow: hidden; }
+.rlr-panel.rlr-words { white-space: pre-wrap; overflow: auto; }
 .rlr-panel progress { width: 100%; height: 6px; accent-color: #8ab4f8; }
 .rlr-panel img { max-width: 100%; max-height: 110px; object-fit: contain; border-radius: 4px; }
+.rlr-panel .rlr-curves { display: grid; }
 .rlr-panel svg { width: 100%; display: block; }
 .rlr-panel .rlr-note { color: #f2b872; white-space: pre-wrap; max-height: 48px; overflow: auto; }
 `);
@@ -25,7 +27,7 @@ export function panel(address, shown) {
   const element = made("div", "rlr-panel");
   const told = made("div", "rlr-told");
   const bar = made("progress");
-  const curves = made("div");
+  const curves = made("div", "rlr-curves");
   const preview = made("img");
   const note = made("div", "rlr-note");
   preview.hidden = bar.hidden = true;
@@ -33,10 +35,13 @@ export function panel(address, shown) {
   told.textContent = "Curve, previews and the time left are shown here while it trains.";
   element.append(told, bar, note, curves, preview);
   let doing = "";
+  let running = false;
   return {
     element,
     note(facts) {
       if (facts?.doing !== undefined) doing = facts.doing;
+      if (facts?.state === "running" && !running) note.textContent = ""; // that of the run before
+      if (facts?.state) running = facts.state === "running";
       if (facts?.note) note.textContent = facts.note;
       if (facts?.doing) told.textContent = facts.doing;
     },
@@ -47,7 +52,9 @@ export function panel(address, shown) {
       bar.max = run.iterations || 1;
       bar.value = run.iteration;
       if (run.message) note.textContent = run.message;
-      curves.replaceChildren(chart({ "reward trained on": run.trained, "held-out score": run.held_out }));
+      const { columns, drawn } = charts(run.curves, run.iterations);
+      curves.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
+      curves.replaceChildren(...drawn);
       preview.hidden = !run.preview || shown();
       if (run.preview) preview.src = address(run.run, run.preview);
     },

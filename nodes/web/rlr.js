@@ -2,10 +2,12 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { made } from "./elements.js";
 import { panel } from "./panel.js";
 import { weights } from "./weights.js";
 
 const RUN = "rlr_run"; // a node's property: the run that it trained last
+const WIDTH = 360; // of a new node, in pixels: what is told on it can be read
 
 /** The node that the server calls `id`: "7", or "12:7" within a subgraph. */
 function nodeOf(id) {
@@ -31,8 +33,9 @@ async function ask(path, options) {
 }
 
 function attachPanel(node) {
-  const shown = panel((run, file) => api.apiURL(picture(run, file)), () => Boolean(node.imgs?.length));
-  show(node, shown.element, 330);
+  const shown = panel((run, file) => api.apiURL(picture(run, file)), () => hasPreview(node));
+  show(node, shown.element, 260);
+  node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
   node.rlrRefresh = async (facts) => {
@@ -48,6 +51,23 @@ function attachPanel(node) {
       await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
     }
     busy = false;
+  };
+}
+
+/** Whether ComfyUI shows a preview on a node: the classic renderer, or Nodes 2.0, which calls a node within a subgraph "graph:7". */
+function hasPreview(node) {
+  const known = app.nodePreviewImages ?? {};
+  return [node.imgs, known[node.id], known[`${node.graph?.id}:${node.id}`]].some((pictures) => pictures?.length);
+}
+
+/** What came of a node that saves or scores, in words. */
+function attachWords(node, before) {
+  const told = made("div", "rlr-panel rlr-words");
+  show(node, told, 40);
+  const executed = node.onExecuted;
+  node.onExecuted = function (output) {
+    executed?.apply(this, arguments);
+    if (output?.text) told.textContent = before + [output.text].flat().join("\n");
   };
 }
 
@@ -74,6 +94,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === "RLRTrain") attachPanel(node);
+    if (node.comfyClass in TELLING) attachWords(node, TELLING[node.comfyClass]);
     const reward = REWARDS[node.comfyClass];
     if (reward) show(node, weights(reward, ask), 56);
   },
@@ -82,6 +103,7 @@ app.registerExtension({
   },
 });
 
+const TELLING = { RLRSaveLora: "Saved in models/loras: ", RLRScore: "" };
 const REWARDS = {
   RLRRewardPickscore: "pickscore",
   RLRRewardImagereward: "imagereward",
