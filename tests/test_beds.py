@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -174,6 +175,14 @@ def test_the_default_trains_an_iteration(name: str) -> None:
     assert not result["failure"] and [point["iteration"] for point in result["points"]] == [0, 1]
     assert 0 <= result["points"][0]["held_out"] <= 1
     assert result["points"][1]["reward"] != result["points"][0]["reward"], "the LoRA is no longer zero"
+
+
+def test_on_place_early_predictions_do_not_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    """As they do on the embedded bed, whose window of starts the default has."""
+    assert main(["bench", "beds", "--rank", "place"]) == 0
+    told = capsys.readouterr().out
+    (first, after) = map(int, re.findall(r"start at steps (\d+) to (\d+) of 20", told)[0])
+    assert 10 <= first <= after <= 20
 
 
 # Their making

@@ -86,6 +86,11 @@ def _add_bench_beds(studies: Any, late: Callable[..., Any]) -> None:
     study.set_defaults(command=late, study="beds", device="cpu")
     study.add_argument("--train", metavar="NAME", help="of a bed; some 20 minutes of one core")
     study.add_argument(
+        "--rank",
+        metavar="NAME",
+        help="tell at which steps predicted pictures rank as finished ones, on a bed or a CONFIG.toml",
+    )
+    study.add_argument(
         "--out",
         type=Path,
         help="folder with a folder for each bed (default: the repository's docs/evidence/beds)",
@@ -93,8 +98,11 @@ def _add_bench_beds(studies: Any, late: Callable[..., Any]) -> None:
 
 
 def _bench_beds(options: argparse.Namespace) -> None:
-    from rlr_core.bench.beds.overview import learned, listed, train_bed
+    from rlr_core.bench.beds.overview import learned, listed, ranked, train_bed
 
+    if options.rank:
+        say(ranked(options.rank))
+        return
     if options.train:
         say(f"Trained in {train_bed(options.train, options.out)}.")
         return

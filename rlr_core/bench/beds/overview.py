@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlr_core.bench.beds import MADE, NAMES, bed
+from rlr_core.bench.beds import MADE, NAMES, bed, prepared
 from rlr_core.bench.beds.making import FOLDER
+from rlr_core.config import from_dict, merged
 from rlr_core.errors import ConfigError
 from rlr_core.markdown import table
 from rlr_core.storage import write_text
+from rlr_core.trainer import Ranked, Trainer
 
 TABLE = "beds.md"
 
@@ -37,6 +39,19 @@ def train_bed(name: str, out: Path | None) -> Path:
     folder = (out or FOLDER) / name
     made.train_all(folder)
     return folder
+
+
+def ranked(name: str) -> str:
+    """Kendall's τ of each step on the bed of that name, and where sub-chains start by it. Raises `RLRError`."""
+    ground = bed(name)
+    asked = {"estimator": {"name": "lookahead", "starts": "measured"}}
+    with prepared(ground.job("starts", from_dict(merged(ground.settings, asked)))) as setup:
+        told = next(event for event in Trainer(setup).train() if isinstance(event, Ranked))
+    if not told.starts:
+        return f"Too few of the rewards on {name} differ: nothing can be told."
+    first, after = told.starts
+    rows = [["step", *map(str, range(1, len(told.tau) + 1))], ["τ", *(f"{tau:.2f}" for tau in told.tau)]]
+    return f"{table(rows[0], rows[1:])}\nSub-chains would start at steps {first + 1} to {after} of {len(told.tau)}."
 
 
 def learned(out: Path | None) -> str:
