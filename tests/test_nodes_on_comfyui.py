@@ -263,7 +263,7 @@ def test_a_model_that_is_loaded_in_part_with_a_lora_on_it_is_trained_as_if_it_we
     """As with little memory: weights are then brought, and patched, each time a layer computes."""
     import comfy.sd
 
-    from rlr_core.lora.formats import encode
+    from rlr_core.lora.encoding import encode
 
     with contract.held(given) as model:
         lora = trained(model)
