@@ -175,30 +175,30 @@ def test_a_gradient_of_zero_stands_still():
         {"lora__rank": 16, "lora__alpha": 16.0},
         {"lora__targets": "all"},
         {"sampling__steps": 10},
+        {"model__precision": "bfloat16"},
+        {"memory__autocast": "bfloat16"},
+        {"model__precision": "bfloat16", "training__kl": 1e-4},
     ],
     ids=str,
 )
 def test_a_step_moves_the_path_as_far_for_every_lora(settings, workshop):
-    """By what is told, within a factor of 3, all iterations together: pictures and batches differ by more."""
+    """By what is told, within a factor of 3, all iterations together: pictures and batches differ by more.
+
+    What a step does is measured without rounding, on the same LoRA in float32.
+    """
     made, found, told = trainer(workshop, **settings), 0.0, 0.0
+    whole = trainer(workshop, **{**settings, "model__precision": "float32", "memory__autocast": "off"})
     for k in range(16):
-        before, batch = [p.detach().clone() for p in made.setup.lora.parameters], made.batch()
+        before = [p.detach().clone() for p in made.setup.lora.parameters]
         taken = made.iterate()
         assert isinstance(taken, Iteration)
         if k >= 6:
-            found += float(moved(made.setup.problem, batch, before).mean())
+            put(whole.setup.problem, [p.detach() for p in made.setup.lora.parameters])
+            whole.iteration = k
+            found += float(moved(whole.setup.problem, whole.batch(), before).mean())
             told += taken.step["kl"]
-    assert told > 0.02 * KL, "it moves"
-    assert 1 / 3 < found / told < 3
-
-
-@pytest.mark.parametrize(
-    "rounded", [{"model__precision": "bfloat16"}, {"memory__autocast": "float16"}], ids=str
-)
-def test_where_rounding_hides_small_steps_it_is_refused(rounded, workshop):
-    """In bfloat16 a path moved 18 times as far as was told."""
-    with pytest.raises(ConfigError, match=r"step = trust with (.|\n)*float32"):
-        trainer(workshop, **rounded)
+    assert told > 0.02 * made.setup.config.training.kl, "it moves"
+    assert 1 / 3 < found / told < 3, found / told
 
 
 def test_only_the_length_of_a_step_changes(workshop):

@@ -13,7 +13,6 @@ def check_settings(config: RunConfig) -> None:
     _check_the_best_is_known(config)
     _check_one_way_of_rounding(config)
     _check_a_trust_region_has_its_optimizer(config)
-    _check_a_trust_region_sees_small_steps(config)
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -66,16 +65,4 @@ def _check_a_trust_region_has_its_optimizer(config: RunConfig) -> None:
             f"training.step = trust with memory.optimizer = {config.memory.optimizer}",
             "memory.optimizer = adam",
             "set it, or training.step = rate",
-        )
-
-
-def _check_a_trust_region_sees_small_steps(config: RunConfig) -> None:
-    """In 16 bits a network's rounding moves the path further than a step of the usual length does."""
-    rounded = {"model.precision": config.model.precision, "memory.autocast": config.memory.autocast}
-    found = [f"{name} = {value}" for name, value in rounded.items() if value not in ("float32", "off")]
-    if config.training.step == "trust" and found:
-        raise ConfigError(
-            f"training.step = trust with {' and '.join(found)}",
-            "model.precision = float32 and memory.autocast = off: rounding hides what a small step does",
-            "set them, or training.step = rate",
         )

@@ -4,10 +4,16 @@
 
 κ is what is set, `training.kl`: by how many nats, for each number of a latent, a step may move the path of a picture; the path
 of a chain of many steps (`rlr_core.chain.divergence.finely`), so that T means nothing. Rank, alpha and layers change d and c,
-and not κ·r², the divergence of the step that is taken; in 16 bits rounding alone moves the path further than a usual κ. For
-short steps it grows with λ², so that one trial at another length λ' tells c. It is measured on a picture of the batch at hand,
-at steps drawn from its chain, and only now and then, since c/|d|² is nearly the same from one iteration to the next: what
-counts is its running mean.
+and not κ·r², the divergence of the step that is taken. For short steps it grows with λ², so that one trial at another length λ'
+tells c. It is measured on a picture of the batch at hand, at steps drawn from its chain, and only now and then, since c/|d|² is
+nearly the same from one iteration to the next: what counts is its running mean.
+
+In 16 bits rounding alone moves means further than a usual κ. Four evaluations round by themselves, so that of the differences
+
+    ⟨m(λ') − m(0), m(3λ'/2) − m(λ'/2)⟩
+
+the expectation is |m(λ') − m(0)|² where means move straight on, whose own square has rounding's besides: this tells how much
+there is of it, and so whether λ' has to be longer.
 
 r in [0, 1] is the share of Adam's momentum m that a new batch's gradient g confirms: the regression of g on m, which was there
 before the batch was, in Adam's own metric,
@@ -29,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, Counted, Denoiser, Visit, finely, visit
+from rlr_core.chain import Cost, Counted, Denoiser, Transition, Visit, finely, shift, visit
 from rlr_core.chain.noise import derive_seed
 from rlr_core.estimators import Alone, Batch, Collective, Problem
 from rlr_core.trainer.optimizer import moments
@@ -38,12 +44,13 @@ ETA = 1.0
 """Of the transitions that are compared, so that the divergence means the same whatever noise the chain adds."""
 DRAWS = 8
 """Steps of a picture's chain that are drawn to be compared."""
-OFTEN, EVERY = 8, 4
+OFTEN, EVERY = 8, 8
 """So many measurements come one after the other; later ones by chance, once in so many iterations, as prompts come in turns."""
 FIRST_TRIAL = 1e-4
 """Rate of the first trial, before anything is known."""
 TRIALS, NEAR = 6, 8.0
-"""At most so many of them, until the divergence is that near to κ: far below it is rounding, far above it more than λ²."""
+"""At most so many of them, until the divergence is that near to κ, or to rounding's where that is more: far above both it is no
+longer as λ²."""
 OUTLIER = 4.0
 """A measurement counts as at most so many times the running mean, and as at least that part of it."""
 DECAY, CALMER = 0.9, 0.5
@@ -136,24 +143,34 @@ class TrustRegion:
         """Try the direction at lengths that come near to κ, and take the last one's curvature in."""
         tried, apart = self._full(square) or FIRST_TRIAL, 0.0
         for _ in range(TRIALS):
-            apart = self._apart(tried * direction, visited)
-            if self.kl / NEAR <= apart <= self.kl * NEAR:
+            apart, rounding = self._apart(tried * direction, visited)
+            wanted = max(self.kl, rounding)
+            if wanted / NEAR <= apart <= wanted * NEAR:
                 break
-            tried *= _towards(self.kl / apart if apart else math.inf)
+            tried *= _towards(wanted / apart if apart > 0 else math.inf)
         else:
             return
         self._learn(apart / (tried**2 * square))
 
-    def _apart(self, step: Tensor, visited: Visit) -> float:
-        """The path's divergence of θ and θ − `step`, for each number of a latent; θ is back afterwards."""
+    def _apart(self, step: Tensor, visited: Visit) -> tuple[float, float]:
+        """The path's divergence of θ and θ − `step`, and what rounding adds to it, for each number of a latent."""
+        whole, half, beyond = (self._moved(k * step, visited) for k in (1.0, 0.5, 1.5))
+        moved, again = shift(visited.transitions, whole), shift(half, beyond)
+        found = visited.product(moved, again), visited.product(moved, moved)
+        mine = torch.tensor(found, dtype=torch.float64) / visited.size
+        apart, rounded = (self._collective.sum(mine) / self._collective.size).tolist()
+        if not math.isfinite(apart + rounded):
+            return math.inf, 0.0
+        return apart, max(rounded - apart, 0.0)
+
+    def _moved(self, step: Tensor, visited: Visit) -> dict[int, Transition]:
+        """The drawn transitions of θ − `step`; θ is back afterwards."""
         before = [p.detach().clone() for p in self.parameters]
         try:
             with torch.no_grad():
                 for p, part in zip(self.parameters, step.split([p.numel() for p in before]), strict=True):
                     p.sub_(part.view_as(p))
-            mine = torch.tensor([visited.divergence() / visited.size], dtype=torch.float64)
-            found = float(self._collective.sum(mine)) / self._collective.size
-            return found if math.isfinite(found) else math.inf
+            return visited.now()
         finally:
             with torch.no_grad():
                 for p, value in zip(self.parameters, before, strict=True):
