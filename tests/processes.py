@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from toy import STEPS, toy_batch, toy_problem
+from toy import STEPS, painted_problem, toy_batch, toy_problem
 
 from rlr_core.config import EstimatorConfig
 from rlr_core.estimators import Alone, Collective, build
@@ -99,7 +99,8 @@ class Case:
         """All that the estimator gave and learned, batch after batch; θ moves from one gradient to the next."""
         fitting = {"first_order_steps": 1, "sub_chain_length": 2, "chunk": 2}
         estimator = build(EstimatorConfig(name=self.name, **{**fitting, **self.settings}), STEPS)
-        problem = replace(toy_problem(), collective=COLLECTIVES[self.collective]())
+        toy = painted_problem() if self.name == "learned_critic" else toy_problem()
+        problem = replace(toy, collective=COLLECTIVES[self.collective]())
         estimator.check(problem, self.batch)
         found = {}
         for turn in range(2 * estimator.batch_reuse):

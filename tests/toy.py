@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,26 @@ def toy_problem(*, steps: int = STEPS, eta: float = 1.0, differentiable: bool = 
     bias = THETA[4:].clone().requires_grad_()
     denoiser, reward = LinearDenoiser(weight, bias), QuadraticReward(differentiable)
     return Problem(denoiser, toy_schedule(steps), decode, reward, [weight, bias], eta)
+
+
+@dataclass(frozen=True)
+class PaintedReward(QuadraticReward):
+    """The same of pictures (B, 3, H, W), of which it reads the mean of two channels."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return super().__call__(4 * (images.mean((2, 3))[:, :2] - 0.5), prompts)
+
+
+def painted(latents: Tensor) -> Tensor:
+    """Latents (B, 2) as pictures (B, 3, 8, 8) of one colour each."""
+    colour = 0.5 + decode(latents) / 4
+    return torch.cat([colour, colour[:, :1]], 1)[:, :, None, None].expand(-1, -1, 8, 8)
+
+
+def painted_problem(**options: Any) -> Problem:
+    """The toy with pictures, for what looks at them."""
+    problem = toy_problem(**options)
+    return replace(problem, decode=painted, reward=PaintedReward(problem.reward.differentiable))
 
 
 def toy_batch(size: int, seed: int, *, group: int = 2, steps: int = STEPS) -> Batch:

@@ -248,9 +248,17 @@ class EstimatorConfig:
         choices=("leave_one_out", "running_mean", "none"),
     )
     sigma: float = setting(0.01, "standard deviation of the zeroth order's parameter perturbation", low=1e-12)
-    draws: int = setting(2, "draft_lv: noisings of the last step", low=1, high=1000)
+    draws: int = setting(
+        2,
+        "noisings of a finished picture: draft_lv to the last step's level, nft to levels of the chain",
+        low=1,
+        high=1000,
+    )
+    proximity: float = setting(
+        1.0, "nft: how near predictions are kept to those of the start of batch_reuse", low=0, high=1e6
+    )
     clip: float = setting(1e-4, "ddpo: how far an importance ratio may leave 1", low=0)
-    batch_reuse: int = setting(1, "ddpo: gradients taken from one rollout", low=1, high=1000)
+    batch_reuse: int = setting(1, "ddpo, nft: gradients taken from one rollout", low=1, high=1000)
     normalise: bool = setting(False, "ddpo: divide advantages by their standard deviation")
     starts: str = setting(
         "set",

@@ -16,7 +16,9 @@ from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, Runn
 from rlr_core.estimators.critic import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.first_order import FirstOrder
+from rlr_core.estimators.forward_process import ForwardProcess
 from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
+from rlr_core.estimators.learned_critic import LearnedCritic
 from rlr_core.estimators.lookahead import Lookahead
 from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
 from rlr_core.estimators.refl import RewardFeedback
@@ -108,6 +110,16 @@ def _ddpo(config: EstimatorConfig, steps: int) -> Estimator:
     return ClippedPolicyGradient(config.clip, baseline, config.batch_reuse, config.normalise, config.chunk)
 
 
+def _nft(config: EstimatorConfig, steps: int) -> Estimator:
+    baseline = BASELINES[config.baseline]()
+    return ForwardProcess(config.draws, baseline, config.proximity, config.batch_reuse, config.chunk)
+
+
+def _learned(config: EstimatorConfig, steps: int) -> Estimator:
+    window = (config.starts_from, config.starts_until)
+    return LearnedCritic(window, config.draws, config.unit, config.chunk)
+
+
 def _draft(config: EstimatorConfig, steps: int) -> Estimator:
     return _composed(config, first=FirstOrder.last(config.first_order_steps, rerun=config.rerun))
 
@@ -177,6 +189,17 @@ ESTIMATORS: dict[str, NamedEstimator] = {
         "REINFORCE with PPO's clip and reused rollouts",
         ("clip", "batch_reuse", "normalise", "baseline"),
         _ddpo,
+    ),
+    "nft": NamedEstimator(
+        "DiffusionNFT, and at its first use of a rollout AWM: predictions at noised pictures move towards the better ones; "
+        "biased, needs no reward gradient",
+        ("draws", "proximity", "batch_reuse", "baseline"),
+        _nft,
+    ),
+    "learned_critic": NamedEstimator(
+        "the lookahead of a small network that learns the reward while it is used; biased, needs no reward gradient",
+        ("draws", "starts_from", "starts_until", "stages", "unit"),
+        _learned,
     ),
     "draft": NamedEstimator(
         "DRaFT-K: truncated back-propagation through the last K steps; biased",

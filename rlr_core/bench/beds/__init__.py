@@ -39,7 +39,8 @@ def bed(name: str) -> Bed:
 def prepared(settings: dict[str, Any]) -> Setup:
     """All that a job trains with, on the bed that its settings name. Raises `RLRError`."""
     config, ground = from_dict(settings["config"]), bed(settings.get("bed", EMBEDDED.name))
-    return prepare(ground.completed(config), materials=ground.materials(choose_device(config.model.device)))
+    materials = ground.materials(choose_device(config.model.device), config.reward)
+    return prepare(ground.completed(config), materials=materials)
 
 
 __all__ = ["EMBEDDED", "MADE", "NAMES", "Bed", "bed", "prepared"]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from rlr_core.bench.beds.making import Made
-from rlr_core.config import RunConfig, Tables, from_dict, merged, read_settings, to_dict
+from rlr_core.config import RewardConfig, RunConfig, Tables, from_dict, merged, read_settings, to_dict
 from rlr_core.embedded import DEMO
+from rlr_core.rewards import load_reward
 from rlr_core.trainer import Materials
 from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.materials import Rewards
@@ -54,13 +55,18 @@ class Bed:
         train, held_out = self.made.world.prompts()
         return replace(config, prompts=replace(config.prompts, train=train, held_out=held_out))
 
-    def materials(self, device: torch.device) -> Materials:
-        """What its settings do not name. Raises `CheckpointError` where its files are not there."""
+    def materials(self, device: torch.device, reward: RewardConfig) -> Materials:
+        """What its settings do not name; a method may have named another reward than the bed's own.
+
+        Raises `CheckpointError` where its files are not there, `RewardError`.
+        """
         if not self.made:
             return Materials()
         files = self.made.files(self.name)
+        own = reward.name == self.name
+        trained = files.reward(device) if own else load_reward(reward.name, device, reward)
         return Materials(
-            rewards=Rewards(files.reward(device), files.held_out()),
+            rewards=Rewards(trained, files.held_out()),
             load=lambda model, on: files.load(model, on),
         )
 
