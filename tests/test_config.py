@@ -80,7 +80,7 @@ def test_a_file_of_defaults_leaves_a_preset_its_settings(tmp_path: Path) -> None
     assert load(path, preset="published") == load(None, preset="published")
 
 
-@pytest.mark.parametrize("name", ["published", "black-box", "default"])
+@pytest.mark.parametrize("name", ["published", "black-box", "black-box-unbiased", "default"])
 def test_a_file_that_contradicts_its_preset_is_refused(name: str, tmp_path: Path) -> None:
     path = written(tmp_path, '[estimator]\nname = "ddpo"\nchunk = 1\n')
     with pytest.raises(

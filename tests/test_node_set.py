@@ -61,7 +61,7 @@ def test_every_setting_of_the_estimator_is_an_input_and_comes_back_as_it_was():
     assert from_dict(method.Advanced().chosen(**given)[0]) == RunConfig()
     chosen = method.Advanced().chosen(**{**given, "stages": "coarse, mid"})[0]
     assert chosen["estimator"]["stages"] == ["coarse", "mid"]
-    assert method.Preset().chosen("black-box")[0]["estimator"]["sub_chains"] == "learned"
+    assert method.Preset().chosen("black-box")[0]["estimator"]["name"] == "learned_critic"
 
 
 def test_a_file_of_ones_own_is_taken_from_its_folder_alone(tmp_path, monkeypatch):

@@ -102,6 +102,8 @@ def predicted_bytes(config: RunConfig) -> int:
         ["memory.autocast=bfloat16", "memory.decoder=rerun"],
         ["model.precision=bfloat16"],
         ["estimator.name=half", "sampling.steps=2"],
+        ["estimator.name=learned_critic", "estimator.chunk=2"],
+        ["estimator.name=nft", "estimator.batch_reuse=2"],
     ],
     ids=" ".join,
 )

@@ -30,7 +30,11 @@ PRESETS = {
         {"estimator": {"name": "lookahead"}, "training": {"weighing": "signal"}},
     ),
     "black-box": Preset(
-        "for rewards without a gradient: half order on one sub-chain of each picture",
+        "for rewards without a gradient: a small network learns what the reward says, and is climbed; biased",
+        {"estimator": {"name": "learned_critic", "draws": 2}},
+    ),
+    "black-box-unbiased": Preset(
+        "for rewards without a gradient: half order on one sub-chain of each picture; unbiased, and slow",
         {"estimator": {"name": "rlr", "first_order_steps": 0, "sub_chains": "learned"}},
     ),
     "published": Preset(

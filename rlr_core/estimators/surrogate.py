@@ -99,7 +99,7 @@ class Surrogate:
     def new(cls, device: torch.device) -> Surrogate:
         """One that knows nothing; always the same."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed("surrogate"))
+            torch.random.default_generator.manual_seed(derive_seed("surrogate"))  # and no card's
             network = Network()
         network.to(device)
         return cls(network, torch.optim.Adam(network.parameters(), lr=RATE))
@@ -129,7 +129,7 @@ class Surrogate:
         seen, texts = self.network.look(images.float()), bag_of_words(prompts).to(images.device)
         everyone = self.network.judge(seen[None], texts[:, None])  # (texts, pictures)
         usual, mean, spread = everyone.mean(1), *self._scale()
-        preferred, better = everyone.diagonal() - usual, (scores - mean) / spread - usual
+        preferred, better = (everyone.diagonal() - usual).cpu(), (scores - mean) / spread - usual.cpu()
         return list(zip(preferred.tolist(), better.tolist(), strict=True))
 
     def _scale(self) -> tuple[float, float]:
@@ -141,6 +141,7 @@ class Surrogate:
         self, images: Tensor, prompts: Sequence[str], scores: Tensor, generator: torch.Generator
     ) -> None:
         """Be judged by the scores (n,) of images (n, 3, H, W), and then learn from them; what is not finite teaches nothing."""
+        scores = scores.detach().to("cpu", torch.float32)
         rows = scores.isfinite().nonzero().flatten().tolist()
         told = scores.tolist()
         if self.images:

@@ -12,6 +12,9 @@ EARLY = 3
 FAINT = 1e-12
 """Of a gradient's norm: Adam's ε is 1e-8, and what is far below it moves nothing."""
 
+LEARN_FIRST = ("learned_critic",)
+"""Estimators whose gradient is 0 until they know something."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -45,12 +48,12 @@ def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> F
     if spread == 0:
         told = f"all pictures got the reward {reward:g}: there is nothing to learn from"
         return Fault(told, "check the reward: it has to tell pictures apart")
-    if gradient == 0:
+    if gradient == 0 and config.estimator.name not in LEARN_FIRST:
         told = "the gradient is 0, whatever the rewards are"
         return Fault(
             told, "check the reward's gradient, or use an estimator that needs none: --preset black-box"
         )
-    if gradient < FAINT:
+    if 0 < gradient < FAINT:
         return Fault(
             f"the gradient's norm is {gradient:.1g}: Adam hardly moves",
             "multiply the reward by a larger number",
