@@ -99,7 +99,7 @@ class Surrogate:
     def new(cls, device: torch.device) -> Surrogate:
         """One that knows nothing; always the same."""
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(derive_seed("surrogate"))  # and no card's
+            torch.default_generator.manual_seed(derive_seed("surrogate"))  # and no card's
             network = Network()
         network.to(device)
         return cls(network, torch.optim.Adam(network.parameters(), lr=RATE))
