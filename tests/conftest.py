@@ -15,6 +15,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+LONGEST = ("test_ui_browser.py", "test_ui_processes.py", "test_resume.py", "test_bench.py")
+"""Files that begin, so that at the end no worker is left alone with minutes of one test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, in that order; the others as they come."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def _reproducible():
