@@ -619,8 +619,26 @@ def test_rewards_without_a_gradient_train_by_the_method_for_them():
         compose(Filled(rewards={"sharpness": 1.0}, advanced=advanced), "rewards").estimator.name
         == "reinforce"
     )
-    assert fields.rewarded(["sharpness"], "default")[1]["value"] == "black-box"
-    assert fields.rewarded(["embedded"], "black-box")[1]["value"] == "default"
+    unbiased = compose(Filled(rewards={"sharpness": 1.0}, preset="black-box-unbiased"), "rewards")
+    assert unbiased.estimator.name == "rlr"
+    assert fields.rewarded(["sharpness"], "", "default")[1]["value"] == "black-box"
+    assert fields.rewarded(["embedded"], None, "black-box")[1]["value"] == "default"
+
+
+def test_a_reward_of_ones_own_is_taken_at_its_word(tmp_path):
+    """Whether it has a gradient is read in its file, which is not run."""
+    blind, seeing = tmp_path / "blind.py", tmp_path / "seeing.py"
+    blind.write_text("raise SystemExit\ndef score(images, prompts): ...\n", encoding="utf-8")
+    seeing.write_text("def score(images, prompts): ...\nscore.differentiable = True\n", encoding="utf-8")
+    for name in (str(blind), f"{blind}:score"):
+        assert fields.rewarded([], f" {name} ", "default")[1]["value"] == "black-box"
+        assert fields.rewarded(["embedded"], name, "default")[0]["visible"], "two have weights"
+        with pytest.raises(ConfigError, match="choose the method black-box"):
+            compose(Filled(rewards={name: 1.0}), "rewards")
+        assert compose(Filled(rewards={name: 1.0}, preset="black-box"), "rewards").reward.name == name
+    for name in (f"{seeing}:score", f"{tmp_path / 'none.py'}:score"):
+        assert fields.rewarded([], name, "black-box")[1]["value"] == "default"
+        assert compose(Filled(rewards={name: 1.0}), "rewards").estimator.name == "lookahead"
 
 
 def test_prompts_go_into_the_boxes_of_stages_and_back():

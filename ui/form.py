@@ -21,7 +21,7 @@ from rlr_core.dcot import format_line, parse_line
 from rlr_core.dcot.texts import lines_of
 from rlr_core.embedded import DEMO
 from rlr_core.errors import ConfigError, PromptError
-from ui.words import BLACK_BOX, WITHOUT_GRADIENT
+from ui.words import BLACK_BOXES, WITHOUT_GRADIENT
 
 SIMPLE = (
     "model.checkpoint", "reward.name", "reward.mix", "reward.held_out", "reward.folder", "prompts.train",
@@ -188,14 +188,22 @@ def out_of_boxes(texts: tuple[str, ...]) -> str:
     )
 
 
+def is_blind(reward: str) -> bool:
+    """Whether a reward has no gradient, as far as can be known without running it."""
+    from rlr_core.rewards.from_file import says_differentiable
+
+    own = reward.endswith(".py") or ".py:" in reward
+    return reward in WITHOUT_GRADIENT or (own and not says_differentiable(reward))
+
+
 def _refuse_without_gradient(filled: Filled) -> None:
     """Before a run is queued, and not when its turn has come."""
-    blind = [name for name in filled.rewards if name in WITHOUT_GRADIENT]
-    if blind and filled.preset != BLACK_BOX and not filled.advanced.get("estimator.name"):
+    blind = [name for name in filled.rewards if is_blind(name)]
+    if blind and filled.preset not in BLACK_BOXES and not filled.advanced.get("estimator.name"):
         raise ConfigError(
             f"the reward {blind[0]}, which has no gradient, with the method {filled.preset}",
             "a method that needs none",
-            f"choose the method {BLACK_BOX}",
+            f"choose the method {BLACK_BOXES[0]}",
         )
 
 

@@ -58,5 +58,5 @@ def first_line(text: str) -> str:
 
 WITHOUT_GRADIENT = ("sharpness", "jpeg-compressibility", "jpeg-incompressibility")
 """Rewards that need no weights, for every checkpoint."""
-BLACK_BOX = "black-box"
-"""The preset for them."""
+BLACK_BOXES = ("black-box", "black-box-unbiased")
+"""The presets for them; the first is chosen by itself."""

@@ -7,6 +7,7 @@ tensor, an array or a list. It is a black box (images on the CPU, without a grap
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib.util
@@ -18,11 +19,13 @@ from typing import Any
 
 from rlr_core.errors import RewardError
 from rlr_core.rewards.reward import FunctionReward, place
-from rlr_core.storage import user_path
+from rlr_core.storage import read_text, user_path
 
 FORM = '"path/to/file.py:function"'
 PREFIX = "rlr_reward_"
 """Of the names under which files are run."""
+LONGEST = 2**20
+"""Bytes of a file that is looked through."""
 _FOLDERS: list[str] = []
 """Those of the files that were run, the latest last."""
 
@@ -40,6 +43,20 @@ def from_file(name: str) -> FunctionReward:
     module = _run(path.resolve())
     found = _find(module, function or _only(module, path), path)
     return FunctionReward(name, bool(getattr(found, "differentiable", False)), found, str(path.resolve()))
+
+
+def says_differentiable(name: str) -> bool:
+    """Whether the file of such a reward says of any function that it has a gradient; the file is read, and not run.
+
+    True where nothing is known: what cannot be read is told when the reward is loaded.
+    """
+    file = name if name.endswith(".py") else name.rpartition(":")[0]
+    try:
+        tree = ast.parse(read_text(user_path(file), LONGEST))
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return True
+    named = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree))
+    return "differentiable" in named
 
 
 def _run(path: Path) -> ModuleType:

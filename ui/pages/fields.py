@@ -11,7 +11,7 @@ import gradio as gr
 from rlr_core.dcot.files import read_lines
 from rlr_core.errors import ConfigError, RLRError
 from ui import form
-from ui.words import BLACK_BOX, WITHOUT_GRADIENT
+from ui.words import BLACK_BOXES
 
 STAGES = (
     ("Coarse: the layout", "two people facing each other"),
@@ -63,12 +63,13 @@ def _not_markdown(text: str) -> str:
     return text.replace("`", "").replace("__", "_\u2060_")
 
 
-def rewarded(names: list[str], preset: str) -> tuple[Any, Any]:
+def rewarded(names: list[str], own: str | None, preset: str) -> tuple[Any, Any]:
     """Several rewards have weights; one without a gradient needs a method that does without."""
-    blind = bool(set(names) & set(WITHOUT_GRADIENT))
-    changed = preset == "default" if blind else preset == BLACK_BOX
-    method = gr.update(value=BLACK_BOX if blind else "default") if changed else gr.skip()
-    return gr.update(visible=len(names) > 1), method
+    every = [*names, *filter(None, [(own or "").strip()])]
+    blind = any(map(form.is_blind, every))
+    changed = preset == "default" if blind else preset in BLACK_BOXES
+    method = gr.update(value=BLACK_BOXES[0] if blind else "default") if changed else gr.skip()
+    return gr.update(visible=len(every) > 1), method
 
 
 def staged_boxes(on: bool, text: str | None, *boxes: str | None) -> list[Any]:

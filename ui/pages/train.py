@@ -66,7 +66,8 @@ class TrainPage:
         f.checkpoint.input(f.chosen, {f.checkpoint, f.rewards, f.iterations}, chosen, **PRIVATE)
         f.preset.change(lambda name: gr.update(info=PRESETS[name].summary), f.preset, f.preset, **PRIVATE)
         f.refresh.click(lambda: gr.update(choices=f.offered_checkpoints()), None, f.checkpoint, **PRIVATE)
-        f.rewards.input(rewarded, [f.rewards, f.preset], [f.weights, f.preset], **PRIVATE)
+        towards: list[Any] = [f.rewards.input, f.own.blur]
+        gr.on(towards, rewarded, [f.rewards, f.own, f.preset], [f.weights, f.preset], **PRIVATE)
         staged = [f.prompts, f.stage_box, *f.stages]
         f.staged.input(staged_boxes, [f.staged, f.prompts, *f.stages], staged, **PRIVATE)
         f.upload.upload(uploaded, f.upload, f.prompts, **PRIVATE)
