@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { made } from "./elements.js";
-import { panel } from "./panel.js";
+import { CURVES, panel, PREVIEW } from "./panel.js";
 import { weights } from "./weights.js";
 
 const RUN = "rlr_run"; // a node's property: the run that it trained last
@@ -22,9 +22,15 @@ function nodeOf(id) {
 
 /** Give a node room for what is shown on it, which is no part of the workflow. */
 function show(node, element, height) {
-  element.style.minHeight = `${height}px`; // Nodes 2.0 asks for no height
-  const widget = node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight: () => height });
+  keep(element, height);
+  const getMinHeight = () => Number.parseInt(element.style.minHeight, 10);
+  const widget = node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight });
   widget.serialize = false;
+}
+
+/** Keep so many pixels free: Nodes 2.0 asks the element, and no function. */
+function keep(element, height) {
+  element.style.minHeight = `${height}px`;
 }
 
 async function ask(path, options) {
@@ -34,7 +40,7 @@ async function ask(path, options) {
 
 function attachPanel(node) {
   const shown = panel((run, file) => api.apiURL(picture(run, file)), () => hasPreview(node));
-  show(node, shown.element, 260);
+  show(node, shown.element, CURVES + PREVIEW);
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
@@ -48,6 +54,7 @@ function attachPanel(node) {
       again = false;
       const run = node.properties?.[RUN];
       shown.draw(run ? await ask(`/rlr/runs/${encodeURIComponent(run)}`) : await ask(`/rlr/nodes/${node.id}`));
+      keep(shown.element, hasPreview(node) ? CURVES : CURVES + PREVIEW);
       await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
     }
     busy = false;
