@@ -20,6 +20,12 @@ function nodeOf(id) {
   return node;
 }
 
+/** Whether a message is of the workflow that is shown: nodes of others have the same numbers. */
+function isOurs(workflow) {
+  const shown = (app.rootGraph ?? app.graph)?.id;
+  return !workflow || !shown || workflow === shown;
+}
+
 /** Give a node room for what is shown on it, which is no part of the workflow. */
 function show(node, element, height) {
   keep(element, height);
@@ -53,7 +59,8 @@ function attachPanel(node) {
     while (again) {
       again = false;
       const run = node.properties?.[RUN];
-      shown.draw(run ? await ask(`/rlr/runs/${encodeURIComponent(run)}`) : await ask(`/rlr/nodes/${node.id}`));
+      const now = await ask(run ? `/rlr/runs/${encodeURIComponent(run)}` : `/rlr/nodes/${node.id}`);
+      if (isOurs(now?.workflow)) shown.draw(now);
       keep(shown.element, hasPreview(node) ? CURVES : CURVES + PREVIEW);
       await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
     }
@@ -93,10 +100,10 @@ function picture(run, file) {
 app.registerExtension({
   name: "RLR",
   setup() {
-    api.addEventListener("rlr.run", ({ detail }) => nodeOf(detail.node)?.rlrRefresh?.(detail));
+    api.addEventListener("rlr.run", ({ detail }) => isOurs(detail.workflow) && nodeOf(detail.node)?.rlrRefresh?.(detail));
     api.addEventListener("executed", ({ detail }) => {
       const run = detail.output?.rlr_run?.[0];
-      if (run) nodeOf(detail.node)?.rlrRefresh?.({ run, state: "finished" });
+      if (run && isOurs(detail.output.rlr_workflow?.[0])) nodeOf(detail.node)?.rlrRefresh?.({ run, state: "finished" });
     });
   },
   nodeCreated(node) {
