@@ -12,6 +12,8 @@ from rlr_core.trainer import AlarmRaised, Evaluation, Event, Iteration, Painting
 from .host import Interrupted, processing_interrupted, progress_bar, send
 
 EVENT = "rlr.run"
+CURVE = "reward.png"
+"""What cannot be drawn without matplotlib, which ComfyUI has not. The node draws it itself; the log says so."""
 WIDEST = 1024
 """Pixels of a preview on the node."""
 LATEST: dict[str, tuple[str, str]] = {}
@@ -55,7 +57,7 @@ class Telling:
                 self.tell("")
             case Painting(_, purpose, done, total):
                 self.tell(f"painting: {purpose}, {done} of {total} pictures")
-            case Warned(message):
+            case Warned(message) if not message.startswith(CURVE):
                 self.tell("", note=message)
             case AlarmRaised():
                 self.tell("", note=event.message)

@@ -24,7 +24,8 @@ PAGE = """<!doctype html><meta charset="utf-8"><body style="width: 380px"><scrip
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
 import "/extensions/rlr/rlr.js";
-const node = { id: 7, comfyClass: "RLRTrain", properties: {}, size: [200, 100], setSize() {} };
+window.state = "running";
+const node = { id: 7, graph: {}, comfyClass: "RLRTrain", properties: {}, size: [200, 100], setSize() {} };
 node.addDOMWidget = (name, kind, element, options) => (document.body.append(element), (node.asked = options), {});
 app.graph = { id: "one", getNodeById: (id) => (id === 7 ? node : undefined) };
 app.made.setup();
@@ -48,7 +49,8 @@ def page() -> Iterator[Any]:
         if path.startswith("/extensions/"):
             route.fulfill(body=file.read_text(encoding="utf-8"), content_type="text/javascript")
         elif path.startswith("/rlr/"):
-            run = {**RUN, "workflow": "other"} if "/nodes/" in path else RUN
+            state = {"state": route.request.frame.evaluate("state")}
+            run = {**RUN, **state, **({"workflow": "other"} if "/nodes/" in path else {})}
             route.fulfill(body=json.dumps(run), content_type="application/json")
         else:
             kind = "text/html" if path == "/" else "text/javascript"
@@ -98,3 +100,22 @@ def test_a_node_keeps_its_size_while_it_trains(page):
     page.evaluate("() => { node.imgs = [{}]; hear('rlr.run', { node: '7', state: 'running', doing: '' }); }")
     page.locator(".rlr-panel img").wait_for(state="hidden")
     assert page.evaluate(height) == page.evaluate("node.asked.getMinHeight()") == before - 110
+
+
+def test_a_page_that_did_not_queue_the_graph_sees_the_run_end(page):
+    """ComfyUI sends messages to the page that queued it alone: not to one that was opened later."""
+    page.evaluate("() => { node.properties.rlr_run = 'run-001'; app.made.loadedGraphNode(node); }")
+    page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('running')")
+    page.evaluate("() => (state = 'finished')")
+    page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('finished')")
+
+
+def test_why_a_run_failed_is_told_on_the_node(page):
+    """Newer front ends tell it in a side panel alone."""
+    error = {
+        "node_id": "7",
+        "node_type": "RLRTrain",
+        "exception_message": "no prompts\n  what to do: write some",
+    }
+    page.evaluate("facts => hear('execution_error', facts)", error)
+    assert page.locator(".rlr-note").inner_text() == error["exception_message"]

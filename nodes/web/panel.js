@@ -56,7 +56,7 @@ export function panel(address, shown) {
       bar.hidden = run.state !== "running";
       bar.max = run.iterations || 1;
       bar.value = run.iteration;
-      if (run.message) note.textContent = run.message;
+      if (run.message && !note.textContent.includes(run.message)) note.textContent = run.message;
       const { columns, drawn } = charts(run.curves, run.iterations);
       curves.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
       curves.replaceChildren(...drawn);

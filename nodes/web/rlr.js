@@ -7,6 +7,7 @@ import { CURVES, panel, PREVIEW } from "./panel.js";
 import { weights } from "./weights.js";
 
 const RUN = "rlr_run"; // a node's property: the run that it trained last
+const LOOK = 5000; // milliseconds: a page that did not queue the graph hears nothing of a run, and looks at it
 const WIDTH = 360; // of a new node, in pixels: what is told on it can be read
 
 /** The node that the server calls `id`: "7", or "12:7" within a subgraph. */
@@ -50,6 +51,7 @@ function attachPanel(node) {
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
+  let looking;
   node.rlrRefresh = async (facts) => {
     if (facts?.run) remember(node, facts.run);
     shown.note(facts);
@@ -61,6 +63,8 @@ function attachPanel(node) {
       const run = node.properties?.[RUN];
       const now = await ask(run ? `/rlr/runs/${encodeURIComponent(run)}` : `/rlr/nodes/${node.id}`);
       if (isOurs(now?.workflow)) shown.draw(now);
+      clearTimeout(looking);
+      if (now?.state === "running" && node.graph) looking = setTimeout(node.rlrRefresh, LOOK);
       keep(shown.element, hasPreview(node) ? CURVES : CURVES + PREVIEW);
       await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
     }
@@ -101,6 +105,9 @@ app.registerExtension({
   name: "RLR",
   setup() {
     api.addEventListener("rlr.run", ({ detail }) => isOurs(detail.workflow) && nodeOf(detail.node)?.rlrRefresh?.(detail));
+    api.addEventListener("execution_error", ({ detail }) => {
+      if (detail.node_type === "RLRTrain") nodeOf(detail.node_id)?.rlrRefresh?.({ note: detail.exception_message });
+    });
     api.addEventListener("executed", ({ detail }) => {
       const run = detail.output?.rlr_run?.[0];
       if (run && isOurs(detail.output.rlr_workflow?.[0])) nodeOf(detail.node)?.rlrRefresh?.({ run, state: "finished" });
