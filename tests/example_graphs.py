@@ -282,6 +282,7 @@ def _height(kind: str) -> int:
     room = {
         "RLRTrain": 520,
         "RLRSaveLora": 40,
+        "RLRSettings": 70,  # Nodes 2.0 has taller rows, of which these are many
         "RLRScore": 60,
         "PreviewImage": 280,
         "CLIPTextEncode": 80,
