@@ -12,10 +12,12 @@ from rlr_core.trainer import AlarmRaised, Evaluation, Event, Iteration, Painting
 from .host import Interrupted, processing_interrupted, progress_bar, send
 
 EVENT = "rlr.run"
+CURVE = "reward.png"
+"""What cannot be drawn without matplotlib, which ComfyUI has not. The node draws it itself; the log says so."""
 WIDEST = 1024
 """Pixels of a preview on the node."""
-LATEST: dict[str, str] = {}
-"""Node → the run that it trains now, for pages that are loaded meanwhile."""
+LATEST: dict[str, tuple[str, str]] = {}
+"""Node → the run that it trains now and the workflow that it is in, for pages that are loaded meanwhile."""
 
 
 class Telling:
@@ -25,15 +27,16 @@ class Telling:
         node: its number in the graph.
         run: the run's folder.
         iterations: of the whole run.
+        workflow: that the node is in, since nodes of others have the same numbers; "" where a program queued it.
 
     Attributes:
         cancelled: whether Cancel was pressed.
     """
 
-    def __init__(self, node: str, run: Path, iterations: int):
-        self.node, self.run = node, run
+    def __init__(self, node: str, run: Path, iterations: int, workflow: str = ""):
+        self.node, self.run, self.workflow = node, run, workflow
         self.bar, self.cancelled, self._done = progress_bar(iterations, node), False, 0
-        LATEST[node] = run.name
+        LATEST[node] = run.name, workflow
 
     def should_stop(self) -> bool:
         """Asked between two denoising steps."""
@@ -54,7 +57,7 @@ class Telling:
                 self.tell("")
             case Painting(_, purpose, done, total):
                 self.tell(f"painting: {purpose}, {done} of {total} pictures")
-            case Warned(message):
+            case Warned(message) if not message.startswith(CURVE):
                 self.tell("", note=message)
             case AlarmRaised():
                 self.tell("", note=event.message)
@@ -65,8 +68,8 @@ class Telling:
 
     def tell(self, doing: str, *, note: str = "", state: str = "running") -> None:
         """To the browser."""
-        facts = {"node": self.node, "run": self.run.name, "iteration": self._done, "state": state}
-        send(EVENT, {**facts, "doing": doing, "note": note})
+        place = {"node": self.node, "workflow": self.workflow, "run": self.run.name}
+        send(EVENT, {**place, "iteration": self._done, "state": state, "doing": doing, "note": note})
 
     def over(self, error: BaseException | None = None) -> None:
         """No more comes of this run. ComfyUI's layers, too, raise where Cancel was pressed: that is no failure."""

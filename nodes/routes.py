@@ -37,7 +37,10 @@ def shown(name: str) -> dict[str, Any]:
 
 def at_work(name: str) -> dict[str, Any]:
     """The run that a node trains now, {} where it trains none."""
-    return shown(LATEST[name]) if name in LATEST else {}
+    if name not in LATEST:
+        return {}
+    run, workflow = LATEST[name]
+    return {**shown(run), "workflow": workflow}
 
 
 def _answering(ask: Callable[[str], dict[str, Any]]) -> Any:

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rlr_core.config import RunConfig, Tables, from_dict, merged
-from rlr_core.errors import PromptError, RewardError
+from rlr_core.errors import ConfigError, PromptError, RewardError
 from rlr_core.families import SD1
 from rlr_core.runs import RunDirectory
 from rlr_core.runs.pictures import tiles
@@ -80,7 +80,7 @@ class Train:
             "min": 0,
             "max": 8192,
             "step": 8,
-            "tooltip": "In pixels; 0: the checkpoint's own.",
+            "tooltip": "In pixels; both 0: the checkpoint's own size.",
         }
         return {
             "required": {
@@ -104,24 +104,28 @@ class Train:
                 ),
                 "settings": socket(SETTINGS, "What most people leave as it is."),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
+            "hidden": {"unique_id": "UNIQUE_ID", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
-    def train(self, model: Any, clip: Any, vae: Any, unique_id: str = "", **inputs: Any) -> dict[str, Any]:
+    def train(
+        self, model: Any, clip: Any, vae: Any, unique_id: str = "", extra_pnginfo: Any = None, **inputs: Any
+    ) -> dict[str, Any]:
         """A run in a folder of its own, or the rest of one. Raises `RLRError`, or what ComfyUI raises on Cancel."""
         config = config_of(inputs, family_of(model))
         fresh = inputs["when_queued_again"] == FRESH
         listeners: list[Telling] = []
+        workflow = str(((extra_pnginfo or {}).get("workflow") or {}).get("id", ""))
 
         def telling(directory: RunDirectory) -> Telling:
-            listeners.append(Telling(unique_id, directory.folder, config.training.iterations))
+            listeners.append(Telling(unique_id, directory.folder, config.training.iterations, workflow))
             return listeners[0]
 
         place = partial(run_for, runs(), fresh=fresh)
         directory = train(Given(model, clip, vae), config, place, telling, inputs["scheduler"])
         if any(listener.cancelled for listener in listeners):
             raise Interrupted
-        return {"ui": {"rlr_run": [directory.folder.name]}, "result": results(model, directory)}
+        shown = {"rlr_run": [directory.folder.name], "rlr_workflow": [workflow]}
+        return {"ui": shown, "result": results(model, directory)}
 
 
 def results(model: Any, directory: RunDirectory) -> tuple[Any, ...]:
@@ -146,13 +150,20 @@ def config_of(inputs: dict[str, Any], family: HostFamily) -> RunConfig:
     own["training"]["prompts_per_batch"] = inputs["batch_size"]
     own["training"]["learning_rate"] = inputs["learning_rate"] or family.learning_rate
     own["lora"]["alpha"] = float(inputs["rank"])
-    if inputs["width"] and inputs["height"]:
-        own["sampling"]["size"] = [inputs["width"], inputs["height"]]
+    if size := _size(inputs["width"], inputs["height"]):
+        own["sampling"]["size"] = size
     rest: Tables = {"memory": {"plan": "off"}, "output": {"checkpoint_every": 25}, "training": {"ema": 0.95}}
     if judge := inputs.get("held_out_reward"):
         rest["reward"] = {"held_out": _one(judge)}
     optional = [inputs.get(name) or {} for name in ("estimator", "settings")]
     return from_dict(merged(inputs["reward"], rest, own, inputs["prompts"], *optional), "the node")
+
+
+def _size(width: int, height: int) -> list[int]:
+    """[] where the checkpoint's own is asked for."""
+    if bool(width) != bool(height):
+        raise ConfigError(f"width {width} with height {height}", "both, or both 0", "set the other one, too")
+    return [width, height] if width else []
 
 
 def _one(judge: Tables) -> str:

@@ -58,6 +58,10 @@ class EstimatorError(RLRError):
     """An estimator that cannot work on this chain with this reward."""
 
 
+class GradientError(EstimatorError):
+    """An estimator that needs the gradient of a reward that has none."""
+
+
 class RunError(RLRError):
     """A run folder that is in use, damaged or not a run; or a run that cannot go on."""
 

@@ -251,9 +251,23 @@ def _node(name: str, graph: Graph, numbers: dict[str, int], links: list[list[Any
 
 
 def _depth(name: str, graph: Graph) -> int:
-    """How far a node is from the left."""
-    sources = [each[0] for each in graph[name][1].values() if isinstance(each, tuple)]
+    """How far a node is from the left. Training has a column of its own, after all that it can do without: it is long, and
+    grows when ComfyUI shows a preview on it."""
+    if graph[name][0] == "RLRTrain":
+        sources = {other for other in graph if name not in _above(other, graph) | {other}}
+    else:
+        sources = _sources(name, graph)
     return 1 + max((_depth(source, graph) for source in sources), default=-1)
+
+
+def _sources(name: str, graph: Graph) -> set[str]:
+    return {each[0] for each in graph[name][1].values() if isinstance(each, tuple)}
+
+
+def _above(name: str, graph: Graph) -> set[str]:
+    """All nodes that a node waits for."""
+    sources = _sources(name, graph)
+    return sources.union(*(_above(source, graph) for source in sources))
 
 
 WIDTH, GAP = 380, 60
@@ -266,8 +280,9 @@ def _height(kind: str) -> int:
     wired = sum(is_socket(sort) for sort, _ in inputs.values())
     long = sum(bool(options.get("multiline")) for _, options in inputs.values())
     room = {
-        "RLRTrain": 470,
+        "RLRTrain": 520,
         "RLRSaveLora": 40,
+        "RLRSettings": 70,  # Nodes 2.0 has taller rows, of which these are many
         "RLRScore": 60,
         "PreviewImage": 280,
         "CLIPTextEncode": 80,

@@ -29,6 +29,10 @@ MARKS: dict[str, dict[str, tuple[int, ...]]] = {
         **FLUX, "img_in.weight": (256, 128), "txt_in.weight": (256, 512),
         "double_stream_modulation_img.lin.weight": (1,),
     },
+    "Chroma": {
+        **{name: shape for name, shape in FLUX.items() if "vector_in" not in name}, "img_in.weight": (3072, 64),
+        "txt_in.weight": (3072, 4096), "distilled_guidance_layer.norms.0.scale": (5120,),
+    },
     "AuraFlow": {
         "double_layers.0.attn.w1q.weight": (1,), "single_layers.0.attn.w1q.weight": (1,),
         "positional_encoding": (1, 64, 3072), "cond_seq_linear.weight": (3072, 2048),

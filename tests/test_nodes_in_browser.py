@@ -31,7 +31,7 @@ FIT = """
         const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 30;
         const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]));
         const below = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
-        const scale = Math.min((innerWidth - 100) / (right - left), (innerHeight - 160) / (below - top));
+        const scale = Math.min((innerWidth - 180) / (right - left), (innerHeight - 160) / (below - top));
         app.canvas.ds.scale = scale;
         app.canvas.ds.offset = [70 / scale - left, 110 / scale - top];
         app.canvas.setDirty(true, true);

@@ -23,8 +23,8 @@ pytestmark = [
     pytest.mark.skipif(not comfy_bed.REAL, reason="COMFYUI_DIR is not set"),
 ]
 WIDTHS = {
-    "PixArtAlpha": 4096, "PixArtSigma": 4096, "Flux": 4096, "FluxSchnell": 4096, "Flux2": 512, "AuraFlow": 2048,
-    "Lumina2": 512, "ZImage": 512,
+    "PixArtAlpha": 4096, "PixArtSigma": 4096, "Flux": 4096, "FluxSchnell": 4096, "Flux2": 512, "Chroma": 4096,
+    "AuraFlow": 2048, "Lumina2": 512, "ZImage": 512,
 }  # fmt: skip
 """Family → numbers of each of a text's vectors."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,15 @@ import comfy_bed
 import pytest
 import torch
 
-from rlr_core.errors import CheckpointError, PlanError, PromptError, RewardError, RunError
+from rlr_core.errors import (
+    CheckpointError,
+    ConfigError,
+    EstimatorError,
+    PlanError,
+    PromptError,
+    RewardError,
+    RunError,
+)
 from rlr_core.runs import RunDirectory, resume
 
 SMALL = {
@@ -67,6 +76,33 @@ def test_it_gives_the_model_with_the_lora_its_history_and_pictures(home, objects
     fresh = comfy_bed.node_file("going_on").FRESH
     assert run(objects, when_queued_again=fresh)[4].endswith("run-002")
     assert run(objects, seed=1)[4].endswith("run-003")
+
+
+def test_messages_name_the_workflow_that_the_node_is_in(home, objects, monkeypatch):
+    """Nodes of other workflows have the same numbers."""
+    live, routes, told, asked = comfy_bed.node_file("live"), comfy_bed.node_file("routes"), [], []
+
+    def hear(event: str, facts: dict[str, Any]) -> None:
+        told.append(facts)
+        asked.append(routes.at_work("7"))
+
+    monkeypatch.setattr(live, "send", hear)
+    run(objects, extra_pnginfo={"workflow": {"id": "one"}})
+    assert {facts["workflow"] for facts in told} == {"one"}
+    assert asked[0]["workflow"] == "one" and asked[0]["run"] == "run-001" and asked[-1] == {}
+    run(objects, seed=1, extra_pnginfo=None)
+    assert told[-1]["workflow"] == ""
+
+
+def test_that_there_is_no_matplotlib_is_no_news_on_the_node(home, objects, monkeypatch):
+    """ComfyUI has none, and the node draws curves itself."""
+    live, told = comfy_bed.node_file("live"), []
+    monkeypatch.setattr(live, "send", lambda event, facts: told.append(facts))
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    folder = run(objects)[4]
+    assert "reward.png could not be made" in (Path(folder) / "events.jsonl").read_text(encoding="utf-8")
+    assert not [facts["note"] for facts in told if facts["note"]]
 
 
 def test_a_cancel_that_a_layer_of_the_network_notices_is_told_as_one(home, objects, monkeypatch):
@@ -155,6 +191,10 @@ def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
     with pytest.raises(RewardError, match="single one"):
         run(objects, held_out_reward=comfy_bed.node_file("rewards").Combine().combined(
             mix_scale="start", reward_1=reward(), reward_2=reward("jpeg-compressibility"))[0])  # fmt: skip
+    with pytest.raises(EstimatorError, match=r"no gradient\n(.|\n)*RLR: estimator with the preset black-box"):
+        run(objects, estimator=estimator("rlr"))
+    with pytest.raises(ConfigError, match="width 64 with height 0"):
+        run(objects, height=0)
     empty = SimpleNamespace(first_stage_model=None)  # what ComfyUI's loader gives for a file without a VAE
     for kind, lacking in (("clip", None), ("vae", None), ("vae", empty)):
         with pytest.raises(CheckpointError, match=f"without a {kind.upper()}"):

@@ -3,13 +3,18 @@
 import { charts } from "./chart.js";
 import { made, style } from "./elements.js";
 
+/** Pixels of what is told with the curves, and of a preview below them. They are kept free from the start: a node that grew
+ * while it trains would cover those below it. */
+export const CURVES = 260;
+export const PREVIEW = 110;
+
 style(`
 .rlr-panel { display: flex; flex-direction: column; gap: 4px; font: 12px/1.4 sans-serif; color: var(--input-text, #ddd); overflow: hidden; }
 .rlr-panel.rlr-words { white-space: pre-wrap; overflow: auto; }
 .rlr-panel progress { width: 100%; height: 6px; accent-color: #8ab4f8; }
-.rlr-panel img { max-width: 100%; max-height: 110px; object-fit: contain; border-radius: 4px; }
-.rlr-panel .rlr-curves { display: grid; }
-.rlr-panel svg { width: 100%; display: block; }
+.rlr-panel img { flex: none; max-width: 100%; height: ${PREVIEW}px; object-fit: contain; border-radius: 4px; }
+.rlr-panel .rlr-curves { display: grid; grid-auto-rows: minmax(0, 1fr); flex: 1 1 200px; min-height: 0; }
+.rlr-panel svg { width: 100%; height: 100%; display: block; }
 .rlr-panel .rlr-note { color: #f2b872; white-space: pre-wrap; max-height: 48px; overflow: auto; }
 `);
 
@@ -51,7 +56,7 @@ export function panel(address, shown) {
       bar.hidden = run.state !== "running";
       bar.max = run.iterations || 1;
       bar.value = run.iteration;
-      if (run.message) note.textContent = run.message;
+      if (run.message && !note.textContent.includes(run.message)) note.textContent = run.message;
       const { columns, drawn } = charts(run.curves, run.iterations);
       curves.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
       curves.replaceChildren(...drawn);

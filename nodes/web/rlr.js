@@ -3,10 +3,11 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { made } from "./elements.js";
-import { panel } from "./panel.js";
+import { CURVES, panel, PREVIEW } from "./panel.js";
 import { weights } from "./weights.js";
 
 const RUN = "rlr_run"; // a node's property: the run that it trained last
+const LOOK = 5000; // milliseconds: a page that did not queue the graph hears nothing of a run, and looks at it
 const WIDTH = 360; // of a new node, in pixels: what is told on it can be read
 
 /** The node that the server calls `id`: "7", or "12:7" within a subgraph. */
@@ -20,11 +21,23 @@ function nodeOf(id) {
   return node;
 }
 
+/** Whether a message is of the workflow that is shown: nodes of others have the same numbers. */
+function isOurs(workflow) {
+  const shown = (app.rootGraph ?? app.graph)?.id;
+  return !workflow || !shown || workflow === shown;
+}
+
 /** Give a node room for what is shown on it, which is no part of the workflow. */
 function show(node, element, height) {
-  element.style.minHeight = `${height}px`; // Nodes 2.0 asks for no height
-  const widget = node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight: () => height });
+  keep(element, height);
+  const getMinHeight = () => Number.parseInt(element.style.minHeight, 10);
+  const widget = node.addDOMWidget("rlr", "rlr", element, { serialize: false, getMinHeight });
   widget.serialize = false;
+}
+
+/** Keep so many pixels free: Nodes 2.0 asks the element, and no function. */
+function keep(element, height) {
+  element.style.minHeight = `${height}px`;
 }
 
 async function ask(path, options) {
@@ -34,10 +47,11 @@ async function ask(path, options) {
 
 function attachPanel(node) {
   const shown = panel((run, file) => api.apiURL(picture(run, file)), () => hasPreview(node));
-  show(node, shown.element, 260);
+  show(node, shown.element, CURVES + PREVIEW);
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   let busy = false;
   let again = false;
+  let looking;
   node.rlrRefresh = async (facts) => {
     if (facts?.run) remember(node, facts.run);
     shown.note(facts);
@@ -47,7 +61,11 @@ function attachPanel(node) {
     while (again) {
       again = false;
       const run = node.properties?.[RUN];
-      shown.draw(run ? await ask(`/rlr/runs/${encodeURIComponent(run)}`) : await ask(`/rlr/nodes/${node.id}`));
+      const now = await ask(run ? `/rlr/runs/${encodeURIComponent(run)}` : `/rlr/nodes/${node.id}`);
+      if (isOurs(now?.workflow)) shown.draw(now);
+      clearTimeout(looking);
+      if (now?.state === "running" && node.graph) looking = setTimeout(node.rlrRefresh, LOOK);
+      keep(shown.element, hasPreview(node) ? CURVES : CURVES + PREVIEW);
       await new Promise((done) => setTimeout(done, 1000)); // at most one question a second
     }
     busy = false;
@@ -86,10 +104,13 @@ function picture(run, file) {
 app.registerExtension({
   name: "RLR",
   setup() {
-    api.addEventListener("rlr.run", ({ detail }) => nodeOf(detail.node)?.rlrRefresh?.(detail));
+    api.addEventListener("rlr.run", ({ detail }) => isOurs(detail.workflow) && nodeOf(detail.node)?.rlrRefresh?.(detail));
+    api.addEventListener("execution_error", ({ detail }) => {
+      if (detail.node_type === "RLRTrain") nodeOf(detail.node_id)?.rlrRefresh?.({ note: detail.exception_message });
+    });
     api.addEventListener("executed", ({ detail }) => {
       const run = detail.output?.rlr_run?.[0];
-      if (run) nodeOf(detail.node)?.rlrRefresh?.({ run, state: "finished" });
+      if (run && isOurs(detail.output.rlr_workflow?.[0])) nodeOf(detail.node)?.rlrRefresh?.({ run, state: "finished" });
     });
   },
   nodeCreated(node) {

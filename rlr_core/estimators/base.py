@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.errors import EstimatorError
+from rlr_core.errors import EstimatorError, GradientError
 from rlr_core.estimators.estimate import Estimate
 from rlr_core.estimators.problem import Batch, Problem
 
@@ -75,7 +75,7 @@ def check_chunk(problem: Problem, batch_size: int, chunk: int) -> None:
 def check_differentiable(problem: Problem, part: str = "the first-order part") -> None:
     """What back-propagates the reward needs one that has a gradient."""
     if not problem.reward.differentiable:
-        raise EstimatorError(
+        raise GradientError(
             f"{part} with the reward '{problem.reward.name}', which has no gradient",
             "a differentiable reward, or an estimator that needs no gradient of it",
             "start from the preset for such rewards, --preset black-box; or use estimator.name = half, reinforce, ddpo or "
