@@ -71,6 +71,11 @@ def test_the_tab_is_a_frame_and_loads_nothing_heavy(told: dict[str, Any]) -> Non
     assert told["heavy"] == [] and told["mounts"] == 1
 
 
+def test_the_start_is_cheap(told: dict[str, Any]) -> None:
+    """Nothing is imported that the host has not; no frame makes it search all its modules (0.15 s a callback)."""
+    assert told["imported"] == [] and told["homeless"] == []
+
+
 def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> None:
     assert "Make the environment" in told["not installed"][1]
     assert told["foreign make"][0] == 403 and told["not made"] is False
