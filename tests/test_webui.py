@@ -173,6 +173,14 @@ def test_the_tab_says_what_is_wrong(told: dict[str, Any], name: str, status: int
     assert answer[0] == status and words in answer[1]
 
 
+def test_a_page_that_is_open_is_told_in_words_that_the_gui_starts_again(told: dict[str, Any]) -> None:
+    *before, last = told["life"]["while it starts again"]
+    assert before and all(
+        answer == [503, "text/plain; charset=utf-8", "RLR is starting …"] for answer in before
+    )
+    assert last[0] == 200 and last[2] == "the GUI"
+
+
 def test_a_gui_that_nobody_could_find_again_is_not_left_behind(told: dict[str, Any]) -> None:
     assert told["life"]["left behind"] == 0
 
