@@ -160,10 +160,14 @@ class Gateway:
 
 
 def inner_path(scope: Scope) -> str:
-    """The path below `PATH`: Starlette before 0.33 takes the mount's part away, later ones leave it."""
+    """The path below `PATH`: Starlette before 0.33 takes the mount's part away, later ones leave it.
+
+    With --subpath their `root_path` begins with it also where a proxy has taken it out of the path.
+    """
     path, root = scope["path"], scope.get("root_path", "")
-    if root and path.startswith(root):
-        path = path[len(root) :]
+    for above in (root, PATH):
+        if above and f"{path}/".startswith(f"{above}/"):
+            return path[len(above) :] or "/"
     return path or "/"
 
 

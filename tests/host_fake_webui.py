@@ -174,7 +174,8 @@ def answers(gui: Any) -> dict[str, Any]:
     found["by number"] = ask(headers={"Host": "[::1]:7860"})
     options.subpath = "/sub/"
     callbacks["app_started"](demo, app)
-    below = [client.get(f"{path}/rlr-gui/rlr/runs") for path in ("", "/sub")]
+    served = TestClient(app, base_url="http://localhost", root_path="/sub")  # as hosts have their app served
+    below = [each.get(f"{path}/rlr-gui/rlr/runs") for each in (client, served) for path in ("", "/sub")]
     found["below a path"] = [json.loads(answer.text)["path"] for answer in below]
     options.subpath = None
     callbacks["app_started"](demo, app)
