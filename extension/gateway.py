@@ -48,6 +48,8 @@ if (parent !== window)
   document.documentElement.style.colorScheme = parent.document.body.classList.contains("dark") ? "dark" : "light";
 </script><h1>RLR</h1><p>{words}</p>{more}"""
 MAKE = '<form method="post" action="{}/make"><button>{} the environment</button></form>'
+PAGES = ("/", "/make")
+"""What a browser shows in the frame; all else is asked for by the GUI's scripts."""
 LOOKED = ("/gradio_api/queue/join",)
 """Where the GUI asks what the host has chosen."""
 AGAIN = "RLR was started again: reload the page."
@@ -88,7 +90,7 @@ class Gateway:
                 return self._installation(request, path)
             return await self._passed_on(request, path)
         except (GuiError, OSError) as error:
-            return page(f"RLR could not be shown: {error}", status=503)
+            return told(path, f"RLR could not be shown: {error}", status=503)
 
     def _installation(self, request: Request, path: str) -> Response:
         if path == "/make" and request.method == "POST":
@@ -96,30 +98,33 @@ class Gateway:
             return RedirectResponse(self.gui.prefix + "/", 303)
         log, outdated = f"<pre>{html.escape(self.gui.told())}</pre>", self.gui.outdated()
         if self.gui.installing():
-            return page("RLR's environment is being made.", log, REFRESH)
+            return told(path, "RLR's environment is being made.", log, REFRESH)
         words = "RLR needs a Python environment of its own, in its own folder: a download of 3 GB. The webui's stays as it is."
         if outdated:
             words = "RLR was updated: its environment has to follow."
         elif self.gui.told() or self.gui.failed():
             words = "The environment is not complete. The reason is below, unless the disk is full; the button goes on."
         button = MAKE.format(html.escape(self.gui.prefix), "Update" if outdated else "Make")
-        return page(
-            words, button + (log if self.gui.failed() or not outdated else "")
-        )  # else it is an old one
+        more = button + (log if self.gui.failed() or not outdated else "")  # else it is an old one
+        return told(path, words, more)
 
     async def _passed_on(self, request: Request, path: str) -> Response:
         """The GUI's answer. One that is gone is started anew, but nothing is sent twice that changes something."""
         if self.state is None:
             await self._started()
         if self.state is None:
-            return page("RLR is starting …", refresh=REFRESH, status=200 if path == "/" else 503)
+            return told(path, "RLR is starting …", refresh=REFRESH)
         try:
             return streamed(await self.client.send(self._request(request, path, self.state), stream=True))
         except httpx.ConnectError:
             self.state = None
         except httpx.HTTPError as error:
             raise GuiError(f"it did not answer ({error}): reload.") from error
-        return await self._answer(request) if request.method in ("GET", "HEAD") else page(AGAIN, status=503)
+        return (
+            await self._answer(request)
+            if request.method in ("GET", "HEAD")
+            else told(path, AGAIN, status=503)
+        )
 
     async def _started(self) -> None:
         """Wait a moment for the GUI; it goes on starting while the browser asks again. Raises `GuiError`."""
@@ -155,10 +160,14 @@ class Gateway:
 
 
 def inner_path(scope: Scope) -> str:
-    """The path below `PATH`: Starlette before 0.33 takes the mount's part away, later ones leave it."""
+    """The path below `PATH`: Starlette before 0.33 takes the mount's part away, later ones leave it.
+
+    With --subpath their `root_path` begins with it also where a proxy has taken it out of the path.
+    """
     path, root = scope["path"], scope.get("root_path", "")
-    if root and path.startswith(root):
-        path = path[len(root) :]
+    for above in (root, PATH):
+        if above and f"{path}/".startswith(f"{above}/"):
+            return path[len(above) :] or "/"
     return path or "/"
 
 
@@ -181,6 +190,8 @@ def streamed(answer: httpx.Response) -> StreamingResponse:
     return passed
 
 
-def page(words: str, more: str = "", refresh: str = "", status: int = 200) -> HTMLResponse:
-    """A page of our own, while there is none of the GUI."""
+def told(path: str, words: str, more: str = "", refresh: str = "", status: int = 200) -> Response:
+    """A page of our own, while there is none of the GUI; its scripts get the words, which they show, and ask again."""
+    if path not in PAGES:
+        return PlainTextResponse(words, 503)
     return HTMLResponse(PAGE.format(words=html.escape(words), more=more, refresh=refresh), status)

@@ -85,8 +85,10 @@ class Gui:
         return installer().STAMP.is_file()
 
     def installing(self) -> bool:
-        """Whether it is being made."""
-        return self._installing is not None and self._installing.poll() is None
+        """Whether it is being made, also by another webui with this folder, or for one that has ended since."""
+        if self._installing is not None and self._installing.poll() is None:
+            return True
+        return is_there(self._read("install.json"))
 
     def install(self) -> None:
         """Begin to make the environment, or go on; what it says is in `install.log`. Raises `GuiError`."""
@@ -98,6 +100,12 @@ class Gui:
         with out:
             command = [sys.executable, str(ROOT / "install.py"), "install"]
             self._installing = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=environment())
+        with self._writing():
+            made_by = {
+                "pid": self._installing.pid,
+                "started": psutil.Process(self._installing.pid).create_time(),
+            }
+            (self.home / "install.json").write_text(json.dumps(made_by), encoding="utf-8")
 
     def failed(self) -> bool:
         """Whether making it has ended without success, while this host runs."""
@@ -155,9 +163,16 @@ class Gui:
 
     def _kept(self) -> State | None:
         try:
-            return State(**json.loads((self.home / "gui.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # none yet, or a damaged one: a new GUI is started
+            return State(**self._read("gui.json"))
+        except TypeError:  # none yet, or a damaged one: a new GUI is started
             return None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """What a file of the home says; {} where it is missing or damaged."""
+        try:
+            return dict(json.loads((self.home / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def _start(self) -> State:
         self._write_settings()
@@ -219,17 +234,18 @@ class Gui:
 
 
 def lives(pid: int, started: float) -> bool:
-    """Whether a process is there, and not another one with its number."""
+    """Whether a process is there and at work, and not another one with its number."""
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 1
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
-def is_there(host: dict[str, Any]) -> bool:
-    """Whether the webui is there that said so of itself in `host.json`."""
+def is_there(told: dict[str, Any]) -> bool:
+    """Whether the process is there of which a file says so, such as the webui's `host.json`."""
     try:
-        return lives(host["pid"], host["started"])
+        return lives(told["pid"], told["started"])
     except (KeyError, TypeError):
         return False
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 SECTION = ("rlr", "RLR")
 BRING, LEND = "rlr_bring_loras", "rlr_lend_card"
+
+
+def register(tabs: Callable[[], Any], started: Callable[[Any, Any], None]) -> None:
+    """Tell the host what it is to call.
+
+    To learn whose callback it is, it goes through the whole call stack, and for each frame without a module of its own
+    (those of importlib, a script's) through all modules: half a second for three callbacks. A thread's stack has none.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(_register, tabs, started).result()
+
+
+def _register(tabs: Callable[[], Any], started: Callable[[Any, Any], None]) -> None:
+    from modules import script_callbacks  # pyright: ignore[reportMissingImports]
+
+    script_callbacks.on_ui_tabs(tabs)
+    script_callbacks.on_ui_settings(add_settings)
+    script_callbacks.on_app_started(started)
 
 
 def options() -> Any:

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from modules import script_callbacks, scripts  # pyright: ignore[reportMissingImports]
+from modules import scripts  # pyright: ignore[reportMissingImports]
 
 NAME = "rlr_webui_extension"
 FOLDER = Path(__file__).resolve().parents[1] / "extension"
@@ -33,6 +33,4 @@ class BeforePicture(scripts.Script):
         tab.companion().before_picture(p)
 
 
-script_callbacks.on_ui_tabs(tab.tabs)
-script_callbacks.on_ui_settings(host.add_settings)
-script_callbacks.on_app_started(tab.started)
+host.register(tab.tabs, tab.started)

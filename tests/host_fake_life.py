@@ -95,6 +95,7 @@ def life(home: Path, tab: Any, gui: Any, shim: Path, callbacks: dict[str, Any]) 
     found["starts"] = len((home / "starts").read_text().split())
     found["threads"] = sum(each.name == "rlr-companion" for each in threading.enumerate())
 
+    found["while it starts again"] = open_page(home, callbacks)
     stop(home)
     (home / "broken").touch()
     ask("damaged environment")
@@ -102,6 +103,22 @@ def life(home: Path, tab: Any, gui: Any, shim: Path, callbacks: dict[str, Any]) 
     with FileLock(str(home / "gui.lock")):
         gui.PATIENCE = 0.2
         ask("another webui starts it")
+    return found
+
+
+def open_page(home: Path, callbacks: dict[str, Any]) -> list[list[Any]]:
+    """What a page's script is told that goes on asking, from the GUI's end until it is there again."""
+    app: Any = FastAPI()
+    app.auth = None
+    callbacks["app_started"](types.SimpleNamespace(blocked_paths=[]), app)
+    sys.modules["rlr_webui_extension.gateway"].MOMENT = 0.05
+    found: list[list[Any]] = []
+    with TestClient(app, base_url="http://localhost") as client:
+        client.get("/rlr-gui/")
+        stop(home)
+        while not found or (found[-1][0] != 200 and len(found) < 100):
+            answer = client.get("/rlr-gui/rlr/runs")
+            found.append([answer.status_code, answer.headers.get("content-type", ""), answer.text])
     return found
 
 

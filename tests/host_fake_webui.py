@@ -6,6 +6,7 @@ python host_fake_webui.py HOME KIND, which is "A1111", "Forge" or "Forge Neo"
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import os
 import runpy
@@ -41,6 +42,10 @@ done: list[Any] = []
 opts = types.SimpleNamespace(
     data={"sd_model_checkpoint": "a [1]", "sd_vae": "b.pt"}, add_option=lambda key, option: done.append(key)
 )
+homeless: list[str] = []
+"""Files of frames that hosts look for in all modules, whenever they are told of a callback."""
+imported: list[str] = []
+"""What the host had not imported by itself."""
 model = types.SimpleNamespace(sd_model=object() if NEO else None)
 """Neo has an empty one at its start."""
 
@@ -76,10 +81,16 @@ def stub(name: str, **members: Any) -> Any:
     return sys.modules[name]
 
 
+def called_back(name: str, callback: Any) -> None:
+    """As hosts keep a callback: whose it is they ask of the whole call stack."""
+    callbacks[name] = callback
+    homeless.extend(frame.filename for frame in inspect.stack(0) if inspect.getmodule(frame.frame) is None)
+
+
 def host() -> Any:
     """The stubs of `modules`; the shim runs twice, as after "Reload UI"."""
     told = ("ui_tabs", "ui_settings", "app_started")
-    names = {f"on_{name}": lambda f, name=name: callbacks.update({name: f}) for name in told}
+    names = {f"on_{name}": lambda f, name=name: called_back(name, f) for name in told}
     page = types.SimpleNamespace(title="Lora", refresh=lambda: done.append("refreshed"))
     members = {
         "script_callbacks": stub("modules.script_callbacks", **names),
@@ -101,8 +112,10 @@ def host() -> Any:
         "paths": stub("modules.paths", data_path=str(HOME), models_path=str(HOME / "models")),
     }
     stub("modules", **members)
+    before = set(sys.modules)
     for _ in range(2):
         shim.update(runpy.run_path(str(SHIM)))
+    imported.extend(sorted(name for name in set(sys.modules) - before if not name.startswith("rlr_")))
     return sys.modules["rlr_webui_extension.gui"]
 
 
@@ -161,7 +174,8 @@ def answers(gui: Any) -> dict[str, Any]:
     found["by number"] = ask(headers={"Host": "[::1]:7860"})
     options.subpath = "/sub/"
     callbacks["app_started"](demo, app)
-    below = [client.get(f"{path}/rlr-gui/rlr/runs") for path in ("", "/sub")]
+    served = TestClient(app, base_url="http://localhost", root_path="/sub")  # as hosts have their app served
+    below = [each.get(f"{path}/rlr-gui/rlr/runs") for each in (client, served) for path in ("", "/sub")]
     found["below a path"] = [json.loads(answer.text)["path"] for answer in below]
     options.subpath = None
     callbacks["app_started"](demo, app)
@@ -246,4 +260,5 @@ result.update(answers(gui_module))
 result["tab"] = [tabs[0][1:], tabs[0][0].get_config_file()["components"][0]["props"]["value"]]
 result["gradio"] = gr.__version__
 result["heavy"] = sorted({"torch", "diffusers", "ui", "rlr_core"} & set(sys.modules))
+result["homeless"], result["imported"] = homeless, imported
 print(json.dumps(result))

@@ -71,6 +71,11 @@ def test_the_tab_is_a_frame_and_loads_nothing_heavy(told: dict[str, Any]) -> Non
     assert told["heavy"] == [] and told["mounts"] == 1
 
 
+def test_the_start_is_cheap(told: dict[str, Any]) -> None:
+    """Nothing is imported that the host has not; no frame makes it search all its modules (0.15 s a callback)."""
+    assert told["imported"] == [] and told["homeless"] == []
+
+
 def test_the_environment_is_made_on_the_button_alone(told: dict[str, Any]) -> None:
     assert "Make the environment" in told["not installed"][1]
     assert told["foreign make"][0] == 403 and told["not made"] is False
@@ -101,7 +106,7 @@ def test_requests_are_passed_on_without_the_hosts_cookies(told: dict[str, Any]) 
 
 
 def test_below_a_path_it_is_found_with_and_without_a_proxy_that_takes_it_away(told: dict[str, Any]) -> None:
-    assert told["below a path"] == ["/rlr/runs", "/rlr/runs"]
+    assert told["below a path"] == ["/rlr/runs"] * 4
 
 
 def test_the_hosts_gzip_holds_no_events_back(told: dict[str, Any]) -> None:
@@ -166,6 +171,14 @@ def test_reload_ui_changes_nothing(told: dict[str, Any]) -> None:
 def test_the_tab_says_what_is_wrong(told: dict[str, Any], name: str, status: int, words: str) -> None:
     answer = told["life"][name]
     assert answer[0] == status and words in answer[1]
+
+
+def test_a_page_that_is_open_is_told_in_words_that_the_gui_starts_again(told: dict[str, Any]) -> None:
+    *before, last = told["life"]["while it starts again"]
+    assert before and all(
+        answer == [503, "text/plain; charset=utf-8", "RLR is starting …"] for answer in before
+    )
+    assert last[0] == 200 and last[2] == "the GUI"
 
 
 def test_a_gui_that_nobody_could_find_again_is_not_left_behind(told: dict[str, Any]) -> None:

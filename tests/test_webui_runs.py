@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import psutil
@@ -108,3 +109,24 @@ def test_a_port_that_another_program_took_is_not_the_end(home, monkeypatch):
     with pytest.raises(gui.GuiError, match="did not start"):
         webui._start()
     assert len(tried) == 1
+
+
+def test_the_environment_is_made_once_also_by_two_webuis_and_after_one_has_ended(tmp_path, monkeypatch):
+    (tmp_path / "install.py").write_text(
+        "import time; open('starts', 'a').write('x'); time.sleep(60)", encoding="utf-8"
+    )
+    monkeypatch.setattr(gui, "ROOT", tmp_path)
+    first, second = gui.Gui(tmp_path / "rlr", "/rlr-gui", {}), gui.Gui(tmp_path / "rlr", "/rlr-gui", {})
+    assert not second.installing()
+    first.install()
+    process = first._installing
+    assert process
+    try:
+        assert second.installing()
+        second.install()
+        assert second._installing is None
+    finally:
+        process.kill()
+        while first.installing() or process.poll() is None:
+            time.sleep(0.05)
+    assert not second.installing()

@@ -17,11 +17,11 @@ load_module, loaded = script_loading.load_module, {}
 
 def measured(path: str) -> Any:
     """A script, while the processor time of its loading is taken: the machine may have other work, too."""
-    begun = time.thread_time()
+    begun = time.process_time()
     try:
         return load_module(path)
     finally:
-        loaded[Path(path).name] = time.thread_time() - begun
+        loaded[Path(path).name] = time.process_time() - begun
 
 
 def tell(app: Any) -> None:

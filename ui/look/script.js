@@ -13,10 +13,13 @@
     async function ask(path, values) {
         const options = values === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) };
         const answer = await fetch(new URL(path, base()), options);
-        const told = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
+        const told = await (isText(answer) ? answer.text().then((error) => ({ error })) : answer.json()).catch(() => ({}));
         if (!answer.ok) throw new Error(told.error || `the server answered ${answer.status}`);
         return told;
     }
+
+    // a webui in front of the server says in plain words why it is not there
+    const isText = (answer) => answer.headers.get("Content-Type")?.startsWith("text/plain");
 
     function toast(text) {
         const box = $("#toast");
@@ -74,7 +77,7 @@
         } catch (error) {
             if (at.page === "runs" && !$("#offline")) $(".runs section")?.prepend(make(`<div class="notice amber" id="offline"></div>`));
             if ($("#offline")) $("#offline").textContent = error instanceof TypeError
-                ? "The GUI's server does not answer. A training goes on without it: start it again with `python install.py ui`." : error.message;
+                ? "The GUI's server does not answer. A training goes on without it: start it again with `python install.py ui`, or the webui that it is in." : error.message;
         }
         tick.busy = false;
         clearTimeout(tick.timer);
