@@ -30,7 +30,7 @@ WIDTHS = {
 
 
 class Clip:
-    """Texts as random numbers, and what the families' CLIPs give beside them: masks, of whole numbers, are of language models."""
+    """Texts as random numbers, and what CLIPs give beside them: language models, masks of whole numbers."""
 
     def __init__(self, width: int):
         self.width = width
