@@ -62,4 +62,9 @@ def _encoded(clip: Any, text: str) -> dict[str, Tensor]:
             "choose the CLIP of the checkpoint",
         )
     with torch.inference_mode(False):
-        return {name: value.to("cpu", torch.float32, copy=True).clone() for name, value in values.items()}
+        return {name: _kept(value) for name, value in values.items()}
+
+
+def _kept(value: Tensor) -> Tensor:
+    """In float32; a mask stays whole numbers, which networks count by, and tell from a mask that is added."""
+    return value.to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True).clone()

@@ -73,3 +73,19 @@ def _chain(model: Any, prompts: list[str]) -> Any:
     conditioning = Conditioning.constant(model.encode(prompts, ["blurry"] * 2), contract.STEPS)
     noise = SampleNoise([1, 2], model.latent_shape((64, 64)), torch.float32, "cpu")
     return Chain(model.denoiser(3.0), model.schedule(contract.STEPS, None), conditioning, noise, 0.0)
+
+
+def test_masks_of_texts_stay_whole_numbers():
+    """Lumina 2 makes tensors as long as they say, and takes others for masks that are added."""
+
+    class Masked:
+        def tokenize(self, text: str) -> str:
+            return text
+
+        def encode_from_tokens_scheduled(self, text: str) -> Any:
+            mask = torch.ones(1, len(text), dtype=torch.long)
+            return [[torch.randn(1, len(text), 4).half(), {"attention_mask": mask}]]
+
+    rows = comfy_bed.node_file("texts").Texts(Masked(), ["a", "a cat"], own_length=True).rows(["a", "a cat"])
+    assert rows["attention_mask"].dtype == torch.long and rows["attention_mask"].sum(1).tolist() == [1, 5]
+    assert rows["cross_attn"].dtype == torch.float32

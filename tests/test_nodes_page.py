@@ -119,3 +119,13 @@ def test_why_a_run_failed_is_told_on_the_node(page):
     }
     page.evaluate("facts => hear('execution_error', facts)", error)
     assert page.locator(".rlr-note").inner_text() == error["exception_message"]
+
+
+def test_curves_can_be_read_on_a_light_palette(page):
+    page.evaluate("() => document.documentElement.style.setProperty('--input-text', '#222')")
+    page.evaluate("() => hear('rlr.run', { node: '7', run: 'run-001', state: 'running', doing: '' })")
+    page.locator(".rlr-panel svg").nth(1).wait_for()
+    strokes = "() => [...document.querySelectorAll('polyline')].map((line) => getComputedStyle(line).stroke)"
+    for stroke in page.evaluate(strokes):
+        numbers = [float(each) for each in stroke.removeprefix("color(srgb ").rstrip(")").split()[:3]]
+        assert max(numbers) < 0.75, f"{stroke} is pale on white"

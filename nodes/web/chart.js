@@ -7,7 +7,8 @@ const LEFT = 44;
 const RIGHT = 50;
 const TOP = 22;
 const BOTTOM = 16;
-const COLOURS = ["#8ab4f8", "#f2b872", "#8fcf9f"]; // the last one is that of all curves beyond
+// Mixed with that of text, they can be read on light palettes, too; the last one is that of all curves beyond.
+const COLOURS = ["#8ab4f8", "#f2b872", "#8fcf9f"].map((colour) => `color-mix(in srgb, ${colour} 60%, currentColor)`);
 const STACKED = 2; // curves that lie one above the other; more are in two columns
 
 /** A value in four digits, large ones whole. */

@@ -15,7 +15,7 @@ style(`
 .rlr-panel img { flex: none; max-width: 100%; height: ${PREVIEW}px; object-fit: contain; border-radius: 4px; }
 .rlr-panel .rlr-curves { display: grid; grid-auto-rows: minmax(0, 1fr); flex: 1 1 200px; min-height: 0; }
 .rlr-panel svg { width: 100%; height: 100%; display: block; }
-.rlr-panel .rlr-note { color: #f2b872; white-space: pre-wrap; max-height: 48px; overflow: auto; }
+.rlr-panel .rlr-note { color: color-mix(in srgb, #f2b872 60%, currentColor); white-space: pre-wrap; max-height: 48px; overflow: auto; }
 `);
 
 /** Seconds as people say them. */
