@@ -20,6 +20,7 @@ from rlr_core.families import SD1
 from rlr_core.file_names import name_problem
 from rlr_core.lora import read_lora
 from rlr_core.lora.files import write_lora
+from rlr_core.runs import runner
 from rlr_core.runs.directory import RunDirectory, free_folder
 
 QUICK = ["--set", "model.checkpoint=checkpoint", "--set", "sampling.steps=1", "--set", "model.threads=1"]
@@ -203,3 +204,21 @@ def test_a_config_file_whose_name_no_folder_can_have(desk, capsys):
     (desk / "con.toml").write_text("", encoding="utf-8")
     assert main(["train", "con.toml"]) == 2
     assert "a run called 'con'" in capsys.readouterr().err and not (desk / "runs").exists()
+
+
+def test_a_lora_names_a_reward_file_without_its_folder(tmp_path):
+    """It is passed on to others: neither its metadata nor its card tell where on this machine the file was."""
+    folder = tmp_path / "private place"
+    folder.mkdir()
+    text = "def score(images, prompts):\n    return images.mean((1, 2, 3))\n\n\nscore.differentiable = True\n"
+    (folder / "mine.py").write_text(text, encoding="utf-8")
+    workshop = runs.workshop(tmp_path / "workshop")
+    for name in (f"{folder / 'mine.py'}:score", "mix"):
+        reward = {"reward__name": name, "reward__held_out": f"{folder / 'mine.py'}"}
+        if name == "mix":
+            reward["estimator__name"] = "reinforce"
+            reward["reward__mix"] = {f"{folder / 'mine.py'}:score": 0.7, "sharpness": 0.3}
+        run = runner.start(runs.config(workshop, **reward), tmp_path / name[-3:], lambda event: None).folder
+        for file in (*run.glob("*.safetensors"), run / "rlr-lora.json"):
+            written = file.read_bytes()
+            assert b"private place" not in written and b"mine.py:score" in written

@@ -113,4 +113,8 @@ def test_misgivings(workshop):
     assert misgiving(config, Skipped(3, "why", 0.0)) == misgiving(config, iteration(2, gradient=0.0)) == ""
     assert "the gradient is 0" in misgiving(config, iteration(3, gradient=0.0))
     assert "norm is 1e-20" in misgiving(config, iteration(3, gradient=1e-20))
+    learning = runs.config(workshop, estimator__name="learned_critic")
+    assert misgiving(learning, iteration(3, gradient=0.0)) == misgiving(learning, iteration(25)) == ""
+    assert "has not guessed right yet" in misgiving(learning, iteration(25, gradient=0.0))
+    assert "all pictures got the reward 0.5" in misgiving(learning, iteration(3, error=0.0))
     assert "all pictures got the reward 0.5" in misgiving(config, iteration(3, error=0.0))

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from rlr_core import __version__
-from rlr_core.config import Judged, RunConfig, to_toml
+from rlr_core.config import Judged, RewardConfig, RunConfig, to_toml
 from rlr_core.dcot import format_line
 from rlr_core.families import LoraFamily
 from rlr_core.lora import LoraWeights, write_lora
 from rlr_core.runs.overview import Facts
-from rlr_core.runs.summary import Comparison
+from rlr_core.runs.summary import Comparison, short
 from rlr_core.storage import write_text
 from rlr_core.trainer import Setup
 
@@ -49,10 +49,16 @@ class Origin:
             config=setup.config,
             family=setup.lora.family,
             model=setup.model.lora_metadata(),
-            reward=setup.reward.name,
-            held_out=setup.held_out.name,
+            reward=reward_name(setup.config.reward),
+            held_out=short(setup.held_out.name),
             prompts=list(map(format_line, setup.prompts)),
         )
+
+
+def reward_name(reward: RewardConfig) -> str:
+    """As a LoRA's file names it for others: a file of one's own without its folder."""
+    parts = " + ".join(f"{weight:g} {short(part)}" for part, weight in reward.mix.items())
+    return f"mix: {parts}" if reward.name == "mix" else short(reward.name)
 
 
 def numbered(lora: Path, iteration: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rlr_core.config import ModelConfig, RewardConfig, RunConfig
+from rlr_core.config import ModelConfig, RunConfig
 from rlr_core.dcot import format_line
 from rlr_core.embedded import CHECKPOINT
 from rlr_core.errors import CheckpointError, RLRError, RunError
@@ -20,8 +20,9 @@ from rlr_core.lora.weights import LayerWeights, LoraWeights
 from rlr_core.models.describing import describe_checkpoint
 from rlr_core.runs.checkpoints import Checkpoint
 from rlr_core.runs.directory import RunDirectory
-from rlr_core.runs.export import Origin, export, numbered, write_card
+from rlr_core.runs.export import Origin, export, numbered, reward_name, write_card
 from rlr_core.runs.overview import Facts
+from rlr_core.runs.summary import short
 from rlr_core.runs.unlearned import refuse_unlearned
 from rlr_core.storage import refuse_overwriting, user_path
 from rlr_core.trainer.prompts import training_prompts
@@ -106,15 +107,10 @@ def _origin(config: RunConfig, guessed: LoraFamily | None) -> Origin:
         config=config,
         family=family,
         model=model,
-        reward=_name(config.reward),
-        held_out=config.reward.held_out,
+        reward=reward_name(config.reward),
+        held_out=short(config.reward.held_out),
         prompts=list(map(format_line, training_prompts(config.prompts, embedded=embedded))),
     )
-
-
-def _name(reward: RewardConfig) -> str:
-    parts = " + ".join(f"{weight:g} {part}" for part, weight in reward.mix.items())
-    return f"mix: {parts}" if reward.name == "mix" else reward.name
 
 
 def _about_model(config: ModelConfig, guessed: LoraFamily | None) -> tuple[LoraFamily, Mapping[str, str]]:

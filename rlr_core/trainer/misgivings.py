@@ -12,8 +12,8 @@ EARLY = 3
 FAINT = 1e-12
 """Of a gradient's norm: Adam's ε is 1e-8, and what is far below it moves nothing."""
 
-LEARN_FIRST = ("learned_critic",)
-"""Estimators whose gradient is 0 until they know something."""
+LEARN_FIRST = {"learned_critic": 25}
+"""Estimators whose gradient is 0 until they know something, and the iteration at which they should."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> F
     if spread == 0:
         told = f"all pictures got the reward {reward:g}: there is nothing to learn from"
         return Fault(told, "check the reward: it has to tell pictures apart")
-    if gradient == 0 and config.estimator.name not in LEARN_FIRST:
+    if gradient == 0 and config.estimator.name in LEARN_FIRST:
+        return Fault(
+            "the network that learns the reward has not guessed right yet on new pictures: nothing moves until it does",
+            "give it time, raise training.batch_size, or set estimator.name = nft",
+        )
+    if gradient == 0:
         told = "the gradient is 0, whatever the rewards are"
         return Fault(
             told, "check the reward's gradient, or use an estimator that needs none: --preset black-box"
         )
-    if 0 < gradient < FAINT:
+    if gradient < FAINT:
         return Fault(
             f"the gradient's norm is {gradient:.1g}: Adam hardly moves",
             "multiply the reward by a larger number",
@@ -63,8 +68,10 @@ def fault(config: RunConfig, reward: float, spread: float, gradient: float) -> F
 
 def misgiving(config: RunConfig, taken: Iteration | Skipped) -> str:
     """What is to be told with an iteration; "" for nothing. In the first one pictures may be alike by chance."""
-    looked_at = 1 if stands_still(config) else EARLY
-    if not isinstance(taken, Iteration) or taken.iteration != looked_at:
+    learned = LEARN_FIRST.get(config.estimator.name, EARLY)
+    looked_at = (1,) if stands_still(config) else (EARLY, learned)
+    if not isinstance(taken, Iteration) or taken.iteration not in looked_at:
         return ""
-    found = fault(config, taken.reward, taken.reward_error, taken.gradient_norm)
+    gradient = taken.gradient_norm if taken.iteration == learned else 1.0  # too early to be judged
+    found = fault(config, taken.reward, taken.reward_error, gradient)
     return f"iteration {taken.iteration}: {found.what}; {found.do}" if found else ""
