@@ -375,7 +375,13 @@ def test_the_zeroth_order_target_by_another_way() -> None:
 
 
 def test_every_named_estimator_is_tested() -> None:
-    assert {case.name for case in CASES} | {name.strip() for name in BIASED} == set(ESTIMATORS)
+    no_expectation = {
+        "nft",
+        "learned_critic",
+    }  # of this gradient or a part of it: their own tests say what they are
+    assert {case.name for case in CASES} | {name.strip() for name in BIASED} | no_expectation == set(
+        ESTIMATORS
+    )
 
 
 def theta_of_steps(count: int) -> Tensor:

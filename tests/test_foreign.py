@@ -101,8 +101,10 @@ def test_every_estimator_trains_it(name):
     with prepare(config(**settings), materials=materials()) as setup:
         trainer = Trainer(setup)
         before = [p.detach().clone() for p in setup.lora.parameters]
-        trainer.iterate()
-        trainer.iterate()
+        for _ in range(
+            12 if name == "learned_critic" else 2
+        ):  # which moves nothing before it knows something
+            trainer.iterate()
         assert not all(torch.equal(p, q) for p, q in zip(before, setup.lora.parameters, strict=True))
 
 

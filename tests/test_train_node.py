@@ -172,7 +172,7 @@ def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     defaults = {name: kind[1].get("default", kind[0][0] if isinstance(kind[0], list) else None)
                 for name, kind in method.Settings.INPUT_TYPES()["required"].items()}  # fmt: skip
     settings = method.Settings().chosen(**{**defaults, "targets": "attention+feedforward", "alpha": 1.0})[0]
-    preset = method.Preset().chosen("black-box")[0]
+    preset = method.Preset().chosen("black-box-unbiased")[0]
     folder = run(objects, reward=mixed, prompts=staged, settings=settings, estimator=preset, steps=3)[4]
     config = RunDirectory(Path(folder)).config
     assert config.reward.mix == {"sharpness": 2.0, "jpeg-compressibility": -1.0}
