@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -222,7 +223,9 @@ def test_sample_with_and_without_a_lora(desk, capsys):
         Path(name, "000.png").read_bytes() for name in ("plain", "with", "second", "off")
     )
     assert plain != with_lora and plain == off
-    assert second == Path("plain/001.png").read_bytes(), "seeds count up"
+    pictures = [np.asarray(Image.open(Path(name)), dtype=int) for name in ("second/000.png", "plain/001.png")]
+    assert abs(pictures[0] - pictures[1]).max() <= 1, "seeds count up, to the rounding of another batch"
+    assert second != plain
     sweep = [*lora, "--strengths", "0,0.5,1", "--set", "inference.sampler=dpmpp_2m"]
     assert rlr("sample", "a b", "--seed", "7", "--out", "sweep", *sweep, *settings) == 0
     assert torch.get_num_threads() == 3, "given back"

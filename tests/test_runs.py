@@ -206,7 +206,8 @@ def test_the_report_opens_anywhere(finished):
         "rlr-lora.safetensors",
     ):
         assert text in page
-    assert "NaN" not in page and "None" not in page and "$" not in page
+    words = re.sub(r"base64,[A-Za-z0-9+/=]*", "", page)  # pictures may spell anything
+    assert "NaN" not in words and "None" not in words and "$" not in words
 
 
 def test_the_grid_has_both_rows(finished):
