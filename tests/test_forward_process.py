@@ -22,7 +22,7 @@ def made(**settings: Any) -> ForwardProcess:
 
 
 def published(predicted: Tensor, old: Tensor, x: Tensor, advantages: Tensor, beta: float) -> Tensor:
-    """arXiv 2509.16117, eq. 5: r·|x̂⁺ − x|² + (1−r)·|x̂⁻ − x|², normalised by the old prediction's error, over 2β."""
+    """The loss of arXiv 2509.16117, r·|x̂⁺ − x|² + (1−r)·|x̂⁻ − x|², over 2β and the old prediction's error."""
     positive = (1 - beta) * old + beta * predicted
     negative = (1 + beta) * old - beta * predicted
     r = (1 + advantages) / 2

@@ -7,7 +7,6 @@ what is seen.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import comfy_bed
 import comfy_server
 import example_graphs
 import pytest
+from browsers import chromium
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [
@@ -51,9 +51,8 @@ def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        opened = chromium(p)
         yield opened
         opened.close()
 

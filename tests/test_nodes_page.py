@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from browsers import chromium
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -56,12 +56,8 @@ def page() -> Iterator[Any]:
             kind = "text/html" if path == "/" else "text/javascript"
             route.fulfill(body=PAGE if path == "/" else SCRIPTS.get(path, ""), content_type=kind)
 
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as p:
-        try:
-            browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        browser = chromium(p)
         page = browser.new_page()
         page.route("**/*", answer)
         page.goto("http://comfyui.test/")

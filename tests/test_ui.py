@@ -628,7 +628,10 @@ def test_rewards_without_a_gradient_train_by_the_method_for_them():
 def test_a_reward_of_ones_own_is_taken_at_its_word(tmp_path):
     """Whether it has a gradient is read in its file, which is not run."""
     blind, seeing = tmp_path / "blind.py", tmp_path / "seeing.py"
-    blind.write_text("raise SystemExit\ndef score(images, prompts): ...\n", encoding="utf-8")
+    text = (
+        "raise SystemExit\ndef score(images, prompts): ...\n# differentiable\nscore.differentiable = False\n"
+    )
+    blind.write_text(text, encoding="utf-8")
     seeing.write_text("def score(images, prompts): ...\nscore.differentiable = True\n", encoding="utf-8")
     for name in (str(blind), f"{blind}:score"):
         assert fields.rewarded([], f" {name} ", "default")[1]["value"] == "black-box"

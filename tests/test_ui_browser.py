@@ -8,7 +8,6 @@ Chromium is Debian's, or Playwright's own where there is none.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
+from browsers import chromium
 
 from rlr_core.runs.directory import RunDirectory
 from rlr_core.runs.state import RunState
@@ -41,18 +41,10 @@ IGNORED = {"scrollable-region-focusable"}
 """Findings in what Gradio alone makes."""
 
 
-def _browser(p: Any) -> Any:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    try:
-        return p.chromium.launch(executable_path=found, args=["--no-sandbox"])
-    except playwright.Error as error:
-        pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as p:
-        found = _browser(p)
+        found = chromium(p)
         yield found
         found.close()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from browsers import chromium
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -39,12 +39,8 @@ def asked(request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str]]]:
         kind = {"/rlr.js": "text/javascript", "/rlr-gui/news": "application/json"}.get(path, "text/html")
         route.fulfill(body=texts.get(path, "the GUI"), content_type=f"{kind}; charset=utf-8")
 
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as p:
-        try:
-            browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        browser = chromium(p)
         page = browser.new_page()
         page.route("**/*", answer)
         page.goto("http://webui.test/")

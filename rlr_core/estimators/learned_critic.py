@@ -19,12 +19,11 @@ from torch import Tensor
 
 from rlr_core.chain import Cost, initial_latents, rollout
 from rlr_core.chain.noise import derive_seed
-from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, my_chunks
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem
-from rlr_core.estimators.sub_chains import stratified
+from rlr_core.estimators.starts import check_window, drawn, steps_of
 from rlr_core.estimators.surrogate import Surrogate
 
 
@@ -93,27 +92,14 @@ class LearnedCritic(Estimator):
         return self._surrogate
 
     def _starts(self, problem: Problem, batch: Batch, generator: torch.Generator) -> Tensor:
-        """a of each sample, (draws, B): uniform over the window and stratified over the batch."""
-        low, high = self._window(problem)
-        places = torch.stack([stratified(len(batch), generator) for _ in range(self.draws)])
-        return low + (places * (high - low)).long().clamp(max=high - low - 1)
-
-    def _window(self, problem: Problem) -> tuple[int, int]:
-        """a is one of low … high-1, at least one of them; of a problem that is limited to a window of steps, that."""
-        if problem.window:
-            return problem.window.start, problem.window.stop
-        low, high = (round(part * problem.steps) for part in self.window)
-        low = min(low, problem.steps - 1)
-        return low, max(min(high, problem.steps), low + 1)
+        """a of each sample, (draws, B), from the window; of a problem that is limited to a window of steps, from that."""
+        limit = problem.window
+        low, high = (limit.start, limit.stop) if limit else steps_of(self.window, problem.steps)
+        return torch.stack([drawn(low, high, len(batch), generator) for _ in range(self.draws)])
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(problem, batch_size, self.chunk)
-        if not self.window[0] < self.window[1]:
-            raise EstimatorError(
-                f"starts from {self.window[0]} to {self.window[1]} of the chain",
-                "estimator.starts_from below estimator.starts_until",
-                "correct them; 0 and 1 are the whole chain",
-            )
+        check_window(self.window, "predictions")
 
     def coverage(self, problem: Problem) -> Tensor:
         """Of no step: a prediction stands for the steps that follow, and the critic for the reward."""

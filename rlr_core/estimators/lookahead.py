@@ -28,7 +28,7 @@ from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem
 from rlr_core.estimators.ranking import trusted
-from rlr_core.estimators.sub_chains import stratified
+from rlr_core.estimators.starts import check_window, drawn, steps_of
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Lookahead(Estimator):
         """a of each sample (B,), uniform over the window and stratified over the batch."""
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         low, high = self._window(problem)
-        return low + (stratified(len(batch), generator) * (high - low)).long().clamp(max=high - low - 1)
+        return drawn(low, high, len(batch), generator)
 
     def _window(self, problem: Problem) -> tuple[int, int]:
         """a is one of low … high-1, at least one of them and none beyond T-h.
@@ -103,8 +103,7 @@ class Lookahead(Estimator):
         if self._starts_known:
             first = min(self._starts_known.start, latest)
             return first, max(min(self._starts_known.stop, latest + 1), first + 1)
-        low = min(round(self.window[0] * steps), latest)
-        return low, max(min(round(self.window[1] * steps), latest + 1), low + 1)
+        return steps_of(self.window, steps, self.length)
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(problem, batch_size, self.chunk)
@@ -116,12 +115,7 @@ class Lookahead(Estimator):
                 f"estimator.sub_chain_length of at most {steps}",
                 "shorten the sub-chain or raise sampling.steps",
             )
-        if not self.window[0] < self.window[1]:
-            raise EstimatorError(
-                f"sub-chains that start from {self.window[0]} to {self.window[1]} of the chain",
-                "estimator.starts_from below estimator.starts_until",
-                "correct them; 0 and 1 are the whole chain",
-            )
+        check_window(self.window, "sub-chains")
 
     def coverage(self, problem: Problem) -> Tensor:
         """Only where the prediction is that of the last step is nothing skipped; with `unit`, not in its right length."""

@@ -55,8 +55,17 @@ def says_differentiable(name: str) -> bool:
         tree = ast.parse(read_text(user_path(file), LONGEST))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return True
-    named = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree))
-    return "differentiable" in named
+    return any(_sets_differentiable(node) for node in ast.walk(tree))
+
+
+def _sets_differentiable(node: ast.AST) -> bool:
+    """Whether it is `….differentiable = …` of anything but False."""
+    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+        return False
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    named = {getattr(target, "attr", getattr(target, "id", "")) for target in targets}
+    denied = isinstance(node.value, ast.Constant) and not node.value.value
+    return "differentiable" in named and not denied
 
 
 def _run(path: Path) -> ModuleType:
