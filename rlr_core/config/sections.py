@@ -311,6 +311,12 @@ class TrainingConfig:
         low=1e-12,
         high=1e3,
     )
+    max_kl: Free[float] = setting(
+        0.0,
+        "nats, for each number of a latent, that pictures' chains may be from the checkpoint's own; 0 for no limit",
+        low=0,
+        high=1e3,
+    )
     schedule: Free[str] = setting(
         "constant", "of the steps' length; cosine falls to 0", choices=("constant", "cosine")
     )
