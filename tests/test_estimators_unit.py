@@ -54,8 +54,10 @@ NEEDS_GRADIENT = {
     "alignprop",
     "full_bp",
     "flow_bp",
+    "auto",
 }
 BIASED = {
+    "auto",
     "flow_bp",
     "v1",
     "v2",

@@ -147,6 +147,15 @@ def test_a_mix_is_predicted_without_measuring_its_scale() -> None:
     assert both.weights["rewards"] == alone.weights["rewards"] + scorer > alone.weights["rewards"]
 
 
+def test_of_two_estimators_that_it_may_be_the_larger_one_is_predicted(workshop) -> None:
+    found = {
+        name: rehearse(runs.config(workshop, estimator__name=name, estimator__first_order_steps=2), "cuda")
+        for name in ("auto", "lookahead", "flow_bp")
+    }
+    assert found["auto"].peak == max(found["lookahead"].peak, found["flow_bp"].peak)
+    assert found["auto"].flops == max(found["lookahead"].flops, found["flow_bp"].flops)
+
+
 def test_on_a_cpu_there_is_nowhere_to_move_weights_to(workshop) -> None:
     def sizes(device: str) -> list[int]:
         configs = [runs.config(workshop, memory__offload=what) for what in ("none", "text")]

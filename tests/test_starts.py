@@ -16,6 +16,9 @@ import runs
 from toy import toy_batch, toy_problem
 
 from rlr_core.chain import initial_latents, predictions, rollout
+from rlr_core.config import EstimatorConfig
+from rlr_core.estimators import build, by_ranking
+from rlr_core.estimators.by_ranking import ByRanking
 from rlr_core.estimators.lookahead import Lookahead
 from rlr_core.estimators.ranking import ALIKE, agreement, trusted
 from rlr_core.trainer import Iteration, Trainer, prepare
@@ -135,6 +138,51 @@ def test_what_measuring_cost_is_told_once() -> None:
     assert first == second + 100
 
 
+# The lookahead or the finished picture
+
+
+def made(**settings: Any) -> ByRanking:
+    estimator = build(EstimatorConfig(name="auto", first_order_steps=2, chunk=1, **settings), 4)
+    assert isinstance(estimator, ByRanking)
+    return estimator
+
+
+@pytest.mark.parametrize(
+    ("tau", "chosen", "starts"),
+    [
+        ([0.0, 0.9, 0.9, 1.0], "lookahead", range(1, 3)),
+        ([0.0, 0.0, 0.0, 1.0], "flow_bp", None),
+        ([0.9, 0.0, 0.0, 1.0], "flow_bp", None),
+        (None, "flow_bp", None),
+    ],
+)
+def test_predicted_pictures_are_looked_at_where_they_rank_early(
+    tau: list[float] | None, chosen: str, starts: range | None
+) -> None:
+    estimator, problem, batch = made(), toy_problem(), toy_batch(4, seed=3)
+    assert estimator.measures(problem)
+    known = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+    assert estimator.learn(known, 100) == starts and not estimator.measures(problem)
+    alone = build(EstimatorConfig(name=chosen, first_order_steps=2, chunk=1), 4)
+    if isinstance(alone, Lookahead):
+        alone.learn(known, 0)
+    expected, found = alone(problem, batch), estimator(problem, batch)
+    assert torch.equal(found.gradient, expected.gradient)
+    assert found.cost.evaluations == expected.cost.evaluations + 100
+    assert estimator.scores_predictions == alone.scores_predictions
+    again = made()
+    again.load_state_dict(estimator.state_dict())
+    assert not again.measures(problem) and torch.equal(again(problem, batch).gradient, found.gradient)
+    assert again(problem, batch).cost.evaluations == expected.cost.evaluations, (
+        "what measuring cost is told once"
+    )
+
+
+def test_before_it_is_measured_the_finished_picture_is_looked_at() -> None:
+    estimator = made()
+    assert estimator.chosen is estimator.finished and estimator.state_dict() == {}
+
+
 # A run
 
 
@@ -179,6 +227,19 @@ def test_a_run_that_goes_on_knows_it_already(workshop: Path) -> None:
     assert not any(isinstance(event, Ranked) for event in second._ready())
     pairs = zip(whole.setup.lora.parameters, second.setup.lora.parameters, strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_run_says_that_it_looks_at_finished_pictures(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share, finished in ((0.0, True), (1.0, False)):
+        monkeypatch.setattr(by_ranking, "EARLY", share)
+        mine = trainer(
+            workshop, estimator__name="auto", estimator__starts="set", estimator__first_order_steps=2
+        )
+        (ranked,) = (event for event in mine.train() if isinstance(event, Ranked))
+        assert ranked.finished == finished == (not ranked.starts)
+        assert len(ranked.tau) == mine.setup.problem.steps
 
 
 def test_without_being_asked_nothing_is_measured(workshop: Path) -> None:

@@ -108,6 +108,8 @@ def test_what_a_run_measures_of_itself_is_told():
     assert "0.25 nats" in told and "steps 5 to 9" in told
     live._take({"type": "ranked", "seq": 3, "iteration": 1, "tau": [], "starts": []})
     assert "start as set" in cards._pace(live)
+    live._take({"type": "ranked", "seq": 4, "iteration": 1, "tau": [0.1], "starts": [], "finished": True})
+    assert "looks at finished ones" in cards._pace(live)
 
 
 def test_what_a_run_does_before_its_first_iteration():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from rlr_core.config import Judged, RunConfig, to_toml
 from rlr_core.runs.directory import RunDirectory
@@ -263,8 +264,11 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{fmean(known):.3g}" if known else "–"
 
 
-def _starts(steps: Sequence[int]) -> str:
-    """Where sub-chains start since it was measured: first step, and the one after the last."""
+def _starts(event: Mapping[str, Any]) -> str:
+    """What follows from how predicted pictures were seen to rank."""
+    steps = event["starts"]
+    if event.get("finished"):
+        return "predicted pictures do not rank early as finished ones do, so training looks at finished ones"
     if not steps:
         return "predicted pictures rank as finished ones nowhere, so sub-chains start as set"
     return f"sub-chains start at steps {steps[0] + 1} to {steps[1]}, where predicted pictures rank as finished ones"
@@ -278,7 +282,7 @@ def _pace(live: Live) -> str:
         f"{fmean(seconds):.2f} s an iteration" if seconds else "",
         f"{skipped} iterations skipped" if skipped else "",
         f"{far:.2g} nats for each number of a latent from the checkpoint" if far is not None else "",
-        *(_starts(event["starts"]) for event in live.of("ranked")[-1:]),
+        *(_starts(event) for event in live.of("ranked")[-1:]),
     ]
     warnings = "".join(f"<li>{html.escape(event['message'])}</li>" for event in live.of("warning")[-5:])
     return f"<p class='note'>{', '.join(filter(None, told))}</p>" + (

@@ -87,6 +87,10 @@ class Narrator:
                 self._say(
                     f"Sub-chains start at steps {first + 1} to {after}: there predicted pictures rank as finished ones."
                 )
+            case Ranked(finished=True):
+                self._say(
+                    "Predicted pictures do not rank as finished ones do early on: training looks at finished ones."
+                )
             case Replanned():
                 self._say(
                     f"The memory is not enough. Going on after iteration {event.iteration} with {', '.join(event.settings)}."

@@ -274,10 +274,7 @@ class EstimatorConfig:
         choices=("set", "measured"),
     )
     starts_from: float = setting(
-        0.1,
-        "lookahead: its sub-chains start between these two fractions of the chain; flow_bp: its steps are between them",
-        low=0,
-        high=1,
+        0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
     )
     starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
     stages: list[str] = setting(

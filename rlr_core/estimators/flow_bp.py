@@ -28,7 +28,6 @@ from rlr_core.estimators.base import Estimator, check_chunk, check_differentiabl
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem, flatten
-from rlr_core.estimators.starts import Window, check_window, steps_of
 from rlr_core.estimators.sub_chains import stratified
 
 
@@ -39,14 +38,12 @@ class SurrogateChain(Estimator):
     Attributes:
         length: K, steps that are run again with gradient.
         bridge: b, how much of a step's Jacobian λ goes through.
-        window: the part of the chain that they are of, as fractions of T (0 noise, 1 finished).
         unit: whether each chunk's gradient is scaled to length 1, as the lookahead's.
         chunk: samples that go through the network together; they have the same K steps.
     """
 
     length: int
-    bridge: float = 0.0
-    window: Window = (0.0, 1.0)
+    bridge: float = 0.5
     unit: bool = False
     chunk: int = 1
 
@@ -81,7 +78,7 @@ class SurrogateChain(Estimator):
         self, problem: Problem, batch: Batch, samples: Tensor, kept: dict[int, Tensor], slope: Tensor
     ) -> Tensor:
         """∂θ along the surrogate (P,), from latents before its steps and the slope at the chain's end (n, …)."""
-        chain, low, high = problem.chain(batch), *self._range(problem)
+        chain, stretch = problem.chain(batch), len(problem.limited(problem.steps)) / len(kept)
         total = torch.zeros_like(flatten(problem.parameters))
         for i in sorted(kept, reverse=True):
             with torch.enable_grad():
@@ -90,35 +87,28 @@ class SurrogateChain(Estimator):
                 objective = (slope.to(mean) * problem.amplified(mean)).sum()
                 of = [*problem.parameters, *([x] if self.bridge else [])]
                 slopes = problem.slopes(objective, of)
-            total += flatten(slopes[: len(problem.parameters)]) * (high - low) / len(kept)
+            total += stretch * flatten(slopes[: len(problem.parameters)])
             if self.bridge:
                 slope = slope + self.bridge * (slopes[-1].to(slope) - slope)
         return total
 
     def _steps(self, problem: Problem, batch: Batch) -> list[list[int]]:
-        """Of each chunk the K steps: evenly apart, from a start that is stratified over the chunks."""
-        low, high = self._range(problem)
-        count = min(self.length, high - low)
+        """Of each chunk the K steps, of those that the problem is limited to: evenly apart, stratified over the chunks."""
+        steps = problem.limited(problem.steps)
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         offsets = stratified(len(batch) // self.chunk, generator)
-        places = (torch.arange(count) + offsets[:, None]) * (high - low) / count
-        return (low + places.long().clamp(max=high - low - 1)).tolist()
-
-    def _range(self, problem: Problem) -> tuple[int, int]:
-        """The steps are of low … high-1; where the problem is limited to a window of steps, of that."""
-        limit = problem.window
-        return (limit.start, limit.stop) if limit else steps_of(self.window, problem.steps)
+        places = (torch.arange(self.length) + offsets[:, None]) * len(steps) / self.length
+        return (steps.start + places.long().clamp(max=len(steps) - 1)).tolist()
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(problem, batch_size, self.chunk)
         check_differentiable(problem)
-        check_window(self.window, "differentiated steps")
-        low, high = self._range(problem)
-        if not 1 <= self.length <= high - low:
+        steps = len(problem.limited(problem.steps))
+        if not 1 <= self.length <= steps:
             raise EstimatorError(
-                f"FlowBP with {self.length} steps of {high - low}",
-                f"1 to {high - low} steps",
-                "correct estimator.first_order_steps, starts_from and starts_until, or raise sampling.steps",
+                f"FlowBP with {self.length} of {steps} steps",
+                f"estimator.first_order_steps from 1 to {steps}",
+                "correct it, or raise sampling.steps",
             )
 
     def coverage(self, problem: Problem) -> Tensor:
@@ -126,5 +116,5 @@ class SurrogateChain(Estimator):
         covered = torch.zeros(problem.steps)
         if self.bridge == 1 and self.length == problem.steps:
             return covered + 1
-        covered[-1] = float(self._range(problem)[1] == problem.steps)
+        covered[-1] = float(problem.limited(problem.steps).stop == problem.steps)
         return covered

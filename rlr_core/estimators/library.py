@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from rlr_core.config import EstimatorConfig
 from rlr_core.errors import ConfigError
 from rlr_core.estimators.base import Estimator
 from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, RunningMean
+from rlr_core.estimators.by_ranking import ByRanking
 from rlr_core.estimators.critic import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.first_order import FirstOrder
@@ -137,14 +138,17 @@ def _refl(config: EstimatorConfig, steps: int) -> Estimator:
     return RewardFeedback(config.first_order_steps, config.chunk)
 
 
-def _lookahead(config: EstimatorConfig, steps: int) -> Estimator:
+def _lookahead(config: EstimatorConfig, steps: int) -> Lookahead:
     window = (config.starts_from, config.starts_until)
     return Lookahead(config.sub_chain_length, window, config.unit, config.chunk, config.starts == "measured")
 
 
-def _flow_bp(config: EstimatorConfig, steps: int) -> Estimator:
-    window = (config.starts_from, config.starts_until)
-    return SurrogateChain(config.first_order_steps, config.bridge, window, config.unit, config.chunk)
+def _flow_bp(config: EstimatorConfig, steps: int) -> SurrogateChain:
+    return SurrogateChain(config.first_order_steps, config.bridge, config.unit, config.chunk)
+
+
+def _auto(config: EstimatorConfig, steps: int) -> Estimator:
+    return ByRanking(_lookahead(replace(config, starts="measured"), steps), _flow_bp(config, steps))
 
 
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
@@ -232,8 +236,13 @@ ESTIMATORS: dict[str, NamedEstimator] = {
     ),
     "flow_bp": NamedEstimator(
         "FlowBP: the finished picture's gradient, back along K of the chain's steps, one at a time run again; biased",
-        ("first_order_steps", "bridge", "starts_from", "starts_until", "stages", "unit"),
+        ("first_order_steps", "bridge", "stages", "unit"),
         _flow_bp,
+    ),
+    "auto": NamedEstimator(
+        "lookahead where predicted pictures, as measured first, rank early as finished ones do; flow_bp elsewhere; biased",
+        ("first_order_steps", "bridge", "sub_chain_length", "stages", "unit"),
+        _auto,
     ),
     "full_bp": NamedEstimator(
         "back-propagation through the whole chain, one step at a time run again; exact", (), _full

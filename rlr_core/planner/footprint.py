@@ -47,6 +47,10 @@ class Footprint:
 
 def rehearse(config: RunConfig, device: str) -> Footprint:
     """Rehearse one iteration and one preview as on `device` ("cuda", "cpu", "mps"). Raises `RLRError` as training would."""
+    if config.estimator.name == "auto":  # which of the two it will be is measured when the run starts
+        either = [rehearse(with_estimator(config, name), device) for name in ("lookahead", "flow_bp")]
+        largest = max(either, key=lambda found: found.peak)
+        return replace(largest, flops=max(found.flops for found in either))
     short, share = shortened(_scaled(settled(config, device)))
     rehearsal = Rehearsal()
     materials = Materials(
@@ -66,6 +70,11 @@ def rehearse(config: RunConfig, device: str) -> Footprint:
         weights = {name: _bytes(network) for name, network in networks.items()}
         weights["rewards"] = _bytes(_together(setup))
     return Footprint(training, rehearsal.peak, flops / share, weights, setup.model.savings)
+
+
+def with_estimator(config: RunConfig, name: str) -> RunConfig:
+    """The config with another estimator."""
+    return replace(config, estimator=replace(config.estimator, name=name))
 
 
 def settled(config: RunConfig, device: str) -> RunConfig:

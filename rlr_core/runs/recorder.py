@@ -287,7 +287,7 @@ class Recorder:
             case AlarmRaised():
                 self.log.append("alarm", message=event.message, **dataclasses.asdict(event))
             case Ranked():
-                self.log.append("ranked", iteration=event.iteration, tau=event.tau, starts=event.starts)
+                self.log.append("ranked", **dataclasses.asdict(event))
             case Replanned():
                 self.log.append("replanned", iteration=event.iteration, settings=event.settings)
             case Edited():

@@ -179,11 +179,13 @@ class Ranked:
     Attributes:
         tau: Kendall's rank correlation within prompts at each step; empty where rewards did not differ enough to tell.
         starts: first step, and the one after the last, where sub-chains start from now on; empty: where the config says.
+        finished: whether, instead, training looks at finished pictures from now on.
     """
 
     iteration: int
     tau: list[float]
     starts: list[int]
+    finished: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlr_core.chain import Chain, Cost, Counted, initial_latents, predictions
 from rlr_core.chain.noise import derive_seed
+from rlr_core.estimators.by_ranking import ByRanking
 from rlr_core.estimators.lookahead import Lookahead
 from rlr_core.estimators.ranking import agreement
 from rlr_core.trainer.events import Painting, Ranked
@@ -24,7 +25,7 @@ PROMPTS, EACH = 8, 4
 def measure_starts(setup: Setup, iteration: int) -> Generator[Painting | Ranked, None, None]:
     """Let an estimator that asks for it learn where predicted pictures rank as finished ones do; of the first size."""
     estimator, problem = setup.estimator, setup.problem
-    if not isinstance(estimator, Lookahead) or not estimator.measures(problem):
+    if not isinstance(estimator, Lookahead | ByRanking) or not estimator.measures(problem):
         return
     cost, mine, found = Cost(), problem.collective.mine(PROMPTS), []
     for number in mine:
@@ -36,8 +37,9 @@ def measure_starts(setup: Setup, iteration: int) -> Generator[Painting | Ranked,
     tau = agreement(rewards, rewards[..., -1])
     spent = torch.tensor([float(cost.evaluations)], dtype=torch.float64)
     starts = estimator.learn(tau, round(float(problem.collective.sum(spent))))
-    told = [] if tau is None or starts is None else [round(float(value), 3) for value in tau]
-    yield Ranked(iteration, told, [starts.start, starts.stop] if starts else [])
+    told = [] if tau is None else [round(float(value), 3) for value in tau]
+    finished = isinstance(estimator, ByRanking) and starts is None
+    yield Ranked(iteration, told, [starts.start, starts.stop] if starts else [], finished)
 
 
 @torch.no_grad()
