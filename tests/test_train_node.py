@@ -183,6 +183,22 @@ def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     )
 
 
+def test_settings_are_told_as_inputs_of_nodes(home, objects, monkeypatch):
+    """The core names its settings; on a node people look for inputs."""
+    advice = r"raise batch_size, or set name = nft of RLR: estimator \(advanced\)"
+    with pytest.raises(CheckpointError, match=advice):
+        run(objects, estimator=estimator("learned_critic"))  # two iterations are too few for it
+    with pytest.raises(ConfigError, match=r"\bbatch_size\b") as caught:
+        run(objects, batch_size=0)
+    assert "training." not in str(caught.value)
+    told: list[str] = []
+    monkeypatch.setattr(comfy_bed.node_file("live"), "send", lambda event, facts: told.append(facts["note"]))
+    comfy_bed.node_file("live").Telling("7", home, 2).tell(
+        "", note="set sampling.eta = 1, or --preset published"
+    )
+    assert told == ["set eta = 1 of RLR: settings, or RLR: estimator with the preset published"]
+
+
 def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):
     with pytest.raises(PromptError, match=r"no prompts\n.*each line"):
         run(objects, prompts=prompts(" \n# nothing\n"))

@@ -51,7 +51,8 @@ export function panel(address, shown) {
       if (facts?.doing) told.textContent = facts.doing;
     },
     draw(run) {
-      if (!run?.state) return;
+      if (run.missing && !running) told.textContent = `${run.missing} is not in output/rlr: it was renamed, deleted, or is of another computer.`;
+      if (!run.state) return;
       told.textContent = words(run, doing);
       bar.hidden = run.state !== "running";
       bar.max = run.iterations || 1;
