@@ -24,16 +24,3 @@ TITLES = {
     "RLRBeforeAfter": "RLR: before and after",
     "RLRSaveLora": "RLR: save LoRA",
 }
-TRAINING = {
-    "iterations": "training.iterations",
-    "batch_size": "training.batch_size",
-    "learning_rate": "training.learning_rate",
-    "rank": "lora.rank",
-    "steps": "sampling.steps",
-    "cfg": "sampling.guidance_scale",
-    "held_out_pairs": "output.evaluation",
-    "preview_every": "output.preview_every",
-    "seed": "training.seed",
-    "lora_name": "output.name",
-}
-"""Input of RLR: train → setting."""

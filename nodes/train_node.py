@@ -19,9 +19,8 @@ from .families import HostFamily, family_of
 from .folders import runs
 from .going_on import FRESH, ON, run_for
 from .host import SCHEDULER_NAMES, Interrupted, with_lora
-from .inputs import Input, setting_input, tables
+from .inputs import TRAINING, Input, setting_input, tables
 from .live import Telling
-from .names import TRAINING
 from .pictures import as_image
 from .snapshot import lora_file
 from .sockets import CATEGORY, ESTIMATOR, PROMPTS, REWARD, RUN, SETTINGS, Inputs, socket

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from rlr_core.errors import GradientError, RLRError
 
-from .method import ADVANCED, LEFT
-from .names import TITLES, TRAINING
+from .inputs import ADVANCED, LEFT, TRAINING
+from .names import TITLES
 
 ELSEWHERE = {"RLREstimatorAdvanced": {**ADVANCED, "name": "estimator.name"}, "RLRSettings": LEFT}
 """Node → its inputs, by setting."""
