@@ -48,6 +48,8 @@ def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     comfy_bed.node_file("pack")
     home = tmp_path_factory.getbasetemp() / "comfyui"
     comfy_server.put_checkpoint(home, "sdxl")
+    for name in (example_graphs.SD, example_graphs.XL):  # what is not there has a red frame
+        (home / "models" / "checkpoints" / name).touch()
     options = ["--front-end-root", request.param] if request.param else []
     with comfy_server.serving(home, *options) as server:
         yield server
@@ -122,7 +124,7 @@ def overlap(one: list[float], other: list[float]) -> bool:
 def thumbnail(page: Any, file: Path) -> None:
     """As ComfyUI shows it in its list of examples."""
     page.add_style_tag(content=BARE)
-    page.set_viewport_size({"width": 1440, "height": 900})
+    page.set_viewport_size({"width": 2880, "height": 1800})  # from afar, ComfyUI leaves out all texts
     page.wait_for_timeout(500)
     page.evaluate(WHOLE)
     page.wait_for_timeout(1000)
@@ -135,7 +137,7 @@ WHOLE = """
         const boxes = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
         const [left, top] = [0, 1].map((k) => Math.min(...boxes.map((box) => box[k])));
         const [right, below] = [2, 3].map((k) => Math.max(...boxes.map((box) => box[k])));
-        const scale = Math.min((innerWidth - 48) / (right - left), (innerHeight - 48) / (below - top));
+        const scale = Math.min((innerWidth - 96) / (right - left), (innerHeight - 96) / (below - top));
         app.canvas.ds.scale = scale;
         app.canvas.ds.offset = [(innerWidth / scale - right - left) / 2, (innerHeight / scale - below - top) / 2];
         app.canvas.setDirty(true, true);
