@@ -50,6 +50,7 @@ CASES = [
     Case("lookahead", {"unit": False}),
     Case("alignprop"),
     Case("full_bp"),
+    Case("flow_bp", {"first_order_steps": 2, "bridge": 0.5, "unit": False, "starts_from": 0.0}),
 ]
 UNEVEN = [replace(case, batch=12, settings={**case.settings, "chunk": 4}) for case in CASES]
 """Three chunks for two processes."""

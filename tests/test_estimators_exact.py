@@ -23,6 +23,7 @@ import torch
 from checks import Comparison, compare
 from torch import Tensor
 from toy import (
+    IDENTITY,
     STEPS,
     THETA,
     Moments,
@@ -374,6 +375,17 @@ def test_the_zeroth_order_target_by_another_way() -> None:
     assert bias.norm() > 0.05 * full_gradient().norm(), "smoothing would not be told from none"
 
 
+def test_flow_bp_of_every_step_with_a_whole_bridge_is_back_propagation() -> None:
+    settings = {"first_order_steps": T, "bridge": 1.0, **ANYWHERE}
+    whole, exact = (
+        build(EstimatorConfig(name=n, chunk=2, **s), T) for n, s in (("flow_bp", settings), ("full_bp", {}))
+    )
+    problem, batch = toy_problem(), toy_batch(8, 0)
+    torch.testing.assert_close(whole(problem, batch).gradient, exact(problem, batch).gradient)
+    torch.testing.assert_close(surrogate_target([[0, 1, 2, 3]], 1.0), full_gradient())
+    assert whole(problem, batch).cost == exact(problem, batch).cost and whole.coverage(problem).eq(1).all()
+
+
 def test_every_named_estimator_is_tested() -> None:
     no_expectation = {
         "nft",
@@ -434,8 +446,59 @@ def lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
     return torch.stack(gradients).mean(0)
 
 
+def surrogate_target(chosen: list[list[int]], bridge: float) -> Tensor:
+    """Mean over the choices of Σ w·∂θ E[R(x_T + P_i·(m_θ(x_i) − m_i))], P_i = Π (I + b·(M_k − I)) over the chosen k > i."""
+    return torch.stack([one_surrogate(steps, bridge) for steps in chosen]).mean(0)
+
+
+def one_surrogate(steps: list[int], bridge: float) -> Tensor:
+    theta = THETA[None].clone().requires_grad_()
+    passed, total = IDENTITY[None], torch.zeros(1, dtype=torch.float64)
+    for i in sorted(steps, reverse=True):
+        total = total + both_sides(lambda start, i=i, p=passed: carried(start, theta, i, p), 1)
+        passed = passed @ (IDENTITY + bridge * (mean_step(theta.detach(), i, 0)[0] - IDENTITY))
+    return torch.autograd.grad(total.sum(), theta)[0][0] * T / len(steps)
+
+
+def carried(start: Moments, theta: Tensor, i: int, passed: Tensor) -> Tensor:
+    """E[R] (1,) of x_T, moved by what θ changes of the mean of step i and `passed` (1, 2, 2) makes of that."""
+    own = theta.detach()
+    before = walk(start, theta_of_steps(i).detach(), steps=T)
+    onward, shift = IDENTITY[None], torch.zeros(1, 2, dtype=torch.float64)
+    for k in range(i, T):
+        matrix, constant = mean_step(own, k, start.side)
+        onward, shift = matrix @ onward, (matrix @ shift[..., None])[..., 0] + constant
+    now, was = mean_step(theta, i, start.side), mean_step(own, i, start.side)
+    matrix = onward + passed @ (now[0] - was[0])
+    moved = before.affine(
+        matrix, shift + (passed @ (now[1] - was[1])[..., None])[..., 0], torch.zeros((), dtype=torch.float64)
+    )
+    after = (
+        walk(start, theta_of_steps(T).detach(), steps=T).cov - onward @ before.cov @ onward.mT
+    )  # of the later noise
+    return replace(moved, cov=moved.cov + after).reward()
+
+
+def mean_step(theta: Tensor, i: int, side: int) -> tuple[Tensor, Tensor]:
+    """M (1, 2, 2) and c (1, 2) of m_i = M·x + c."""
+    at = [
+        Moments(x[None], 0 * IDENTITY[None], side).step(theta, i, steps=T).mean
+        for x in (0 * IDENTITY[0], *IDENTITY)
+    ]
+    return torch.stack([at[1] - at[0], at[2] - at[0]], -1), at[0]
+
+
 ANYWHERE = {"starts_from": 0.0, "starts_until": 1.0, "unit": False}
 BIASED = {
+    "flow_bp": ({"first_order_steps": T, **ANYWHERE}, lambda: surrogate_target([[0, 1, 2, 3]], 0.0)),
+    "flow_bp ": (
+        {"first_order_steps": 2, "bridge": 0.6, **ANYWHERE, "chunk": 1024},
+        lambda: surrogate_target([[0, 2], [1, 3]], 0.6),
+    ),
+    "flow_bp  ": (
+        {"first_order_steps": 1, **ANYWHERE, "chunk": 256},
+        lambda: surrogate_target([[i] for i in range(T)], 0.0),
+    ),
     "lookahead": ({**SINGLE, **ANYWHERE}, lambda: lookahead_target(1)),
     "lookahead ": ({**SHORT, **ANYWHERE}, lambda: lookahead_target(2)),
     "lookahead  ": (
@@ -473,7 +536,7 @@ BIASED_PROBLEMS = {name: (*case, None) for name, case in BIASED.items()} | {
 def test_a_biased_estimate_has_its_own_exact_expectation_and_not_the_full_gradient(name: str) -> None:
     settings, exact, window = BIASED_PROBLEMS[name]
     size, batches = 4096, 128 if window else 64
-    estimator = build(EstimatorConfig(name=name.split()[0], chunk=size, **settings), T)
+    estimator = build(EstimatorConfig(name=name.split()[0], **{"chunk": size, **settings}), T)
     problem = replace(toy_problem(), window=window)
     estimator.check(problem, size)
     drawn = torch.stack([estimator(problem, toy_batch(size, seed)).gradient for seed in range(batches)])

@@ -53,8 +53,20 @@ NEEDS_GRADIENT = {
     "lookahead",
     "alignprop",
     "full_bp",
+    "flow_bp",
 }
-BIASED = {"v1", "v2", "draft", "draft_lv", "refl", "lookahead", "alignprop", "nft", "learned_critic"}
+BIASED = {
+    "flow_bp",
+    "v1",
+    "v2",
+    "draft",
+    "draft_lv",
+    "refl",
+    "lookahead",
+    "alignprop",
+    "nft",
+    "learned_critic",
+}
 NEEDS_NOISE = {"rlr", "published", "v2", "half", "reinforce", "ddpo"}
 
 

@@ -24,7 +24,7 @@ from rlr_core.errors import ConfigError, PromptError
 from rlr_core.families import FAMILIES
 from rlr_core.runs import log, runner
 from rlr_core.runs.state import RunState
-from ui import charts, choosing, form, words
+from ui import cards, charts, choosing, form, words
 from ui.cards import sentence
 from ui.form import Filled, compose, filled_by
 from ui.guard import LARGEST, Rules, refusal
@@ -96,6 +96,18 @@ def test_time_left_is_that_of_the_pace():
     live.iterations = [{"iteration": k, "time": 100.0 + 2 * k, "seconds": 1.5} for k in range(1, 41)]
     assert live.seconds_left(100) == pytest.approx(120)
     assert Live(log.Follower(Path("none"))).seconds_left(100) is None
+
+
+def test_what_a_run_measures_of_itself_is_told():
+    """How far it is from the checkpoint, and where its sub-chains start; nothing where nothing was measured."""
+    live = Live(log.Follower(Path("none")))
+    assert "nats" not in cards._pace(live) and "sub-chains" not in cards._pace(live)
+    live._take({"type": "ranked", "seq": 1, "iteration": 0, "tau": [0.1, 0.5], "starts": [4, 9]})
+    live._take({"type": "iteration", "seq": 2, "iteration": 1, "step": {"distance": 0.2512}})
+    told = cards._pace(live)
+    assert "0.25 nats" in told and "steps 5 to 9" in told
+    live._take({"type": "ranked", "seq": 3, "iteration": 1, "tau": [], "starts": []})
+    assert "start as set" in cards._pace(live)
 
 
 def test_what_a_run_does_before_its_first_iteration():

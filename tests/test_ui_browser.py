@@ -126,7 +126,8 @@ def picture(shown: Any, name: str) -> None:
 
 
 def accessible(shown: Any) -> None:
-    """No serious finding of axe-core: names, roles, contrast."""
+    """No serious finding of axe-core: names, roles, contrast; at rest, as what is half faded in has half its contrast."""
+    shown.wait_for_function("document.getAnimations().every((one) => !(one instanceof CSSTransition))")
     found = axe.Axe().run(shown).response["violations"]
     serious = [
         each for each in found if each["impact"] in ("serious", "critical") and each["id"] not in IGNORED

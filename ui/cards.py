@@ -263,12 +263,22 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{fmean(known):.3g}" if known else "–"
 
 
+def _starts(steps: Sequence[int]) -> str:
+    """Where sub-chains start since it was measured: first step, and the one after the last."""
+    if not steps:
+        return "predicted pictures rank as finished ones nowhere, so sub-chains start as set"
+    return f"sub-chains start at steps {steps[0] + 1} to {steps[1]}, where predicted pictures rank as finished ones"
+
+
 def _pace(live: Live) -> str:
     seconds = [event["seconds"] for event in live.iterations[-20:] if event["seconds"]]
     skipped = sum(1 for event in live.iterations if event.get("reason"))
+    far = live.iterations[-1].get("distance") if live.iterations else None
     told = [
         f"{fmean(seconds):.2f} s an iteration" if seconds else "",
         f"{skipped} iterations skipped" if skipped else "",
+        f"{far:.2g} nats for each number of a latent from the checkpoint" if far is not None else "",
+        *(_starts(event["starts"]) for event in live.of("ranked")[-1:]),
     ]
     warnings = "".join(f"<li>{html.escape(event['message'])}</li>" for event in live.of("warning")[-5:])
     return f"<p class='note'>{', '.join(filter(None, told))}</p>" + (

@@ -143,6 +143,7 @@ def _short(event: dict[str, Any]) -> dict[str, Any]:
     return {
         **kept,
         "parts": event.get("parts") or {},
+        "distance": (event.get("step") or {}).get("distance"),
         "time": clock.get("time"),
         "seconds": clock.get("seconds"),
     }

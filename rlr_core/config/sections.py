@@ -227,7 +227,15 @@ class EstimatorConfig:
 
     name: str = setting("lookahead", "see `rlr estimators`")
     first_order_steps: int = setting(
-        4, "K, last steps differentiated together with the reward; 0 for none", low=0
+        4,
+        "K, last steps differentiated together with the reward, 0 for none; flow_bp: steps from anywhere",
+        low=0,
+    )
+    bridge: float = setting(
+        0.0,
+        "flow_bp: how much of a step's Jacobian the gradient goes through; 0 for none, 1 for all",
+        low=0,
+        high=1,
     )
     sub_chain_length: int = setting(1, "h, network evaluations of a sub-chain that are differentiated", low=1)
     sub_chain_end: str = setting(
@@ -266,14 +274,19 @@ class EstimatorConfig:
         choices=("set", "measured"),
     )
     starts_from: float = setting(
-        0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
+        0.1,
+        "lookahead: its sub-chains start between these two fractions of the chain; flow_bp: its steps are between them",
+        low=0,
+        high=1,
     )
     starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
     stages: list[str] = setting(
         [],
         'sub-chains from these stages of the prompts alone, as ["coarse"] or ["1", "2"]; the gradient of others is left out',
     )
-    unit: bool = setting(True, "lookahead: each chunk's gradient is scaled to length 1; best with chunk = 1")
+    unit: bool = setting(
+        True, "lookahead, flow_bp: each chunk's gradient is scaled to length 1; best with chunk = 1"
+    )
     rerun: Free[bool] = setting(False, "first order: less memory, K more forward passes")
     chunk: Free[int] = setting(
         1, "pictures that go through the network together; divides training.batch_size", low=1, high=10_000
@@ -296,6 +309,12 @@ class TrainingConfig:
         1e-3,
         "with step = trust: nats, for each number of a latent, that a step may move a picture's chain by where gradients agree",
         low=1e-12,
+        high=1e3,
+    )
+    max_kl: Free[float] = setting(
+        0.0,
+        "nats, for each number of a latent, that pictures' chains may be from the checkpoint's own; 0 for no limit",
+        low=0,
         high=1e3,
     )
     schedule: Free[str] = setting(

@@ -16,6 +16,7 @@ from rlr_core.estimators.baseline import Baseline, LeaveOneOut, NoBaseline, Runn
 from rlr_core.estimators.critic import ControlVariate, LookaheadAlone, LookaheadBaseline
 from rlr_core.estimators.draft_lv import LowVarianceDraft
 from rlr_core.estimators.first_order import FirstOrder
+from rlr_core.estimators.flow_bp import SurrogateChain
 from rlr_core.estimators.forward_process import ForwardProcess
 from rlr_core.estimators.half_order import Antithetic, HalfOrder, Plain, SubChainEnd
 from rlr_core.estimators.learned_critic import LearnedCritic
@@ -141,6 +142,11 @@ def _lookahead(config: EstimatorConfig, steps: int) -> Estimator:
     return Lookahead(config.sub_chain_length, window, config.unit, config.chunk, config.starts == "measured")
 
 
+def _flow_bp(config: EstimatorConfig, steps: int) -> Estimator:
+    window = (config.starts_from, config.starts_until)
+    return SurrogateChain(config.first_order_steps, config.bridge, window, config.unit, config.chunk)
+
+
 def _full(config: EstimatorConfig, steps: int) -> Estimator:
     return _composed(config, first=FirstOrder.last(steps, rerun=True))
 
@@ -223,6 +229,11 @@ ESTIMATORS: dict[str, NamedEstimator] = {
     ),
     "alignprop": NamedEstimator(
         "AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop
+    ),
+    "flow_bp": NamedEstimator(
+        "FlowBP: the finished picture's gradient, back along K of the chain's steps, one at a time run again; biased",
+        ("first_order_steps", "bridge", "starts_from", "starts_until", "stages", "unit"),
+        _flow_bp,
     ),
     "full_bp": NamedEstimator(
         "back-propagation through the whole chain, one step at a time run again; exact", (), _full

@@ -13,6 +13,7 @@ def check_settings(config: RunConfig) -> None:
     _check_the_best_is_known(config)
     _check_one_way_of_rounding(config)
     _check_a_trust_region_has_its_optimizer(config)
+    _check_a_leash_can_pull(config)
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -65,4 +66,14 @@ def _check_a_trust_region_has_its_optimizer(config: RunConfig) -> None:
             f"training.step = trust with memory.optimizer = {config.memory.optimizer}",
             "memory.optimizer = adam",
             "set it, or training.step = rate",
+        )
+
+
+def _check_a_leash_can_pull(config: RunConfig) -> None:
+    """DoRA's norms are no sum of the checkpoint's and something that could be made less."""
+    if config.training.max_kl and config.lora.dora:
+        raise ConfigError(
+            f"training.max_kl = {config.training.max_kl:g} with lora.dora",
+            "one of the two",
+            "set training.max_kl = 0, or lora.dora = false",
         )

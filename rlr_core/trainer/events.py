@@ -30,7 +30,8 @@ class Iteration:
         reward: mean over the batch; `reward_error` its standard error.
         measured_on: "finished pictures", or the "predicted pictures" of an estimator that does not run the chain to its end.
         reward_parts: of a mix: each part's own mean over all pictures that were scored.
-        step: of a trust region: the "rate" of Adam's step, the "signal" in its direction, and the "kl" it is meant to have.
+        step: of a trust region: the "rate" of Adam's step, the "signal" in its direction, and the "kl" it is meant to have;
+            of a leash: the "distance" from the checkpoint, in nats for each number of a latent.
         gradient_norm: of the weighed gradient, before it is scaled down.
         evaluations: network evaluations spent, per picture.
         seconds: wall-clock time.

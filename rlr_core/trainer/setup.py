@@ -240,12 +240,15 @@ def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards
 
 def _check_noise(config: RunConfig, problem: Problem) -> None:
     """Without noise on its way a path has no density. Raises `ConfigError`."""
-    if config.training.step == "trust" and not noisy(problem.schedule, ETA).any():
-        raise ConfigError(
-            f"training.step = trust for a chain of {problem.steps} steps, none of which adds noise",
-            "at least one step that does, which is not the last one of most schedules",
-            "raise sampling.steps, or set training.step = rate",
-        )
+    training = config.training
+    asked = {"training.step = trust": training.step == "trust", "training.max_kl": training.max_kl > 0}
+    for setting, wanted in asked.items():
+        if wanted and not noisy(problem.schedule, ETA).any():
+            raise ConfigError(
+                f"{setting} for a chain of {problem.steps} steps, none of which adds noise",
+                "at least one step that does, which is not the last one of most schedules",
+                "raise sampling.steps, or set training.step = rate and training.max_kl = 0",
+            )
 
 
 def _tell_limits(config: RunConfig, problem: Problem) -> None:

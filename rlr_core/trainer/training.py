@@ -36,6 +36,7 @@ from rlr_core.trainer.events import (
     Skipped,
     Warned,
 )
+from rlr_core.trainer.leash import Leash
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
@@ -77,6 +78,7 @@ class Trainer:
         self.weighing = Weighing(by_signal=training.weighing == "signal")
         trusting = training.step == "trust"
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
+        self.leash = Leash(setup.lora, training.max_kl) if training.max_kl else None
 
     def run(self) -> Iterator[Event]:
         """Train to the end, then measure what came out."""
@@ -206,6 +208,8 @@ class Trainer:
         if self.trust:
             new = self.iteration % self.setup.estimator.batch_reuse == 0
             self.trust.look(self._problem, batch, self.setup.prompted.denoiser, new_batch=new)
+        if self.leash:
+            self.leash.look(self._problem, batch)
         self.whole = False
         estimate = self.estimate(batch)
         reward_parts = self.setup.reward.settle(self._problem.collective.sum)
@@ -243,6 +247,8 @@ class Trainer:
         if not self._step(gradient):
             reason = "the step would have made a weight of the LoRA NaN or infinite"
             return self._skip(reason, self._spent(estimate), began)
+        if self.leash:
+            self.leash.settle()
         self.average.update()
         self.skipped_in_a_row = 0
         return Iteration(
@@ -255,7 +261,7 @@ class Trainer:
             seconds=time.perf_counter() - began,
             measured_on=f"{'predicted' if self.setup.estimator.scores_predictions else 'finished'} pictures",
             reward_parts=reward_parts,
-            step=self.trust.told(self._share) if self.trust else {},
+            step=self._told(),
         )
 
     @property
@@ -287,8 +293,13 @@ class Trainer:
 
     def _spent(self, estimate: Estimate) -> float:
         """Network evaluations of this iteration, per picture."""
-        looked = self.trust.cost.evaluations if self.trust else 0
+        looked = sum(each.cost.evaluations for each in (self.trust, self.leash) if each)
         return (estimate.cost.evaluations + looked) / len(estimate.rewards)
+
+    def _told(self) -> dict[str, float]:
+        """Of the step's length, and of how far it all has come."""
+        step = self.trust.told(self._share) if self.trust else {}
+        return step | (self.leash.told() if self.leash else {})
 
     def _rate(self) -> float:
         """Of Adam's step with the gradient that the parameters have now."""
@@ -385,6 +396,7 @@ class Trainer:
             "estimator": self.setup.estimator.state_dict(),
             "weighing": self.weighing.state_dict(),
             "trust": self.trust.state_dict() if self.trust else {},
+            "leash": self.leash.state_dict() if self.leash else {},
             "average": self.average.state_dict(),
             "watch": self.watch.state_dict(),
             "reward": self.setup.reward.state_dict(),
@@ -402,6 +414,8 @@ class Trainer:
         self.weighing.load_state_dict(state["weighing"])
         if self.trust:
             self.trust.load_state_dict(state["trust"])
+        if self.leash and state.get("leash"):
+            self.leash.load_state_dict(state["leash"])
         self.average.load_state_dict(state["average"])
         self.watch.load_state_dict(state["watch"])
         self.setup.reward.load_state_dict(state["reward"])
