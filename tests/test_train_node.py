@@ -19,8 +19,10 @@ from rlr_core.errors import (
     PromptError,
     RewardError,
     RunError,
+    StorageError,
 )
 from rlr_core.runs import RunDirectory, resume
+from rlr_core.trainer import Iteration
 
 SMALL = {
     "iterations": 2, "batch_size": 2, "rank": 2, "steps": 2, "width": 64, "height": 64, "held_out_pairs": 2,
@@ -181,6 +183,24 @@ def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     assert (
         config.lora.targets == "attention+feedforward" and config.lora.alpha == 1.0 and config.lora.rank == 2
     )
+
+
+def test_a_run_whose_folder_is_renamed_at_work_stops_and_goes_on_there(home, objects, monkeypatch):
+    live = comfy_bed.node_file("live")
+    tell = live.Telling.__call__
+
+    def renaming(self: Any, event: Any) -> None:
+        tell(self, event)
+        if isinstance(event, Iteration) and event.iteration == 2:
+            self.run.rename(home / "my best fox #1")
+
+    with monkeypatch.context() as changes:
+        changes.setattr(live.Telling, "__call__", renaming)
+        with pytest.raises(StorageError, match=r"run-001(.|\n)*put the folder back"):
+            run(objects, iterations=4, settings={"output": {"checkpoint_every": 1}})
+    done = run(objects, iterations=4, settings={"output": {"checkpoint_every": 1}})
+    assert Path(done[4]).name == "my best fox #1" and len(done[2]["loss"]) == 4
+    assert not (home / "run-001" / "events.jsonl").exists()
 
 
 def test_settings_are_told_as_inputs_of_nodes(home, objects, monkeypatch):
