@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from rlr_core.config import RunConfig, Tables
+from rlr_core.config import EstimatorConfig, RunConfig, Tables
 from rlr_core.errors import ConfigError
 
 KINDS: dict[Any, str] = {
@@ -20,6 +20,42 @@ KINDS: dict[Any, str] = {
 }
 MOST = {"INT": 2**31 - 1, "FLOAT": 1e9}
 """Of numbers without a limit: a browser wants one."""
+
+TRAINING = {
+    "iterations": "training.iterations",
+    "batch_size": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "rank": "lora.rank",
+    "steps": "sampling.steps",
+    "cfg": "sampling.guidance_scale",
+    "held_out_pairs": "output.evaluation",
+    "preview_every": "output.preview_every",
+    "seed": "training.seed",
+    "lora_name": "output.name",
+}
+"""Input → setting, of the node that trains."""
+OWN = {f.name: f"estimator.{f.name}" for f in dataclasses.fields(EstimatorConfig) if f.name != "name"}
+ADVANCED = {**OWN, "weighing": "training.weighing"}
+"""Input → setting, of the estimator, one by one."""
+LEFT = {
+    "eta": "sampling.eta",
+    "targets": "lora.targets",
+    "rslora": "lora.rslora",
+    "dora": "lora.dora",
+    "schedule": "training.schedule",
+    "ema": "training.ema",
+    "max_grad_norm": "training.max_grad_norm",
+    "checkpoint_denoiser": "memory.checkpoint_denoiser",
+    "painted": "memory.painted",
+    "previews": "output.previews",
+    "checkpoint_every": "output.checkpoint_every",
+    "keep_loras": "output.keep_loras",
+    "lora": "output.lora",
+    "format": "output.format",
+    "precision": "output.precision",
+    "alarm": "alarm.action",
+}
+"""Input → setting, of the node for the rest."""
 
 Input = tuple[Any, dict[str, Any]]
 """An input as ComfyUI reads it: its kind or its choices, and its options."""

@@ -10,6 +10,7 @@ from rlr_core.runs.pictures import strip
 from rlr_core.trainer import AlarmRaised, Evaluation, Event, Iteration, Painting, Preview, Skipped, Warned
 
 from .host import Interrupted, processing_interrupted, progress_bar, send
+from .wording import in_nodes_words
 
 EVENT = "rlr.run"
 CURVE = "reward.png"
@@ -69,7 +70,10 @@ class Telling:
     def tell(self, doing: str, *, note: str = "", state: str = "running") -> None:
         """To the browser."""
         place = {"node": self.node, "workflow": self.workflow, "run": self.run.name}
-        send(EVENT, {**place, "iteration": self._done, "state": state, "doing": doing, "note": note})
+        send(
+            EVENT,
+            {**place, "iteration": self._done, "state": state, "doing": doing, "note": in_nodes_words(note)},
+        )
 
     def over(self, error: BaseException | None = None) -> None:
         """No more comes of this run. ComfyUI's layers, too, raise where Cancel was pressed: that is no failure."""

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from rlr_core.config import EstimatorConfig, Tables
+from rlr_core.config import Tables
 from rlr_core.config.presets import PRESETS, settings
 from rlr_core.estimators import ESTIMATORS
 
-from .inputs import setting_input, tables
+from .inputs import ADVANCED, LEFT, setting_input, tables
 from .sockets import CATEGORY, ESTIMATOR, SETTINGS, Inputs
-
-OWN = {f.name: f"estimator.{f.name}" for f in dataclasses.fields(EstimatorConfig) if f.name != "name"}
-ADVANCED = {**OWN, "weighing": "training.weighing"}
-"""Input → setting."""
-LEFT = {
-    "eta": "sampling.eta",
-    "targets": "lora.targets",
-    "rslora": "lora.rslora",
-    "dora": "lora.dora",
-    "schedule": "training.schedule",
-    "ema": "training.ema",
-    "max_grad_norm": "training.max_grad_norm",
-    "checkpoint_denoiser": "memory.checkpoint_denoiser",
-    "painted": "memory.painted",
-    "previews": "output.previews",
-    "checkpoint_every": "output.checkpoint_every",
-    "keep_loras": "output.keep_loras",
-    "lora": "output.lora",
-    "format": "output.format",
-    "precision": "output.precision",
-    "alarm": "alarm.action",
-}
-"""Input → setting, of the node for the rest."""
 
 
 class Preset:

@@ -22,6 +22,18 @@ from .sockets import CATEGORY, RUN, Inputs, socket, text
 RUN_INPUT = socket(RUN, "The run of RLR: train.")
 
 
+def found(run: str) -> RunDirectory:
+    """ComfyUI keeps what a node gave, and with that the name of a folder that may be gone. Raises `RunError`."""
+    folder = Path(run)
+    if not folder.is_dir():
+        raise RunError(
+            f"no run {folder.name!r} in {folder.parent}",
+            "the folder that RLR: train wrote",
+            "it was renamed or deleted: give it its name back, or restart ComfyUI and queue again",
+        )
+    return RunDirectory(folder)
+
+
 class Curve:
     """The reward of a run as a picture."""
 
@@ -47,7 +59,7 @@ class Curve:
 
     def drawn(self, run: str, width: int, height: int) -> tuple[Any]:
         """IMAGE (1, height, width, 3)."""
-        summary = Summary.read(RunDirectory(Path(run)).events_file)
+        summary = Summary.read(found(run).events_file)
         return (as_image([curve_picture(curves(summary), width, height)]),)
 
 
@@ -70,9 +82,8 @@ class BeforeAfter:
 
     def shown(self, run: str) -> tuple[Any, Any, Any]:
         """IMAGE (1, H, W, 3) each. Raises `RunError` for a run that judged nothing."""
-        both, before, after = (
-            _read(Path(run) / f"{name}.png") for name in ("before_after", "before", "after")
-        )
+        folder = found(run).folder
+        both, before, after = (_read(folder / f"{name}.png") for name in ("before_after", "before", "after"))
         return both, before, after
 
 
@@ -113,7 +124,7 @@ class SaveLora:
 
     def saved(self, run: str, filename_prefix: str, which: str) -> dict[str, Any]:
         """A copy. Raises `RunError` where there is none."""
-        directory = RunDirectory(Path(run))
+        directory = found(run)
         source = lora_file(directory, best=which == "best") or lora_file(directory)
         if source is None:
             raise RunError(f"no LoRA in {run}", "a run that has learned", "train first")

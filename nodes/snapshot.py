@@ -13,6 +13,8 @@ from rlr_core.runs.curve import smoothed, smoothed_errors
 from rlr_core.runs.iterations import Iterations, spread
 from rlr_core.runs.summary import Summary, points, short
 
+from .wording import in_nodes_words
+
 POINTS = 300
 """Of a curve, at most."""
 RECENT = 30
@@ -34,7 +36,7 @@ def snapshot(directory: RunDirectory) -> dict[str, Any]:
         "iteration": state.iteration,
         "iterations": state.iterations,
         "seconds_left": seconds_left(summary.taken, left),
-        "message": state.message.splitlines()[0] if state.message else "",
+        "message": in_nodes_words(state.message.splitlines()[0]) if state.message else "",
         "result": str(state.held_out) if state.held_out else "",
         "curves": curves(summary),
         "preview": next((event["file"] for event in reversed(summary.of("preview"))), ""),

@@ -19,26 +19,14 @@ from .families import HostFamily, family_of
 from .folders import runs
 from .going_on import FRESH, ON, run_for
 from .host import SCHEDULER_NAMES, Interrupted, with_lora
-from .inputs import Input, setting_input, tables
+from .inputs import TRAINING, Input, setting_input, tables
 from .live import Telling
 from .pictures import as_image
 from .snapshot import lora_file
 from .sockets import CATEGORY, ESTIMATOR, PROMPTS, REWARD, RUN, SETTINGS, Inputs, socket
 from .training import Given, train
+from .wording import told_of_nodes
 
-NAMES = {
-    "iterations": "training.iterations",
-    "batch_size": "training.batch_size",
-    "learning_rate": "training.learning_rate",
-    "rank": "lora.rank",
-    "steps": "sampling.steps",
-    "cfg": "sampling.guidance_scale",
-    "held_out_pairs": "output.evaluation",
-    "preview_every": "output.preview_every",
-    "seed": "training.seed",
-    "lora_name": "output.name",
-}
-"""Input → setting."""
 TOLD = {
     "iterations": "Steps of the optimizer.",
     "rank": "Of the LoRA.",
@@ -89,7 +77,7 @@ class Train:
                 "vae": socket("VAE", "Decodes the pictures that are scored."),
                 "reward": socket(REWARD, "What scores the pictures."),
                 "prompts": socket(PROMPTS, "What is painted."),
-                **{given: _input(given) for given in NAMES},
+                **{given: _input(given) for given in TRAINING},
                 "width": ("INT", side),
                 "height": ("INT", side),
                 "scheduler": (SCHEDULER_NAMES, {"default": "normal", "tooltip": "How the noise levels lie."}),
@@ -107,6 +95,7 @@ class Train:
             "hidden": {"unique_id": "UNIQUE_ID", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
+    @told_of_nodes()
     def train(
         self, model: Any, clip: Any, vae: Any, unique_id: str = "", extra_pnginfo: Any = None, **inputs: Any
     ) -> dict[str, Any]:
@@ -146,7 +135,7 @@ def config_of(inputs: dict[str, Any], family: HostFamily) -> RunConfig:
         raise PromptError(
             "no prompts", "one on each line", "write in RLR: prompts what the pictures are to show"
         )
-    own = tables(NAMES, inputs)
+    own = tables(TRAINING, inputs)
     own["training"]["prompts_per_batch"] = inputs["batch_size"]
     own["training"]["learning_rate"] = inputs["learning_rate"] or family.learning_rate
     own["lora"]["alpha"] = float(inputs["rank"])
@@ -174,7 +163,7 @@ def _one(judge: Tables) -> str:
 
 def _input(given: str) -> Input:
     """A seed that changes by itself would train anew each time."""
-    name = NAMES[given]
+    name = TRAINING[given]
     family = SD1.defaults.get(name)
     default = FITTED.get(given, family.value if family else None)
     kind, options = setting_input(name, default=default, tooltip=TOLD.get(given, ""))

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from rlr_core.config import RunConfig
-from rlr_core.errors import CheckpointError, GradientError
+from rlr_core.errors import CheckpointError
 from rlr_core.lora import inject
 from rlr_core.lora.hooked_lora import HookedLora
 from rlr_core.runs import RunDirectory, resume, start
@@ -154,19 +154,9 @@ def train(
     return directory
 
 
-@contextmanager
-def told_of_nodes() -> Iterator[None]:
-    """What to do is named by nodes, where the core names options of the command line."""
-    try:
-        yield
-    except GradientError as error:
-        do = "wire RLR: estimator with the preset black-box, or choose another reward"
-        raise GradientError(*error.parts[:2], do) from error
-
-
 def _carry_out(directory: RunDirectory, config: RunConfig, listener: Telling, materials: Materials) -> None:
     known = {"materials": materials, "should_stop": listener.should_stop}
-    with told_in_words(), told_of_nodes():
+    with told_in_words():
         if directory.config_file.is_file():
             with directory.held():
                 directory.rewrite(config)

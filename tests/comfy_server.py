@@ -31,6 +31,8 @@ SMALL = {
     "iterations": 2, "batch_size": 2, "rank": 2, "steps": 3, "width": 64, "height": 64, "held_out_pairs": 2,
     "preview_every": 0, "learning_rate": 0.01,
 }  # fmt: skip
+AT_ONCE = "black-box-unbiased"
+"""The preset of short runs: that of black boxes moves nothing before it has learned what the reward says."""
 
 
 class Server:
@@ -193,7 +195,9 @@ def reduced(
             inputs |= {**SMALL, **training}
             if "estimator" not in inputs:
                 inputs["estimator"] = ("zeroth", 0)
-                made["zeroth"] = ("RLREstimator", {"preset": "black-box"})
+                made["zeroth"] = ("RLREstimator", {"preset": AT_ONCE})
+        if kind == "RLREstimator":
+            inputs["preset"] = AT_ONCE
         if kind in ("RLRRewardPickscore", "RLRRewardImagereward"):
             kind = "RLRRewardSharpness"
         if kind == "RLRRewardAesthetic":

@@ -175,6 +175,18 @@ def test_what_is_made_of_a_run(folder, tmp_path, monkeypatch):
         made.SaveLora().saved(str(tmp_path), "rlr/mine", "last")
 
 
+def test_a_run_whose_folder_is_gone_is_told_by_each_node_that_takes_one(tmp_path):
+    """ComfyUI keeps what a node gave, and with that the name of a folder that was renamed meanwhile."""
+    made, gone = comfy_bed.node_file("run_nodes"), str(tmp_path / "run-007")
+    for take in (
+        lambda: made.Curve().drawn(gone, 320, 240),
+        lambda: made.BeforeAfter().shown(gone),
+        lambda: made.SaveLora().saved(gone, "rlr/mine", "last"),
+    ):
+        with pytest.raises(RunError, match=r"no run 'run-007'(.|\n)*renamed"):
+            take()
+
+
 def test_the_shown_state_is_that_of_the_folder(folder, monkeypatch):
     routes = comfy_bed.node_file("routes")
     monkeypatch.setattr(routes, "runs", lambda: Path(folder).parent)

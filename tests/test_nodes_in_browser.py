@@ -6,8 +6,11 @@ what is seen.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import comfy_server
 import example_graphs
 import pytest
 from browsers import chromium
+from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [
@@ -31,9 +35,9 @@ FIT = """
         const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 30;
         const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]));
         const below = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
-        const scale = Math.min((innerWidth - 180) / (right - left), (innerHeight - 160) / (below - top));
+        const scale = Math.min((innerWidth - 180) / (right - left), (innerHeight - 230) / (below - top));
         app.canvas.ds.scale = scale;
-        app.canvas.ds.offset = [70 / scale - left, 110 / scale - top];
+        app.canvas.ds.offset = [70 / scale - left, 180 / scale - top];
         app.canvas.setDirty(true, true);
     }
 """
@@ -44,6 +48,8 @@ def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     comfy_bed.node_file("pack")
     home = tmp_path_factory.getbasetemp() / "comfyui"
     comfy_server.put_checkpoint(home, "sdxl")
+    for name in (example_graphs.SD, example_graphs.XL):  # what is not there has a red frame
+        (home / "models" / "checkpoints" / name).touch()
     options = ["--front-end-root", request.param] if request.param else []
     with comfy_server.serving(home, *options) as server:
         yield server
@@ -84,6 +90,60 @@ def opened(page: Any, graph: example_graphs.Graph) -> None:
     page.evaluate("graph => app.loadGraphData(graph)", example_graphs.workflow(graph))
     page.wait_for_function("() => app.graph.nodes.some((n) => n.comfyClass === 'RLRTrain')")
     page.evaluate(FIT)
+
+
+@pytest.mark.parametrize("title", example_graphs.TITLES)
+def test_each_example_opens_as_it_is_shipped(page, title):
+    """All of its nodes are known, and none covers another."""
+    shipped = json.loads((example_graphs.FOLDER / f"{title}.json").read_text("utf-8"))
+    page.evaluate("graph => app.loadGraphData(graph)", shipped)
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(shipped["nodes"]))
+    page.wait_for_timeout(2000)
+    drawn = page.evaluate(DRAWN)
+    assert [name for name, known, _ in drawn if not known] == []
+    covered = [(a[0], b[0]) for a, b in combinations(drawn, 2) if overlap(a[2], b[2])]
+    assert not covered and not page.errors
+    if (folder := os.environ.get("RLR_PICTURES")) and page.renderer == "classic":
+        thumbnail(page, Path(folder) / f"{title}.jpg")
+
+
+DRAWN = """
+    () => app.graph.nodes.map((n) => [
+        n.title, n.type in LiteGraph.registered_node_types, [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30],
+    ])
+"""
+"""Each node: its title, whether ComfyUI has it, and (left, top, width, height) with the title."""
+BARE = "body * { visibility: hidden } #graph-canvas, .dom-widget, .dom-widget * { visibility: visible }"
+"""The graph without what is around it."""
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    return all(one[k] < other[k] + other[k + 2] and other[k] < one[k] + one[k + 2] for k in (0, 1))
+
+
+def thumbnail(page: Any, file: Path) -> None:
+    """As ComfyUI shows it in its list of examples."""
+    page.add_style_tag(content=BARE)
+    page.set_viewport_size({"width": 2880, "height": 1800})  # from afar, ComfyUI leaves out all texts
+    page.wait_for_timeout(500)
+    page.evaluate(WHOLE)
+    page.wait_for_timeout(1000)
+    with Image.open(BytesIO(page.screenshot())) as picture:
+        picture.convert("RGB").resize((720, 450), Image.Resampling.LANCZOS).save(file, quality=88)
+
+
+WHOLE = """
+    () => {
+        const boxes = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
+        const [left, top] = [0, 1].map((k) => Math.min(...boxes.map((box) => box[k])));
+        const [right, below] = [2, 3].map((k) => Math.max(...boxes.map((box) => box[k])));
+        const scale = Math.min((innerWidth - 96) / (right - left), (innerHeight - 96) / (below - top));
+        app.canvas.ds.scale = scale;
+        app.canvas.ds.offset = [(innerWidth / scale - right - left) / 2, (innerHeight / scale - below - top) / 2];
+        app.canvas.setDirty(true, true);
+    }
+"""
+"""All of the graph, in the middle."""
 
 
 @pytest.mark.parametrize("title", example_graphs.TITLES)

@@ -43,6 +43,19 @@ def test_each_example_runs(server, title):
     assert name in listed
 
 
+def test_the_preset_for_black_boxes_learns_once_it_knows_the_reward(server):
+    graph = comfy_server.reduced(
+        example_graphs.graphs()["Black-box reward"], iterations=16, batch_size=4, seed=4, held_out_pairs=0
+    )
+    graph["estimator"][1]["preset"] = "black-box"
+    for name in ("compared", "compared shown"):
+        del graph[name]
+    done = server.run(example_graphs.api(graph))
+    assert done["status"]["status_str"] == "success", done["status"]
+    shown = server.ask(f"/rlr/runs/{done['outputs']['train']['rlr_run'][0]}")
+    assert shown["state"] == "finished" and shown["lora"]
+
+
 def test_the_saved_file_paints_the_picture_of_the_trained_model(server):
     graph = comfy_server.reduced(example_graphs.graphs()["Train and use a LoRA"], seed=3)
     done = server.run(example_graphs.api(graph))

@@ -48,6 +48,8 @@ def page() -> Iterator[Any]:
         file = WEB / path.rpartition("/")[2]
         if path.startswith("/extensions/"):
             route.fulfill(body=file.read_text(encoding="utf-8"), content_type="text/javascript")
+        elif path == "/rlr/runs/run-009":
+            route.fulfill(status=404, body="{}", content_type="application/json")
         elif path.startswith("/rlr/"):
             state = {"state": route.request.frame.evaluate("state")}
             run = {**RUN, **state, **({"workflow": "other"} if "/nodes/" in path else {})}
@@ -104,6 +106,25 @@ def test_a_page_that_did_not_queue_the_graph_sees_the_run_end(page):
     page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('running')")
     page.evaluate("() => (state = 'finished')")
     page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('finished')")
+
+
+def test_a_run_without_a_folder_is_told_but_not_while_it_begins(page):
+    """The first message of a run comes before its folder is written, and the last of one that is refused, too."""
+    told = page.locator(".rlr-told")
+    page.evaluate("() => { node.properties.rlr_run = 'run-009'; app.made.loadedGraphNode(node); }")
+    page.wait_for_function("() => document.querySelector('.rlr-told').textContent.includes('renamed')")
+    assert told.inner_text().startswith("run-009 is not in output/rlr")
+    before = told.inner_text()
+    page.evaluate(
+        "() => hear('rlr.run', { node: '7', run: 'run-009', state: 'running', doing: '', note: '' })"
+    )
+    page.wait_for_timeout(1500)
+    assert told.inner_text() == before
+    page.evaluate(
+        "() => hear('rlr.run', { node: '7', run: 'run-009', state: 'failed', note: 'it has no gradient' })"
+    )
+    page.wait_for_function("() => document.querySelector('.rlr-told').textContent === 'run-009: failed'")
+    assert page.locator(".rlr-note").inner_text() == "it has no gradient"
 
 
 def test_why_a_run_failed_is_told_on_the_node(page):

@@ -324,6 +324,14 @@ def test_a_new_run_wants_a_folder_of_its_own(workshop, finished):
     assert (finished / "events.jsonl").read_bytes() == before
 
 
+def test_a_folder_that_is_renamed_at_work_is_let_go_of_where_it_is(tmp_path):
+    """Or it would be shown as running for as long as the process lives: ComfyUI's lives long."""
+    with RunDirectory(tmp_path / "one").held():
+        (tmp_path / "one").rename(tmp_path / "other")
+    note = RunDirectory(tmp_path / "other").worker
+    assert note and not note.works and not (tmp_path / "one").exists()
+
+
 def test_two_processes_do_not_work_on_one_run(copy):
     code = (
         "import sys, pathlib; from rlr_core.runs.directory import RunDirectory\n"

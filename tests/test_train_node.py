@@ -19,8 +19,10 @@ from rlr_core.errors import (
     PromptError,
     RewardError,
     RunError,
+    StorageError,
 )
 from rlr_core.runs import RunDirectory, resume
+from rlr_core.trainer import Iteration
 
 SMALL = {
     "iterations": 2, "batch_size": 2, "rank": 2, "steps": 2, "width": 64, "height": 64, "held_out_pairs": 2,
@@ -181,6 +183,40 @@ def test_stages_a_mix_and_settings_reach_the_run(home, objects):
     assert (
         config.lora.targets == "attention+feedforward" and config.lora.alpha == 1.0 and config.lora.rank == 2
     )
+
+
+def test_a_run_whose_folder_is_renamed_at_work_stops_and_goes_on_there(home, objects, monkeypatch):
+    live = comfy_bed.node_file("live")
+    tell = live.Telling.__call__
+
+    def renaming(self: Any, event: Any) -> None:
+        tell(self, event)
+        if isinstance(event, Iteration) and event.iteration == 2:
+            self.run.rename(home / "my best fox #1")
+
+    with monkeypatch.context() as changes:
+        changes.setattr(live.Telling, "__call__", renaming)
+        with pytest.raises(StorageError, match=r"run-001(.|\n)*put the folder back"):
+            run(objects, iterations=4, settings={"output": {"checkpoint_every": 1}})
+    done = run(objects, iterations=4, settings={"output": {"checkpoint_every": 1}})
+    assert Path(done[4]).name == "my best fox #1" and len(done[2]["loss"]) == 4
+    assert not (home / "run-001" / "events.jsonl").exists()
+
+
+def test_settings_are_told_as_inputs_of_nodes(home, objects, monkeypatch):
+    """The core names its settings; on a node people look for inputs."""
+    advice = r"raise batch_size, or set name = nft of RLR: estimator \(advanced\)"
+    with pytest.raises(CheckpointError, match=advice):
+        run(objects, estimator=estimator("learned_critic"))  # two iterations are too few for it
+    with pytest.raises(ConfigError, match=r"\bbatch_size\b") as caught:
+        run(objects, batch_size=0)
+    assert "training." not in str(caught.value)
+    told: list[str] = []
+    monkeypatch.setattr(comfy_bed.node_file("live"), "send", lambda event, facts: told.append(facts["note"]))
+    comfy_bed.node_file("live").Telling("7", home, 2).tell(
+        "", note="set sampling.eta = 1, or --preset published"
+    )
+    assert told == ["set eta = 1 of RLR: settings, or RLR: estimator with the preset published"]
 
 
 def test_what_cannot_be_is_told_in_words(home, objects, monkeypatch):

@@ -40,18 +40,24 @@ export function panel(address, shown) {
   told.textContent = "Curve, previews and the time left are shown here while it trains.";
   element.append(told, bar, note, curves, preview);
   let doing = "";
-  let running = false;
+  let state = ""; // as it was told last, "" where nothing was
+  const missing = (run) => {
+    if (state === "running") return; // its folder is yet to be written
+    bar.hidden = true;
+    told.textContent = state ? `${run}: ${state}` : `${run} is not in output/rlr: it was renamed, deleted, or is of another computer.`;
+  };
   return {
     element,
     note(facts) {
       if (facts?.doing !== undefined) doing = facts.doing;
-      if (facts?.state === "running" && !running) note.textContent = ""; // that of the run before
-      if (facts?.state) running = facts.state === "running";
+      if (facts?.state === "running" && state !== "running") note.textContent = ""; // that of the run before
+      if (facts?.state) state = facts.state;
       if (facts?.note) note.textContent = facts.note;
       if (facts?.doing) told.textContent = facts.doing;
     },
     draw(run) {
-      if (!run?.state) return;
+      if (run.missing) missing(run.missing);
+      if (!run.state) return;
       told.textContent = words(run, doing);
       bar.hidden = run.state !== "running";
       bar.max = run.iterations || 1;

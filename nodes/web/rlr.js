@@ -62,7 +62,7 @@ function attachPanel(node) {
       again = false;
       const run = node.properties?.[RUN];
       const now = await ask(run ? `/rlr/runs/${encodeURIComponent(run)}` : `/rlr/nodes/${node.id}`);
-      if (isOurs(now?.workflow)) shown.draw(now);
+      if (isOurs(now?.workflow)) shown.draw(now ?? { missing: run });
       clearTimeout(looking);
       if (now?.state === "running" && node.graph) looking = setTimeout(node.rlrRefresh, LOOK);
       keep(shown.element, hasPreview(node) ? CURVES : CURVES + PREVIEW);

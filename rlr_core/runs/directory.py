@@ -171,15 +171,24 @@ class RunDirectory:
                 "a run that nobody is working on",
                 f"wait for it, or stop it: rlr stop {self.folder}",
             ) from None
-        me = Worker.of(works=True)
+        me, known = Worker.of(works=True), self.folder.stat()
         try:
             me.write(self.worker_file)
             yield
         finally:
             try:
-                self._let_go(me)
+                self._found(known)._let_go(me)
             finally:
                 lock.release()
+
+    def _found(self, known: os.stat_result) -> RunDirectory:
+        """Itself, or where it was renamed to meanwhile: there, too, its note would say that we work on it."""
+        with suppress(OSError):
+            if not self.folder.is_dir():
+                beside = self.folder.parent.iterdir()
+                same = (each for each in beside if os.path.samestat(each.stat(), known))
+                return RunDirectory(next(same, self.folder))
+        return self
 
     def _let_go(self, me: Worker) -> None:
         """Leave word that nobody works on the run, unless it was handed on, and what its log tells."""
