@@ -54,6 +54,7 @@ LEFT = {
     "format": "output.format",
     "precision": "output.precision",
     "alarm": "alarm.action",
+    "max_kl": "training.max_kl",
 }
 """Input → setting, of the node for the rest."""
 
