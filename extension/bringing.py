@@ -15,7 +15,16 @@ from ui.exporting import export
 from ui.workspace import Workspace
 
 WORK = ("starting", "running", "stopping")
-DONE = ("finished", "stopped")
+DONE = ("finished", "stopped", "failed", "interrupted", "damaged")
+WHY = {
+    "finished": "the run's folder has none: Show tells what became of it",
+    "stopped": "the run was stopped before its first iteration, so there is none yet: Show, then Resume, goes on",
+    "failed": "it failed: {}",
+    "interrupted": "its process was ended from outside: Show, then Resume, goes on from the last checkpoint",
+    "damaged": "the run cannot be read: {}",
+}
+"""Why a run that has ended brings no LoRA, by its state, with its message."""
+NO_FOLDER = "no folder of LoRAs is set: add one on the tab's page Settings, then Export on the run's page"
 KEPT = 20
 """LoRAs that are told of."""
 
@@ -26,8 +35,8 @@ class News:
 
     Attributes:
         work: names of runs that a process has in its hands.
-        loras: those that were put into the host's folder, the newest first: "run", "file", "prompt", and "problem" of
-            one that could not be.
+        loras: those of runs that have ended, the newest first: "run", "file" in the host's folder, "prompt", and
+            "problem", which says why there is none.
     """
 
     home: Path
@@ -50,26 +59,40 @@ class News:
         ended = [each for each in states if each.state in DONE and each.folder.name in self.work]
         self.work = [each.folder.name for each in states if each.state in WORK]
         if bring:
-            self.loras = [*(lora for each in ended if (lora := self._bring(workspace, each))), *self.loras][
-                :KEPT
-            ]
+            brought = [self._bring(workspace, each) for each in ended]
+            self.loras = [*brought, *self.loras][:KEPT]
         write_text(
             self.home / "news.json", json.dumps({"work": self.work, "loras": self.loras}), durable=False
         )
         return any(each.state in (*WORK, "queued") for each in states)
 
-    def _bring(self, workspace: Workspace, state: RunState) -> dict[str, str] | None:
-        """Export a run's LoRA under the run's name, which no other has; None where it has none."""
+    def _bring(self, workspace: Workspace, state: RunState) -> dict[str, str]:
+        """Export a run's LoRA under the run's name, which no other has; "problem" says why where there is none."""
         run = state.folder.name
-        offered = ACTIONS["choices"](workspace, run, {})
-        if not offered["files"] or not offered["folders"]:
-            return None
-        file = Path(offered["folders"][0]) / f"{run}.safetensors"
-        ours = any(each["run"] == run and each["file"] == str(file) for each in self.loras)
+        before = [each["file"] for each in self.loras if each["run"] == run]
         self.loras = [each for each in self.loras if each["run"] != run]
-        told = {"run": run, "file": str(file), "prompt": f"<lora:{run}:1>", "problem": ""}
+        told = {"run": run, "file": "", "prompt": "", "problem": ""}
         try:
-            export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=ours)
+            problem, file = _export(workspace, state, before)
         except RLRError as error:
-            return {**told, "prompt": "", "problem": str(error)}
-        return told
+            problem, file = str(error), None
+        if (
+            problem
+        ):  # a file that an earlier part of the run brought is still its own, and may be replaced later
+            return {**told, "file": before[0] if before else "", "problem": problem}
+        return {**told, "file": str(file), "prompt": f"<lora:{run}:1>"}
+
+
+def _export(workspace: Workspace, state: RunState, before: list[str]) -> tuple[str, Path | None]:
+    """Why there is nothing to export, or "" and the file; one of `before` is replaced. Raises `RLRError`."""
+    run, why = state.folder.name, WHY[state.state].format(state.message or "Show tells more")
+    if state.state not in ("finished", "stopped"):
+        return why, None
+    offered = ACTIONS["choices"](workspace, run, {})
+    if not offered["files"]:
+        return why, None
+    if not offered["folders"]:
+        return NO_FOLDER, None
+    file = Path(offered["folders"][0]) / f"{run}.safetensors"
+    export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=str(file) in before)
+    return "", file

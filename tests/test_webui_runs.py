@@ -14,10 +14,11 @@ import runs
 pytest.importorskip("diffusers")
 pytest.importorskip("gradio")
 
-from extension import gui
+from extension import bringing, gui
 from extension.bringing import News
 from rlr_core.lora import read_lora
 from rlr_core.runs import runner
+from rlr_core.runs.state import RunState
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,47 @@ def test_what_was_brought_is_replaced_and_what_others_made_is_not(home):
     assert file.read_bytes() == b"another's"
     (lora,) = told(home)["loras"]
     assert lora["prompt"] == "" and "there already" in lora["problem"]
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "words"),
+    [
+        ("stopped", "", "stopped before its first iteration"),
+        ("failed", "broken.py: no such reward", "it failed: broken.py: no such reward"),
+        ("interrupted", "", "its process was ended from outside"),
+        ("damaged", "line 3 of events.jsonl", "cannot be read: line 3 of events.jsonl"),
+    ],
+)
+def test_a_run_that_ends_without_a_lora_is_told_in_words(home, monkeypatch, state, message, words):
+    (home / "runs" / "leer").mkdir(exist_ok=True)
+    ended = RunState(home / "runs" / "leer", state, message=message)
+    monkeypatch.setattr(bringing, "list_runs", lambda folder: [ended])
+    monkeypatch.setitem(bringing.ACTIONS, "choices", lambda *_: {"files": [], "folders": ["x"]})
+    News(home, work=["leer"]).look(True)
+    (lora,) = told(home)["loras"]
+    assert lora["run"] == "leer" and lora["prompt"] == "" and words in lora["problem"]
+    assert not (home.parent / "Lora ä" / "leer.safetensors").exists()
+
+
+def test_a_run_stopped_before_its_first_iteration_says_so(home):
+    folder = home / "runs" / "früh"
+    settings = runs.config(home, training__iterations=3)
+    runner.start(settings, folder, should_stop=lambda: True)
+    News(home, work=["früh"]).look(True)
+    (lora,) = told(home)["loras"]
+    assert "stopped before its first iteration" in lora["problem"] and "Show" in lora["problem"]
+
+
+def test_a_folder_that_cannot_be_written_and_one_that_is_not_set_are_told(home, monkeypatch):
+    (home / "no folder").write_bytes(b"")
+    choices = bringing.ACTIONS["choices"]
+    for folders, words in (([str(home / "no folder")], "no folder"), ([], "no folder of LoRAs is set")):
+        monkeypatch.setitem(
+            bringing.ACTIONS, "choices", lambda *of, folders=folders: {**choices(*of), "folders": folders}
+        )
+        News(home, work=["für-001"]).look(True)
+        (lora,) = told(home)["loras"]
+        assert lora["prompt"] == "" and words in lora["problem"]
 
 
 def test_nothing_is_brought_that_is_not_wanted(home):
