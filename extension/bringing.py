@@ -16,6 +16,9 @@ from ui.workspace import Workspace
 
 WORK = ("starting", "running", "stopping")
 DONE = ("finished", "stopped")
+BROKEN = {"failed": "failed", "interrupted": "was interrupted", "damaged": "is damaged"}
+"""How a run may end without a result, and how that is said."""
+NO_FOLDER = "no LoRA folder is set; add one on Settings, then Export on the run's page puts it there"
 KEPT = 20
 """LoRAs that are told of."""
 
@@ -26,8 +29,8 @@ class News:
 
     Attributes:
         work: names of runs that a process has in its hands.
-        loras: those that were put into the host's folder, the newest first: "run", "file", "prompt", and "problem" of
-            one that could not be.
+        loras: those that were put into the host's folder, the newest first: "run", "file", "prompt"; of a run that brought
+            none "problem", and "file" where an earlier one of its own is there.
     """
 
     home: Path
@@ -47,29 +50,49 @@ class News:
         """Tell what has become of the runs; returns whether one is at work or waits. Raises `RLRError`."""
         workspace = Workspace.open(self.home)
         states = list_runs(workspace.runs)
-        ended = [each for each in states if each.state in DONE and each.folder.name in self.work]
+        ended = [each for each in states if each.state in (*DONE, *BROKEN) and each.folder.name in self.work]
         self.work = [each.folder.name for each in states if each.state in WORK]
-        if bring:
-            self.loras = [*(lora for each in ended if (lora := self._bring(workspace, each))), *self.loras][
-                :KEPT
-            ]
+        for each in ended:
+            if bring or each.state in BROKEN:
+                self._tell(self._bring(workspace, each))
         write_text(
             self.home / "news.json", json.dumps({"work": self.work, "loras": self.loras}), durable=False
         )
         return any(each.state in (*WORK, "queued") for each in states)
 
-    def _bring(self, workspace: Workspace, state: RunState) -> dict[str, str] | None:
-        """Export a run's LoRA under the run's name, which no other has; None where it has none."""
+    def _tell(self, lora: dict[str, str]) -> None:
+        """Put it before the others, in the place of what was told of its run."""
+        self.loras = [lora, *(each for each in self.loras if each["run"] != lora["run"])][:KEPT]
+
+    def _bring(self, workspace: Workspace, state: RunState) -> dict[str, str]:
+        """Export a run's LoRA under the run's name, which no other has; returns what is told of it."""
         run = state.folder.name
-        offered = ACTIONS["choices"](workspace, run, {})
-        if not offered["files"] or not offered["folders"]:
-            return None
-        file = Path(offered["folders"][0]) / f"{run}.safetensors"
-        ours = any(each["run"] == run and each["file"] == str(file) for each in self.loras)
-        self.loras = [each for each in self.loras if each["run"] != run]
-        told = {"run": run, "file": str(file), "prompt": f"<lora:{run}:1>", "problem": ""}
+        ours = next((each["file"] for each in self.loras if each["run"] == run), "")
+        none = {"run": run, "file": ours, "prompt": ""}
         try:
-            export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=ours)
+            if problem := _problem(state):
+                return {**none, "problem": problem}
+            offered = ACTIONS["choices"](workspace, run, {})
+            if not offered["files"] or not offered["folders"]:
+                return {**none, "problem": _missing(state) if offered["folders"] else NO_FOLDER}
+            file = Path(offered["folders"][0]) / f"{run}.safetensors"
+            export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=str(file) == ours)
         except RLRError as error:
-            return {**told, "prompt": "", "problem": str(error)}
-        return told
+            return {**none, "problem": str(error)}
+        return {"run": run, "file": str(file), "prompt": f"<lora:{run}:1>", "problem": ""}
+
+
+def _problem(state: RunState) -> str:
+    """Why a run has no result; "" where it has one, or was only stopped."""
+    if state.state not in BROKEN:
+        return ""
+    lines = state.message.strip().splitlines() or ["its process is gone; Resume on its page goes on"]
+    told = lines[-1] if lines[0].startswith("Traceback") else " ".join(map(str.strip, lines))
+    return f"the run {BROKEN[state.state]}: {told}"
+
+
+def _missing(state: RunState) -> str:
+    """Why a run that ended as it should has no file."""
+    if state.iteration:
+        return "the run's folder has no LoRA file; the log on its page says why"
+    return "the run was stopped before its first iteration was done, so there is none yet; Resume on its page goes on"

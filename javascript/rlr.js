@@ -23,15 +23,17 @@
 
     const busy = (run) => [
         make("span", `${run} is training: pictures are slow meanwhile.`),
-        make("button", "Show", () => show(`view=runs&run=${encodeURIComponent(run)}`)),
+        toRun(run),
     ];
+
+    const toRun = (run) => make("button", "Show", () => show(`view=runs&run=${encodeURIComponent(run)}`));
 
     const show = (query) => {
         gradioApp().querySelector("iframe[title=RLR]").src = `${gradioApp().querySelector("#rlr_bar").dataset.root}/?${query}`;
     };
 
     function told(lora) {
-        if (lora.problem) return [make("span", `The LoRA of ${lora.run} is not in the webui's folder: ${lora.problem}`)];
+        if (lora.problem) return [make("span", `The LoRA of ${lora.run} is not in the webui's folder: ${lora.problem}`), toRun(lora.run)];
         return [
             make("span", "New LoRA: "), make("code", lora.prompt),
             make("button", "Copy", () => navigator.clipboard?.writeText(lora.prompt)),

@@ -90,8 +90,12 @@ def test_the_bar_says_what_becomes_of_runs(asked, words):
     page.locator("#rlr_bar", has_text=words).wait_for(timeout=10_000)
 
 
-@pytest.mark.parametrize("asked", [{"work": ["für 2"], "loras": []}], indirect=True)
-def test_the_run_that_is_training_is_shown(asked):
+@pytest.mark.parametrize(
+    "asked",
+    [{"work": ["für 2"], "loras": []}, {"work": [], "loras": [PROBLEM | {"run": "für 2"}]}],
+    indirect=True,
+)
+def test_the_run_that_is_training_or_brought_nothing_is_shown(asked):
     page, _ = asked
     page.get_by_role("button", name="Show").click()
     page.wait_for_function(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ pytest.importorskip("gradio")
 from extension import gui
 from extension.bringing import News
 from rlr_core.lora import read_lora
-from rlr_core.runs import runner
+from rlr_core.runs import log, runner
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,57 @@ def test_what_was_brought_is_replaced_and_what_others_made_is_not(home):
     assert file.read_bytes() == b"another's"
     (lora,) = told(home)["loras"]
     assert lora["prompt"] == "" and "there already" in lora["problem"]
+    stranger.work = ["für-001"]  # it was trained longer: the file is another's still
+    stranger.look(True)
+    assert file.read_bytes() == b"another's"
+
+
+def ended(home: Path, name: str, last: str, bring: bool, **facts) -> list[dict]:
+    """What is told of a run that was seen at work, and whose log now ends so."""
+    folder = home / "runs" / name
+    folder.mkdir()
+    shutil.copy(home / "runs" / "für-001" / "config.toml", folder)
+    log.EventLog(folder / "events.jsonl").append(last, **facts)
+    news = News(home, work=[name])
+    news.look(bring)
+    shutil.rmtree(folder)
+    return told(home)["loras"]
+
+
+def test_a_run_that_brings_no_lora_says_why(home):
+    (stopped,) = ended(home, "früh", "stopped", True, iteration=0)
+    assert "stopped before its first iteration" in stopped["problem"] and "Resume" in stopped["problem"]
+    (failed,) = ended(home, "arm", "failed", True, message="no memory; use a smaller batch")
+    assert failed["run"] == "arm" and failed["prompt"] == "" and "smaller batch" in failed["problem"]
+    (killed,) = ended(home, "tot", "launched", True)
+    assert "is gone" in killed["problem"]
+
+
+def test_a_run_that_fails_says_so_also_where_no_lora_is_wanted(home):
+    assert ended(home, "früh", "stopped", False, iteration=0) == []
+    assert len(ended(home, "arm", "failed", False, message="no memory")) == 1
+
+
+def test_a_folder_that_refuses_the_lora_says_why_and_takes_it_later(home, monkeypatch):
+    file = home.parent / "Lora ä" / "für-001.safetensors"
+    file.unlink()
+
+    real = os.replace
+
+    def full(source, target):
+        if str(target).endswith(".safetensors"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    news = News(home, work=["für-001"])
+    with monkeypatch.context() as patch:
+        patch.setattr("rlr_core.storage.os.replace", full)
+        news.look(True)
+        (lora,) = told(home)["loras"]
+    assert "No space left on device" in lora["problem"] and not file.exists()
+    news.work = ["für-001"]
+    news.look(True)
+    assert news.loras[0]["problem"] == "" and read_lora(file).weights
 
 
 def test_nothing_is_brought_that_is_not_wanted(home):
