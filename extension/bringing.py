@@ -15,16 +15,10 @@ from ui.exporting import export
 from ui.workspace import Workspace
 
 WORK = ("starting", "running", "stopping")
-DONE = ("finished", "stopped", "failed", "interrupted", "damaged")
-WHY = {
-    "finished": "the run's folder has none: Show tells what became of it",
-    "stopped": "the run was stopped before its first iteration, so there is none yet: Show, then Resume, goes on",
-    "failed": "it failed: {}",
-    "interrupted": "its process was ended from outside: Show, then Resume, goes on from the last checkpoint",
-    "damaged": "the run cannot be read: {}",
-}
-"""Why a run that has ended brings no LoRA, by its state, with its message."""
-NO_FOLDER = "no folder of LoRAs is set: add one on the tab's page Settings, then Export on the run's page"
+DONE = ("finished", "stopped")
+BROKEN = {"failed": "failed", "interrupted": "was interrupted", "damaged": "is damaged"}
+"""How a run may end without a result, and how that is said."""
+NO_FOLDER = "no LoRA folder is set; add one on Settings, then Export on the run's page puts it there"
 KEPT = 20
 """LoRAs that are told of."""
 
@@ -35,8 +29,8 @@ class News:
 
     Attributes:
         work: names of runs that a process has in its hands.
-        loras: those of runs that have ended, the newest first: "run", "file" in the host's folder, "prompt", and
-            "problem", which says why there is none.
+        loras: those that were put into the host's folder, the newest first: "run", "file", "prompt"; of a run that brought
+            none "problem", and "file" where an earlier one of its own is there.
     """
 
     home: Path
@@ -56,43 +50,49 @@ class News:
         """Tell what has become of the runs; returns whether one is at work or waits. Raises `RLRError`."""
         workspace = Workspace.open(self.home)
         states = list_runs(workspace.runs)
-        ended = [each for each in states if each.state in DONE and each.folder.name in self.work]
+        ended = [each for each in states if each.state in (*DONE, *BROKEN) and each.folder.name in self.work]
         self.work = [each.folder.name for each in states if each.state in WORK]
-        if bring:
-            brought = [self._bring(workspace, each) for each in ended]
-            self.loras = [*brought, *self.loras][:KEPT]
+        for each in ended:
+            if bring or each.state in BROKEN:
+                self._tell(self._bring(workspace, each))
         write_text(
             self.home / "news.json", json.dumps({"work": self.work, "loras": self.loras}), durable=False
         )
         return any(each.state in (*WORK, "queued") for each in states)
 
+    def _tell(self, lora: dict[str, str]) -> None:
+        """Put it before the others, in the place of what was told of its run."""
+        self.loras = [lora, *(each for each in self.loras if each["run"] != lora["run"])][:KEPT]
+
     def _bring(self, workspace: Workspace, state: RunState) -> dict[str, str]:
-        """Export a run's LoRA under the run's name, which no other has; "problem" says why where there is none."""
+        """Export a run's LoRA under the run's name, which no other has; returns what is told of it."""
         run = state.folder.name
-        before = [each["file"] for each in self.loras if each["run"] == run]
-        self.loras = [each for each in self.loras if each["run"] != run]
-        told = {"run": run, "file": "", "prompt": "", "problem": ""}
+        ours = next((each["file"] for each in self.loras if each["run"] == run), "")
+        none = {"run": run, "file": ours, "prompt": ""}
         try:
-            problem, file = _export(workspace, state, before)
+            if problem := _problem(state):
+                return {**none, "problem": problem}
+            offered = ACTIONS["choices"](workspace, run, {})
+            if not offered["files"] or not offered["folders"]:
+                return {**none, "problem": _missing(state) if offered["folders"] else NO_FOLDER}
+            file = Path(offered["folders"][0]) / f"{run}.safetensors"
+            export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=str(file) == ours)
         except RLRError as error:
-            problem, file = str(error), None
-        if (
-            problem
-        ):  # a file that an earlier part of the run brought is still its own, and may be replaced later
-            return {**told, "file": before[0] if before else "", "problem": problem}
-        return {**told, "file": str(file), "prompt": f"<lora:{run}:1>"}
+            return {**none, "problem": str(error)}
+        return {"run": run, "file": str(file), "prompt": f"<lora:{run}:1>", "problem": ""}
 
 
-def _export(workspace: Workspace, state: RunState, before: list[str]) -> tuple[str, Path | None]:
-    """Why there is nothing to export, or "" and the file; one of `before` is replaced. Raises `RLRError`."""
-    run, why = state.folder.name, WHY[state.state].format(state.message or "Show tells more")
-    if state.state not in ("finished", "stopped"):
-        return why, None
-    offered = ACTIONS["choices"](workspace, run, {})
-    if not offered["files"]:
-        return why, None
-    if not offered["folders"]:
-        return NO_FOLDER, None
-    file = Path(offered["folders"][0]) / f"{run}.safetensors"
-    export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=str(file) in before)
-    return "", file
+def _problem(state: RunState) -> str:
+    """Why a run has no result; "" where it has one, or was only stopped."""
+    if state.state not in BROKEN:
+        return ""
+    lines = state.message.strip().splitlines() or ["its process is gone; Resume on its page goes on"]
+    told = lines[-1] if lines[0].startswith("Traceback") else " ".join(map(str.strip, lines))
+    return f"the run {BROKEN[state.state]}: {told}"
+
+
+def _missing(state: RunState) -> str:
+    """Why a run that ended as it should has no file."""
+    if state.iteration:
+        return "the run's folder has no LoRA file; the log on its page says why"
+    return "the run was stopped before its first iteration was done, so there is none yet; Resume on its page goes on"

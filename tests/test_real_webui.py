@@ -56,6 +56,22 @@ for name in ("on_before_ui", "on_ui_tabs", "on_ui_settings", "on_app_started"):
 }
 """Other extensions that fail, while they are read and in each callback."""
 
+CHANGES_FILES = """
+from modules import script_callbacks
+def changed(_, app):
+    for route in app.router.routes:
+        if getattr(route, "path", "").startswith("/file"):
+            async def marked(scope, receive, send, real=route.app):
+                async def sent(message):
+                    if message["type"] == "http.response.start":
+                        message = {**message, "headers": [*message["headers"], (b"x-changed", b"yes")]}
+                    await send(message)
+                await real(scope, receive, sent)
+            route.app = marked
+script_callbacks.on_app_started(changed)
+"""
+"""Another one, which answers in the webui's place when it is asked for a file."""
+
 
 @dataclass
 class Webui:
@@ -75,12 +91,15 @@ class Webui:
     log: str
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=60)
+        scheme = "https" if "--tls-certfile" in os.environ.get("WEBUI_ARGS", "") else "http"
+        return httpx.Client(
+            base_url=f"{scheme}://127.0.0.1:{self.port}", trust_env=False, timeout=60, verify=False
+        )
 
 
 def folder(data: Path) -> Path:
     """The webui's data: the extension, the probe, others that are broken, and a run whose files are marked."""
-    for name, code in BROKEN.items():
+    for name, code in {**BROKEN, "changes files": CHANGES_FILES}.items():
         (data / "extensions" / name / "scripts").mkdir(parents=True)
         (data / "extensions" / name / "scripts" / "broken.py").write_text(code)
     extension = data / "extensions" / "RLR für Tests"
@@ -175,6 +194,15 @@ def test_the_tab_is_there_for_whom_the_webui_has_let_in(webui: Webui) -> None:
         assert answer.status_code == 200 and "Make the environment" in answer.text
         assert client.get("/rlr-gui/news").json() == {"work": [], "loras": []}
         assert "RLR" in json.dumps(client.get("/config").json()["components"])
+
+
+def test_the_page_has_the_tabs_script_beside_one_that_changes_files(webui: Webui) -> None:
+    script = webui.home.parent / "extensions" / "RLR für Tests" / "javascript" / "rlr.js"
+    with webui.client() as client:
+        client.post("/login", data={"username": "me", "password": "pass"})
+        answer = client.get("/file=" + quote(str(script)))
+        assert answer.headers.get("x-changed") == "yes"  # or else this says nothing of it
+        assert answer.text == script.read_text(encoding="utf-8")
 
 
 def test_no_route_of_the_gui_answers_a_stranger(webui: Webui, tmp_path: Path) -> None:

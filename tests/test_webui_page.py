@@ -92,10 +92,10 @@ def test_the_bar_says_what_becomes_of_runs(asked, words):
 
 @pytest.mark.parametrize(
     "asked",
-    [{"work": ["für 2"], "loras": []}, {"work": [], "loras": [{**PROBLEM, "run": "für 2"}]}],
+    [{"work": ["für 2"], "loras": []}, {"work": [], "loras": [PROBLEM | {"run": "für 2"}]}],
     indirect=True,
 )
-def test_the_run_that_trains_or_brought_no_lora_is_shown(asked):
+def test_the_run_that_is_training_or_brought_nothing_is_shown(asked):
     page, _ = asked
     page.get_by_role("button", name="Show").click()
     page.wait_for_function(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -17,8 +19,7 @@ pytest.importorskip("gradio")
 from extension import bringing, gui
 from extension.bringing import News
 from rlr_core.lora import read_lora
-from rlr_core.runs import runner
-from rlr_core.runs.state import RunState
+from rlr_core.runs import log, runner
 
 
 @pytest.fixture(scope="module")
@@ -62,47 +63,57 @@ def test_what_was_brought_is_replaced_and_what_others_made_is_not(home):
     assert file.read_bytes() == b"another's"
     (lora,) = told(home)["loras"]
     assert lora["prompt"] == "" and "there already" in lora["problem"]
+    stranger.work = ["für-001"]  # it was trained longer: the file is another's still
+    stranger.look(True)
+    assert file.read_bytes() == b"another's"
 
 
-@pytest.mark.parametrize(
-    ("state", "message", "words"),
-    [
-        ("stopped", "", "stopped before its first iteration"),
-        ("failed", "broken.py: no such reward", "it failed: broken.py: no such reward"),
-        ("interrupted", "", "its process was ended from outside"),
-        ("damaged", "line 3 of events.jsonl", "cannot be read: line 3 of events.jsonl"),
-    ],
-)
-def test_a_run_that_ends_without_a_lora_is_told_in_words(home, monkeypatch, state, message, words):
-    (home / "runs" / "leer").mkdir(exist_ok=True)
-    ended = RunState(home / "runs" / "leer", state, message=message)
-    monkeypatch.setattr(bringing, "list_runs", lambda folder: [ended])
-    monkeypatch.setitem(bringing.ACTIONS, "choices", lambda *_: {"files": [], "folders": ["x"]})
-    News(home, work=["leer"]).look(True)
-    (lora,) = told(home)["loras"]
-    assert lora["run"] == "leer" and lora["prompt"] == "" and words in lora["problem"]
-    assert not (home.parent / "Lora ä" / "leer.safetensors").exists()
+def ended(home: Path, name: str, last: str, bring: bool, **facts) -> list[dict]:
+    """What is told of a run that was seen at work, and whose log now ends so."""
+    folder = home / "runs" / name
+    folder.mkdir()
+    shutil.copy(home / "runs" / "für-001" / "config.toml", folder)
+    log.EventLog(folder / "events.jsonl").append(last, **facts)
+    news = News(home, work=[name])
+    news.look(bring)
+    shutil.rmtree(folder)
+    return told(home)["loras"]
 
 
-def test_a_run_stopped_before_its_first_iteration_says_so(home):
-    folder = home / "runs" / "früh"
-    settings = runs.config(home, training__iterations=3)
-    runner.start(settings, folder, should_stop=lambda: True)
-    News(home, work=["früh"]).look(True)
-    (lora,) = told(home)["loras"]
-    assert "stopped before its first iteration" in lora["problem"] and "Show" in lora["problem"]
+def test_a_run_that_brings_no_lora_says_why(home):
+    (stopped,) = ended(home, "früh", "stopped", True, iteration=0)
+    assert "stopped before its first iteration" in stopped["problem"] and "Resume" in stopped["problem"]
+    (failed,) = ended(home, "arm", "failed", True, message="no memory; use a smaller batch")
+    assert failed["run"] == "arm" and failed["prompt"] == "" and "smaller batch" in failed["problem"]
+    (killed,) = ended(home, "tot", "launched", True)
+    assert "is gone" in killed["problem"]
 
 
-def test_a_folder_that_cannot_be_written_and_one_that_is_not_set_are_told(home, monkeypatch):
-    (home / "no folder").write_bytes(b"")
-    choices = bringing.ACTIONS["choices"]
-    for folders, words in (([str(home / "no folder")], "no folder"), ([], "no folder of LoRAs is set")):
-        monkeypatch.setitem(
-            bringing.ACTIONS, "choices", lambda *of, folders=folders: {**choices(*of), "folders": folders}
-        )
-        News(home, work=["für-001"]).look(True)
+def test_a_run_that_fails_says_so_also_where_no_lora_is_wanted(home):
+    assert ended(home, "früh", "stopped", False, iteration=0) == []
+    assert len(ended(home, "arm", "failed", False, message="no memory")) == 1
+
+
+def test_a_folder_that_refuses_the_lora_says_why_and_takes_it_later(home, monkeypatch):
+    file = home.parent / "Lora ä" / "für-001.safetensors"
+    file.unlink()
+
+    real = os.replace
+
+    def full(source, target):
+        if str(target).endswith(".safetensors"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    news = News(home, work=["für-001"])
+    with monkeypatch.context() as patch:
+        patch.setattr("rlr_core.storage.os.replace", full)
+        news.look(True)
         (lora,) = told(home)["loras"]
-        assert lora["prompt"] == "" and words in lora["problem"]
+    assert "No space left on device" in lora["problem"] and not file.exists()
+    news.work = ["für-001"]
+    news.look(True)
+    assert news.loras[0]["problem"] == "" and read_lora(file).weights
 
 
 def test_nothing_is_brought_that_is_not_wanted(home):
@@ -172,3 +183,15 @@ def test_the_environment_is_made_once_also_by_two_webuis_and_after_one_has_ended
         while first.installing() or process.poll() is None:
             time.sleep(0.05)
     assert not second.installing()
+
+
+def test_a_folder_that_cannot_be_written_and_one_that_is_not_set_are_told(home, monkeypatch):
+    (home / "no folder").write_bytes(b"")
+    choices = bringing.ACTIONS["choices"]
+    for folders, words in (([str(home / "no folder")], "no folder"), ([], "no LoRA folder is set")):
+        monkeypatch.setitem(
+            bringing.ACTIONS, "choices", lambda *of, folders=folders: {**choices(*of), "folders": folders}
+        )
+        News(home, work=["für-001"]).look(True)
+        (lora,) = told(home)["loras"]
+        assert lora["prompt"] == "" and words in lora["problem"]
