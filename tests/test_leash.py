@@ -215,6 +215,13 @@ def test_what_was_measured_counts_once_the_step_is_taken(workshop, monkeypatch):
     assert made.leash and made.leash.measured == state["leash"]["measured"] + 1
 
 
-def test_dora_is_refused(workshop):
-    with pytest.raises(ConfigError, match=r"training.max_kl = 0.0002 with lora.dora"):
+def test_dora_is_refused(workshop, tmp_path):
+    """Also where only the file that a run goes on from is one."""
+    refused = r"training.max_kl = 0.0002 with a DoRA"
+    with pytest.raises(ConfigError, match=refused):
         trainer(workshop, lora__dora=True)
+    config = runs.config(workshop, lora__dora=True, training__iterations=1)
+    directory = runner.start(config, tmp_path / "dora", lambda event: None)
+    (file,) = directory.folder.glob("rlr-*[!t].safetensors")
+    with pytest.raises(ConfigError, match=refused):
+        trainer(workshop, lora__start=str(file))

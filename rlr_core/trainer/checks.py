@@ -13,7 +13,7 @@ def check_settings(config: RunConfig) -> None:
     _check_the_best_is_known(config)
     _check_one_way_of_rounding(config)
     _check_a_trust_region_has_its_optimizer(config)
-    _check_a_leash_can_pull(config)
+    check_a_leash_can_pull(config, dora=config.lora.dora)
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -69,11 +69,11 @@ def _check_a_trust_region_has_its_optimizer(config: RunConfig) -> None:
         )
 
 
-def _check_a_leash_can_pull(config: RunConfig) -> None:
-    """DoRA's norms are no sum of the checkpoint's and something that could be made less."""
-    if config.training.max_kl and config.lora.dora:
+def check_a_leash_can_pull(config: RunConfig, *, dora: bool) -> None:
+    """DoRA's norms are no sum of the checkpoint's and something that could be made less. Raises `ConfigError`."""
+    if config.training.max_kl and dora:
         raise ConfigError(
-            f"training.max_kl = {config.training.max_kl:g} with lora.dora",
+            f"training.max_kl = {config.training.max_kl:g} with a DoRA",
             "one of the two",
-            "set training.max_kl = 0, or lora.dora = false",
+            "set training.max_kl = 0, or train a plain LoRA: lora.dora = false, and no DoRA as lora.start",
         )

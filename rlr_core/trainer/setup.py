@@ -28,7 +28,7 @@ from rlr_core.models import (
 )
 from rlr_core.rewards import Reward
 from rlr_core.storage import user_path
-from rlr_core.trainer.checks import check_format, check_settings
+from rlr_core.trainer.checks import check_a_leash_can_pull, check_format, check_settings
 from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.foreseeing import Foreseen
@@ -221,6 +221,7 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
         return lora
     lora = load_lora(user_path(settings.start), model)
     stack.callback(lora.eject)
+    check_a_leash_can_pull(config, dora=lora.dora)
     networks = " and ".join(lora.networks)
     warnings.warn(
         f"going on from {settings.start}: rank {lora.rank}, alpha {lora.alpha:g}, {len(lora.sizes)} layers of {networks},"
