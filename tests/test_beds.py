@@ -185,6 +185,24 @@ def test_on_place_early_predictions_do_not_rank(capsys: pytest.CaptureFixture[st
     assert 10 <= first <= after <= 20
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_reward_can_teach(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scorer itself finds its best pictures and ranks as it does; the bed's own reward finds no better ones."""
+    monkeypatch.setattr(overview, "PROMPTS", 3)
+    monkeypatch.setattr(overview, "EACH", 6)
+    if not own:
+        take = overview.prepared
+        monkeypatch.setattr(overview, "prepared", lambda job: _judged_by_scorer(take(job)))
+    row = overview.best_of("shape").strip().splitlines()[-1]
+    mean, best, most, tau = (float(cell) for cell in row.strip("|").split("|")[1:])
+    assert 0 < mean < most <= 1 and best <= most
+    assert (best, tau) == (most, 1.0) if not own else tau < 1
+
+
+def _judged_by_scorer(mine: Any) -> Any:
+    return replace(mine, rewards=replace(mine.rewards, trained=mine.held_out))
+
+
 # Their making
 
 

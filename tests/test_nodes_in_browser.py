@@ -29,6 +29,8 @@ pytestmark = [
 ]
 PATIENCE = 900_000
 FRONTENDS = os.environ.get("COMFYUI_FRONTENDS", "").split(os.pathsep)
+TRIAL = "1.27."
+"""Front ends whose Nodes 2.0 do not yet call what a pack adds to a node."""
 FIT = """
     () => {
         const nodes = app.graph.nodes ?? app.graph._nodes;
@@ -75,6 +77,10 @@ def page(request: Any, server: Any, browser: Any) -> Iterator[Any]:
     page.goto(server.address)
     page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
     page.renderer = request.param
+    version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__ ?? ''")
+    if request.param == "nodes-2" and version.startswith(TRIAL):
+        context.close()
+        pytest.skip(f"the front end {version} has a trial of Nodes 2.0 that draws no panel of a pack's node")
     yield page
     context.close()
 

@@ -91,6 +91,11 @@ def _add_bench_beds(studies: Any, late: Callable[..., Any]) -> None:
         help="tell at which steps predicted pictures rank as finished ones, on a bed or a CONFIG.toml",
     )
     study.add_argument(
+        "--best",
+        metavar="NAME",
+        help="tell how good the pictures are that the reward likes best, on a bed or a CONFIG.toml",
+    )
+    study.add_argument(
         "--out",
         type=Path,
         help="folder with a folder for each bed (default: the repository's docs/evidence/beds)",
@@ -98,10 +103,13 @@ def _add_bench_beds(studies: Any, late: Callable[..., Any]) -> None:
 
 
 def _bench_beds(options: argparse.Namespace) -> None:
-    from rlr_core.bench.beds.overview import learned, listed, ranked, train_bed
+    from rlr_core.bench.beds.overview import best_of, learned, listed, ranked, train_bed
 
     if options.rank:
         say(ranked(options.rank))
+        return
+    if options.best:
+        say(best_of(options.best))
         return
     if options.train:
         say(f"Trained in {train_bed(options.train, options.out)}.")

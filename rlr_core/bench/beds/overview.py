@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlr_core.bench.beds import MADE, NAMES, bed, prepared
 from rlr_core.bench.beds.making import FOLDER
+from rlr_core.chain.noise import derive_seed
 from rlr_core.config import from_dict, merged
 from rlr_core.errors import ConfigError
+from rlr_core.estimators.ranking import agreement
 from rlr_core.markdown import table
 from rlr_core.storage import write_text
-from rlr_core.trainer import Ranked, Trainer
+from rlr_core.trainer import Ranked, Trainer, score
+from rlr_core.trainer.prompts import deal
 
 TABLE = "beds.md"
+PROMPTS, EACH = 12, 16
+"""What a reward can teach is looked at on so many held-out prompts, with so many pictures of each."""
 
 
 def listed() -> str:
@@ -52,6 +59,33 @@ def ranked(name: str) -> str:
     first, after = told.starts
     rows = [["step", *map(str, range(1, len(told.tau) + 1))], ["τ", *(f"{tau:.2f}" for tau in told.tau)]]
     return f"{table(rows[0], rows[1:])}\nSub-chains would start at steps {first + 1} to {after} of {len(told.tau)}."
+
+
+def best_of(name: str) -> str:
+    """How good the checkpoint's pictures are that the reward likes best, on the bed of that name. Raises `RLRError`.
+
+    A reward that does not rank the pictures of a prompt as the held-out scorer does cannot teach what the scorer looks for,
+    whatever the method.
+    """
+    ground = bed(name)
+    with prepared(ground.job("best", from_dict(merged(ground.settings, {})))) as setup:
+        held_out, reward = [], []
+        for number, prompt in enumerate(deal(setup.held_out_prompts, PROMPTS, 0, 0)):
+            images = setup.painter(
+                [prompt] * EACH, [derive_seed("best", number, j) >> 32 for j in range(EACH)]
+            )
+            texts = [prompt.scored] * EACH
+            held_out.append(score(setup.held_out, images, texts).total)
+            reward.append(score(setup.reward, images, texts).total)
+    judged, liked = torch.stack(held_out), torch.stack(reward)
+    tau = agreement(liked[..., None], judged)
+    best = judged.gather(1, liked.argmax(1, keepdim=True))
+    cells = [float(judged.mean()), float(best.mean()), float(judged.amax(1).mean())]
+    told = table(
+        ["bed", "mean", f"best of {EACH} by the reward", "by the scorer itself", "τ"],
+        [[name, *(f"{cell:.2f}" for cell in cells), "–" if tau is None else f"{float(tau):.2f}"]],
+    )
+    return f"Held-out score of {PROMPTS} prompts with {EACH} pictures each; τ of reward and scorer within prompts.\n{told}"
 
 
 def learned(out: Path | None) -> str:
