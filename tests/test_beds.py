@@ -28,6 +28,7 @@ from rlr_core.cli.main import main
 from rlr_core.config import ModelConfig, to_toml
 from rlr_core.errors import CheckpointError, ConfigError, PromptError
 from rlr_core.models import StableDiffusion
+from rlr_core.trainer.prompts import deal
 
 SEED = 7
 
@@ -38,10 +39,10 @@ def setup(name: str) -> Any:
     return prepared(settings(name))
 
 
-def settings(name: str, evaluations: int = 1) -> dict[str, Any]:
+def settings(name: str, evaluations: int = 1, steps: int = 5) -> dict[str, Any]:
     """A short job of the default, with few steps."""
     method = read_methods()["default"]
-    method = replace(method, settings={**method.settings, "sampling": {"steps": 5}})
+    method = replace(method, settings={**method.settings, "sampling": {"steps": steps}})
     return learn_settings(method, 1e-3, SEED, Budget(evaluations, 0.0, 1, 2), bed(name), device="cpu")
 
 
@@ -121,6 +122,22 @@ def test_judges_tell_right_pictures_from_wrong_ones(name: str) -> None:
         assert told.float().mean() >= 0.9
     made = bed(name).made
     assert made and made.reward != made.scorer
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_judges_agree_on_what_the_checkpoint_paints(name: str) -> None:
+    """Else nothing that raises the one could raise the other: of each attribute they name the same word for most pictures."""
+    made = bed(name).made
+    assert made
+    mine, files = prepared(settings(name, steps=20)), made.files(name)
+    images = mine.painter(deal(mine.held_out_prompts, 32, 0, SEED), list(range(32)))
+    with torch.no_grad():
+        one, other = (
+            judge.networks[0](images) for judge in (files.reward(torch.device("cpu")), files.held_out())
+        )
+    for attribute in one:
+        alike = (one[attribute].argmax(1) == other[attribute].argmax(1)).float().mean()
+        assert alike >= 0.75, attribute
 
 
 @pytest.mark.parametrize("name", MADE)

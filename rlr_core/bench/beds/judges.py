@@ -137,7 +137,7 @@ def train_judge(body: str, world: World, seed: int, steps: int, out: Path) -> No
     judge = Judge(body, world)
     optimizer, schedule = optimise(judge, 2e-3, steps)
     scenes = [world.random_scene(rng) for _ in range(BATCH * min(steps, 200))]
-    pictures = torch.from_numpy(np.stack([world.draw(scene, rng) for scene in scenes]))
+    pictures = torch.from_numpy(np.stack([world.draw(scene, rng) for scene in scenes])).float()
     labels = {
         name: torch.tensor([known.index(scene[name]) for scene in scenes])
         for name, known in world.choices.items()
@@ -156,14 +156,48 @@ def train_judge(body: str, world: World, seed: int, steps: int, out: Path) -> No
 
 
 def spoil(pictures: Tensor) -> Tensor:
-    """Half of them blurred, all noisy, shifted and a little off in light: the faults of painted pictures, not of drawn ones."""
-    half = len(pictures) // 2
-    blurred = F.avg_pool2d(F.pad(pictures[:half], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    spoiled = torch.cat([blurred, pictures[half:]])
-    light, amount = torch.rand(2, len(pictures), 1, 1, 1)
-    spoiled = spoiled * (0.9 + 0.2 * light) + 0.1 * amount * torch.randn_like(spoiled)
-    across, down = torch.randint(-1, 2, (2,)).tolist()
-    return spoiled.roll((down, across), (2, 3)).clamp(0, 1)
+    """The faults of painted pictures, which drawn ones have not: bent, shifted, blurred, off in its colours, and noisy."""
+    return noisy(tinted(blurred(bent(pictures)))).clamp(0, 1)
+
+
+def bent(pictures: Tensor, most: float = 2.0, shift: float = 1.5) -> Tensor:
+    """(B, 3, H, W), shifted by up to `shift` pixels, and bent by up to about `most`: in waves, as ragged outlines are, or in
+    blocks, as patterns are that do not go together."""
+    count, _, height, width = pictures.shape
+    size = (height, width)
+    waves = F.interpolate(torch.randn(count, 2, 9, 9), size, mode="bicubic")
+    blocks = F.interpolate(torch.randn(count, 2, 5, 5), size, mode="nearest")
+    strength = most * torch.rand(count, 1, 1, 1) ** 2
+    moved = shift * (2 * torch.rand(count, 2, 1, 1) - 1)
+    moved = moved + strength * torch.where(torch.rand(count, 1, 1, 1) < 0.5, waves, blocks)
+    straight = F.affine_grid(torch.eye(2, 3).expand(count, 2, 3), [count, 3, *size], align_corners=False)
+    where = straight + (moved * 2 / torch.tensor([width, height])[:, None, None]).permute(0, 2, 3, 1)
+    return F.grid_sample(pictures, where, padding_mode="reflection", align_corners=False)
+
+
+def blurred(pictures: Tensor) -> Tensor:
+    """Each by its own share of a blur of 3 pixels, twice."""
+    for _ in range(2):
+        padded = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+        share = torch.rand(len(pictures), 1, 1, 1)
+        pictures = pictures.lerp(F.avg_pool2d(padded, 3, stride=1), share)
+    return pictures
+
+
+def tinted(pictures: Tensor) -> Tensor:
+    """Each with its own light and contrast, and a little of it for each colour."""
+    count = len(pictures)
+    light = 1 + 0.2 * (torch.rand(count, 1, 1, 1) - 0.5) + 0.2 * (torch.rand(count, 3, 1, 1) - 0.5)
+    mean = pictures.mean((1, 2, 3), keepdim=True)
+    return mean + (pictures * light - mean) * (0.75 + 0.35 * torch.rand(count, 1, 1, 1))
+
+
+def noisy(pictures: Tensor) -> Tensor:
+    """Fine noise and blotches of four pixels, each of its own amount."""
+    count, _, height, width = pictures.shape
+    fine, coarse = torch.rand(2, count, 1, 1, 1)
+    blotches = F.interpolate(torch.randn(count, 3, height // 4, width // 4), (height, width), mode="bilinear")
+    return pictures + 0.12 * fine * torch.randn_like(pictures) + 0.12 * coarse * blotches
 
 
 def save_half(network: nn.Module, out: Path) -> None:

@@ -20,7 +20,7 @@ from rlr_core.rewards.reward import FunctionReward
 FOLDER = Path(rlr_core.__file__).parents[1] / "docs" / "evidence" / "beds"
 """A folder for each bed, in a clone of the repository; they are not installed."""
 CHECKPOINT, REWARD, SCORER = "checkpoint", "reward.safetensors", "scorer.safetensors"
-JUDGE_STEPS = 1_000
+JUDGE_STEPS = 3_000
 
 
 @dataclass(frozen=True)
