@@ -16,6 +16,7 @@ that of 3.6.
 """
 
 import contextlib
+import csv
 import hashlib
 import html
 import importlib.util
@@ -165,8 +166,12 @@ def install(developer: bool) -> None:
     else:
         say(f"making the environment (the first time: a download of about {DOWNLOAD_GB} GB, some minutes) …")
     STAMP.unlink(missing_ok=True)
-    if run(sync_command(uv, developer), uv_environment()):
-        raise InstallError(f"the environment is not complete: {reason(uv)} A further call goes on from here.")
+    forget_halves()
+    code = run(sync_command(uv, developer), uv_environment())
+    if code:
+        raise InstallError(
+            f"the environment is not complete: {reason(uv, code)} A further call goes on from here."
+        )
     write_stamp(developer)
 
 
@@ -189,6 +194,33 @@ def write_stamp(developer: bool) -> None:
     unfinished = STAMP.with_name(f"{STAMP.name}-{os.getpid()}")
     unfinished.write_text("\n".join(keys), encoding="utf-8")
     unfinished.replace(STAMP)
+
+
+def forget_halves() -> None:
+    """Have installed again what a call that was killed, or found the disk full, left as a half.
+
+    To uv a package is there once its folder `.dist-info` is.
+    """
+    for folder in [
+        *VENV.glob("lib/python3*/site-packages/*.dist-info"),
+        *VENV.glob("Lib/site-packages/*.dist-info"),
+    ]:
+        if not is_whole(folder):
+            say(f"{folder.stem} is not whole: it is installed again.")
+            shutil.rmtree(folder)
+
+
+def is_whole(package: Path) -> bool:
+    """Whether every file is there that the RECORD of a `.dist-info` lists, itself among them, none shorter than it says."""
+    try:
+        with (package / "RECORD").open(encoding="utf-8", newline="") as lines:
+            sizes = {row[0]: int(row[2] or 0) for row in csv.reader(lines)}
+        files = {name: package.parent / name for name in sizes if not name.endswith(".pyc")}
+        return f"{package.name}/RECORD" in sizes and all(
+            files[name].stat().st_size >= sizes[name] for name in files
+        )
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def sync_command(uv: Path, developer: bool) -> "list[str | Path]":
@@ -247,11 +279,13 @@ def free_space(folder: Path) -> float:
     return shutil.disk_usage(folder).free / 1e9
 
 
-def reason(uv: Path) -> str:
-    """Why uv failed, as far as can be told from outside."""
+def reason(uv: Path, code: int) -> str:
+    """Why uv ended with that exit code, as far as can be told from outside."""
     full = [folder for folder in (ROOT, cache_folder(uv)) if free_space(folder) < 0.3]
     if full:
         return f"the disk of {full[0]} is full ({free_space(full[0]):.1f} GB free): make room."
+    if code < 0:
+        return f"uv was killed (signal {-code}); systems do that when memory runs out: close other programs."
     try:
         read_url(index_url() + "/uv/")
     except OSError as error:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlr_core.errors import RLRError
+from rlr_core.errors import RLRError, StorageError
 from rlr_core.runs.listing import list_runs
 from rlr_core.runs.state import RunState
 from rlr_core.storage import read_bytes, write_text
@@ -18,6 +18,9 @@ WORK = ("starting", "running", "stopping")
 DONE = ("finished", "stopped")
 BROKEN = {"failed": "failed", "interrupted": "was interrupted", "damaged": "is damaged"}
 """How a run may end without a result, and how that is said."""
+EXPORT = "Export on the run's page puts it there later, or under another name"
+RESUME = "Resume on its page goes on"
+DEMO = "It is for RLR's built-in demo checkpoint alone, which this webui cannot load: its pictures are on the run's page."
 NO_FOLDER = "no LoRA folder is set; add one on Settings, then Export on the run's page puts it there"
 KEPT = 20
 """LoRAs that are told of."""
@@ -29,8 +32,8 @@ class News:
 
     Attributes:
         work: names of runs that a process has in its hands.
-        loras: those that were put into the host's folder, the newest first: "run", "file", "prompt"; of a run that brought
-            none "problem", and "file" where an earlier one of its own is there.
+        loras: those that were put into the host's folder, the newest first: "run", "file", "prompt", and a "note" where it
+            needs one; of a run that brought none "problem", and "file" where an earlier one of its own is there.
     """
 
     home: Path
@@ -77,22 +80,27 @@ class News:
                 return {**none, "problem": _missing(state) if offered["folders"] else NO_FOLDER}
             file = Path(offered["folders"][0]) / f"{run}.safetensors"
             export(workspace.run(run), offered["files"][0], file, "auto", "auto", "", force=str(file) == ours)
+        except StorageError as error:  # whose advice is for a run that goes on
+            return {**none, "problem": f"{error.parts[0]}; {EXPORT}"}
         except RLRError as error:
-            return {**none, "problem": str(error)}
-        return {"run": run, "file": str(file), "prompt": f"<lora:{run}:1>", "problem": ""}
+            return {**none, "problem": f"{error.parts[0]}; {error.parts[2]}"}
+        brought = {"run": run, "file": str(file), "prompt": f"<lora:{run}:1>", "problem": ""}
+        demo = workspace.run(run).config.model.checkpoint == "embedded"
+        return {**brought, "note": DEMO} if demo else brought
 
 
 def _problem(state: RunState) -> str:
     """Why a run has no result; "" where it has one, or was only stopped."""
     if state.state not in BROKEN:
         return ""
-    lines = state.message.strip().splitlines() or ["its process is gone; Resume on its page goes on"]
-    told = lines[-1] if lines[0].startswith("Traceback") else " ".join(map(str.strip, lines))
-    return f"the run {BROKEN[state.state]}: {told}"
+    lines = state.message.strip().splitlines() or ["its process is gone"]
+    told = lines[-1] if lines[0].startswith("Traceback") else "; ".join(map(str.strip, lines))
+    goes_on = f"; {RESUME}" if state.state == "interrupted" else ""
+    return f"the run {BROKEN[state.state]}: {told}{goes_on}"
 
 
 def _missing(state: RunState) -> str:
     """Why a run that ended as it should has no file."""
     if state.iteration:
         return "the run's folder has no LoRA file; the log on its page says why"
-    return "the run was stopped before its first iteration was done, so there is none yet; Resume on its page goes on"
+    return "the run was stopped before its first iteration was done, so there is none yet; " + RESUME

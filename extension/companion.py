@@ -28,11 +28,11 @@ class Companion:
 
     Attributes:
         gui: whose runs are followed.
-        lent: whether the host's model was taken off the card for a run.
+        lent: which of the host's models was taken off the card for a run.
     """
 
     gui: Gui
-    lent: bool = field(default=False, init=False)
+    lent: tuple[int, str] | None = field(default=None, init=False)
     _told: dict[str, Any] = field(default_factory=dict, init=False)
     _seen: Any = field(default=None, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
@@ -69,9 +69,8 @@ class Companion:
         self.tell()
         news = self.gui.news()
         wanted = bool(news["work"]) and host.setting(host.LEND)
-        if wanted and not self.lent:
-            host.lend_card()
-            self.lent = True
+        if wanted and host.loaded() != self.lent:  # or one has come since, as A1111's first does
+            self.lent = host.lend_card()
             print(f"RLR: the model is off the card while {news['work'][0]} trains.")
         elif self.lent and not wanted:
             with host.queue():
@@ -84,7 +83,7 @@ class Companion:
         """Put the host's model on the card; the caller has the queue."""
         if self.lent:
             host.take_card_back()
-            self.lent = False
+            self.lent = None
 
     def before_picture(self, processing: Any) -> None:
         """A picture is wanted while a run is at work: it gets the card, and says so below itself."""

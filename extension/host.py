@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,27 @@ def queue() -> Any:
     return call_queue.queue_lock
 
 
-def lend_card() -> None:
-    """Take the model off the card, once no picture is being made."""
+def loaded() -> tuple[int, str] | None:
+    """Tells one model of the host from another, and from the same one with the weights of another file; None for none."""
     from modules import sd_models  # pyright: ignore[reportMissingImports]
 
-    with queue():
-        if sd_models.model_data.sd_model is not None:  # with none, A1111 would load one to unload it
-            sd_models.unload_model_weights()
+    model = sd_models.model_data.sd_model
+    of = getattr(model, "sd_checkpoint_info", None)
+    return None if model is None else (id(model), str(getattr(of, "filename", "")))
+
+
+def lend_card() -> tuple[int, str] | None:
+    """Take the model off the card, once no picture is being made; returns what is loaded then, None with nothing to take.
+
+    With none, A1111 would load one to unload it. Its first one comes in a thread, which has the lock and not the queue.
+    """
+    from modules import sd_models  # pyright: ignore[reportMissingImports]
+
+    if loaded() is not None:
+        with queue(), getattr(sd_models.model_data, "lock", None) or nullcontext():
+            if loaded() is not None:  # loading it may have failed at last
+                sd_models.unload_model_weights()
+    return loaded()
 
 
 def take_card_back() -> None:

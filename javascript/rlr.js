@@ -38,6 +38,7 @@
             make("span", "New LoRA: "), make("code", lora.prompt),
             make("button", "Copy", () => navigator.clipboard?.writeText(lora.prompt)),
             make("button", "Into the txt2img prompt", () => intoPrompt(lora.prompt)),
+            ...(lora.note ? [make("span", lora.note)] : []),
         ];
     }
 

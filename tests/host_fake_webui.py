@@ -50,6 +50,12 @@ model = types.SimpleNamespace(sd_model=object() if NEO else None)
 """Neo has an empty one at its start."""
 
 
+def unload() -> None:
+    """Neo puts another empty one in the model's place; A1111 keeps it, on the processor."""
+    done.append("lent")
+    model.sd_model = object() if NEO else model.sd_model
+
+
 class Gui(BaseHTTPRequestHandler):
     """Tells what it was asked."""
 
@@ -106,7 +112,7 @@ def host() -> Any:
             get_closet_checkpoint_match=lambda title: (
                 types.SimpleNamespace(filename=f"/models/ä {title}") if title else None
             ),
-            unload_model_weights=lambda: done.append("lent"),
+            unload_model_weights=unload,
             **({} if NEO else {"send_model_to_device": lambda m: done.append("taken back")}),
         ),
         "paths": stub("modules.paths", data_path=str(HOME), models_path=str(HOME / "models")),
@@ -220,8 +226,15 @@ def lending() -> dict[str, Any]:
     found["no home"] = (HOME / "rlr").exists()
     (HOME / "rlr").mkdir()
     after("no model", ["run-001"], [])
+    model.sd_model = types.SimpleNamespace(sd_checkpoint_info=types.SimpleNamespace(filename="a"))
+    after("a model comes", ["run-001"], [])
+    after("it stays", ["run-001"], [])
+    if not NEO:
+        model.sd_model.sd_checkpoint_info.filename = (
+            "b"  # A1111 puts other weights into the model that it has
+        )
+    after("another checkpoint", ["run-001"], [])
     after("ended", [], ["run-001"])
-    model.sd_model = object()
     after("begun", ["run-002"], ["run-001"])
     after("goes on", ["run-002"], ["run-001"])
     found["comments"] = comments = []

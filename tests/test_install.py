@@ -263,7 +263,7 @@ def test_a_failed_update_leaves_no_stamp(
     installer.main([])
     (installer.ROOT / "uv.lock").write_text("changed", encoding="utf-8")
     commands.codes["sync"] = 2
-    monkeypatch.setattr(installer, "reason", lambda uv: "the network is down.")
+    monkeypatch.setattr(installer, "reason", lambda uv, code: "the network is down.")
     assert installer.main(["demo"]) == 1
     assert "the environment is not complete: the network is down." in capsys.readouterr().err
     assert not installer.STAMP.exists()
@@ -283,6 +283,44 @@ def test_an_interrupted_update_leaves_no_stamp(
     with pytest.raises(SystemExit):
         installer.main([])
     assert not installer.STAMP.exists()
+
+
+PACKAGE = {"a/__init__.py": "x = 1", "a/ü.py": "", "a-1.dist-info/METADATA": "Name: a"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "again"),
+    [
+        (lambda at: None, False),
+        (lambda at: (at / "a" / "ü.py").unlink(), True),
+        (lambda at: (at / "a" / "__init__.py").write_text("x"), True),
+        (lambda at: (at / "a-1.dist-info" / "RECORD").unlink(), True),
+        (lambda at: (at / "a-1.dist-info" / "RECORD").write_text("a/__init__.py,,5\na/"), True),
+    ],
+)
+@pytest.mark.parametrize("site", ["lib/python3.11/site-packages", "Lib/site-packages"])
+def test_a_package_that_a_killed_call_left_half_is_installed_again(
+    harm: Callable[[Path], None],
+    again: bool,
+    site: str,
+    installer: ModuleType,
+    commands: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uv, which looks for its `.dist-info` alone, finds none there."""
+    at = installer.VENV / site
+    for name, text in PACKAGE.items():
+        (at / name).parent.mkdir(parents=True, exist_ok=True)
+        (at / name).write_text(text, encoding="utf-8")
+    listed = [f"{name},sha256=x,{len(text)}" for name, text in PACKAGE.items()]
+    rows = [*listed, "a/__pycache__/b.pyc,,", "a-1.dist-info/RECORD,,"]
+    (at / "a-1.dist-info" / "RECORD").write_text("\n".join(rows), encoding="utf-8")
+    harm(at)
+    there: list[bool] = []
+    monkeypatch.setattr(installer, "run", lambda *_: there.append((at / "a-1.dist-info").exists()) or 0)
+    monkeypatch.setattr(installer, "write_stamp", lambda developer: None)
+    installer.main([])
+    assert there == [not again]
 
 
 def test_too_small_a_disk_is_refused_with_figures(
@@ -336,11 +374,21 @@ def test_uv_sees_no_other_project_lock_file_or_index(
 
 
 @pytest.mark.parametrize(
-    ("free", "error", "said"),
-    [(0.1e9, None, "is full"), (9e9, OSError("refused"), "no connection"), (9e9, None, "uv's own message")],
+    ("free", "error", "code", "said"),
+    [
+        (0.1e9, None, 2, "is full"),
+        (9e9, OSError("refused"), 2, "no connection"),
+        (9e9, None, -9, "uv was killed (signal 9)"),  # which says nothing itself
+        (9e9, None, 2, "uv's own message"),
+    ],
 )
 def test_a_failure_is_explained(
-    free: float, error: OSError | None, said: str, installer: ModuleType, monkeypatch: pytest.MonkeyPatch
+    free: float,
+    error: OSError | None,
+    code: int,
+    said: str,
+    installer: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def read_url(address: str) -> bytes:
         if error:
@@ -349,7 +397,7 @@ def test_a_failure_is_explained(
 
     monkeypatch.setattr(installer.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     monkeypatch.setattr(installer, "read_url", read_url)
-    assert said in installer.reason(Path("uv"))
+    assert said in installer.reason(Path("uv"), code)
 
 
 # -- What runs afterwards --

@@ -28,8 +28,10 @@ from PIL import Image
 from rlr_core import storage
 from rlr_core.config import load, to_toml
 from rlr_core.errors import CheckpointError, ConfigError, RLRError, RunError, StorageError
-from rlr_core.runs import curve, follow, list_runs, log, runner
+from rlr_core.families import SD1
+from rlr_core.runs import curve, export, follow, list_runs, log, runner
 from rlr_core.runs.directory import RunDirectory, free_folder
+from rlr_core.runs.overview import Facts
 from rlr_core.runs.pictures import read_picture
 from rlr_core.runs.requests import request_stop
 from rlr_core.runs.self_contained import self_contained
@@ -90,6 +92,18 @@ def test_the_lora_says_what_it_is(finished):
     for name, comparison in (("reward", scores.trained), ("held_out", scores.held_out)):
         for when in ("before", "after"):
             assert float(metadata[f"rlr.{name}_{when}"]) == pytest.approx(getattr(comparison, when), rel=1e-4)
+
+
+def test_the_card_of_a_demos_lora_says_that_no_host_has_its_checkpoint(workshop, tmp_path):
+    """Or else it lies among a webui's LoRAs as if it did something there."""
+    told = {}
+    for checkpoint in ("embedded", str(workshop / "checkpoint")):
+        settings = runs.config(workshop, model__checkpoint=checkpoint)
+        origin = export.Origin(settings, SD1.lora, {}, "red", "bright", [])
+        export.write_card(tmp_path / "a.safetensors", origin, Facts())
+        told[checkpoint] = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["description"]
+    demo, other = told.values()
+    assert demo == other + " Only for RLR's built-in demo checkpoint."
 
 
 def test_the_lora_has_a_card_for_hosts(finished):

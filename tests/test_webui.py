@@ -192,7 +192,9 @@ def test_the_card_is_lent_while_a_run_is_at_work(told: dict[str, Any]) -> None:
     )  # Forge and Neo do so by themselves
     assert lending["no home"] is False  # nothing is made on the disk of who never opened the tab
     assert lending["no model"] == (["lent"] if told["neo"] else [])
-    assert lending["ended"] == ["refreshed"]
+    assert lending["a model comes"] == ["lent"] and lending["it stays"] == []  # as after a restart amid a run
+    assert lending["another checkpoint"] == ([] if told["neo"] else ["lent"])
+    assert lending["ended"] == [*back, "refreshed"]
     assert lending["begun"] == ["lent"] and lending["goes on"] == []
     assert lending["after a picture"] == [*back, "lent"]
     assert lending["comments"] == [

@@ -73,6 +73,7 @@ def test_a_pictures_text_is_sent_to_the_gui(asked):
 
 
 LORA = {"run": "r-1", "prompt": "<lora:r-1:1>", "problem": ""}
+DEMO = {**LORA, "note": "It is for the demo alone."}
 PROBLEM = {"run": "r-1", "prompt": "", "problem": "the disk is full"}
 
 
@@ -82,6 +83,7 @@ PROBLEM = {"run": "r-1", "prompt": "", "problem": "the disk is full"}
         ({"work": ["r-2"], "loras": [LORA]}, "r-2 is training: pictures are slow meanwhile."),
         ({"work": [], "loras": [PROBLEM]}, "is not in the webui's folder: the disk is full"),
         ({"work": [], "loras": [LORA]}, "New LoRA: <lora:r-1:1>"),
+        ({"work": [], "loras": [DEMO]}, "It is for the demo alone."),
     ],
     indirect=["asked"],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import runs
+import tomlkit
 
 pytest.importorskip("diffusers")
 pytest.importorskip("gradio")
@@ -46,7 +47,8 @@ def test_the_lora_of_a_run_that_has_ended_goes_into_the_webuis_folder(home):
         "work": [],
         "loras": [{"run": "für-001", "file": str(file), "prompt": "<lora:für-001:1>", "problem": ""}],
     }
-    assert read_lora(file).weights and file.with_suffix(".json").is_file()
+    assert "demo" not in json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["description"]
+    assert read_lora(file).weights
     assert file.with_suffix(".preview.png").is_file()
 
 
@@ -83,10 +85,11 @@ def ended(home: Path, name: str, last: str, bring: bool, **facts) -> list[dict]:
 def test_a_run_that_brings_no_lora_says_why(home):
     (stopped,) = ended(home, "früh", "stopped", True, iteration=0)
     assert "stopped before its first iteration" in stopped["problem"] and "Resume" in stopped["problem"]
-    (failed,) = ended(home, "arm", "failed", True, message="no memory; use a smaller batch")
-    assert failed["run"] == "arm" and failed["prompt"] == "" and "smaller batch" in failed["problem"]
+    (failed,) = ended(home, "arm", "failed", True, message="no memory\n  what to do: use less")
+    assert (failed["run"], failed["prompt"]) == ("arm", "")
+    assert failed["problem"] == "the run failed: no memory; what to do: use less"
     (killed,) = ended(home, "tot", "launched", True)
-    assert "is gone" in killed["problem"]
+    assert "is gone" in killed["problem"] and "Resume" in killed["problem"]
 
 
 def test_a_run_that_fails_says_so_also_where_no_lora_is_wanted(home):
@@ -110,7 +113,8 @@ def test_a_folder_that_refuses_the_lora_says_why_and_takes_it_later(home, monkey
         patch.setattr("rlr_core.storage.os.replace", full)
         news.look(True)
         (lora,) = told(home)["loras"]
-    assert "No space left on device" in lora["problem"] and not file.exists()
+    assert "No space left on device; Export on the run's page" in lora["problem"] and not file.exists()
+    assert "resume" not in lora["problem"]  # the run is over
     news.work = ["für-001"]
     news.look(True)
     assert news.loras[0]["problem"] == "" and read_lora(file).weights
@@ -195,3 +199,16 @@ def test_a_folder_that_cannot_be_written_and_one_that_is_not_set_are_told(home, 
         News(home, work=["für-001"]).look(True)
         (lora,) = told(home)["loras"]
         assert lora["prompt"] == "" and words in lora["problem"]
+
+
+def test_a_lora_of_the_demo_says_that_it_is_for_the_demo_alone(home):
+    """Or else who is new here wonders why it changes no picture of the webui."""
+    folder = shutil.copytree(home / "runs" / "für-001", home / "runs" / "demo-7")
+    config = tomlkit.parse((folder / "config.toml").read_text(encoding="utf-8"))
+    config["model"]["checkpoint"] = "embedded"
+    (folder / "config.toml").write_text(tomlkit.dumps(config), encoding="utf-8")
+    news = News(home, work=["demo-7"])
+    news.look(True)
+    shutil.rmtree(folder)
+    (lora,) = told(home)["loras"]
+    assert lora["prompt"] == "<lora:demo-7:1>" and "demo checkpoint alone" in lora["note"]

@@ -59,7 +59,8 @@ def described(path: str) -> tuple[str, bool]:
     """HTML that says what a checkpoint is, and whether it can be trained on."""
     if path == EMBEDDED:
         return _fact(
-            "A small checkpoint of our own, of drawn shapes. It often paints the wrong colour, which training mends."
+            "A small checkpoint of our own, of drawn shapes. It often paints the wrong colour, which training mends. "
+            "No other program can load it: a LoRA for it is of use here alone."
         ), True
     if not path.strip():
         return _fact("Choose a checkpoint, or paste the path of one."), False

@@ -88,7 +88,7 @@ def export(file: Path, origin: Origin, weights: LoraWeights, iteration: int, ach
 def write_card(file: Path, origin: Origin, achieved: Facts) -> None:
     """Write `<stem>.json` beside the LoRA `file`: what hosts show of it."""
     card = {
-        "description": card_text(origin.reward, achieved, Judged.of(origin.config)),
+        "description": card_text(origin.reward, achieved, Judged.of(origin.config)) + _only(origin.config),
         "sd version": origin.family.card,
         "activation text": "",
         "preferred weight": 1.0,
@@ -129,6 +129,11 @@ def card_text(reward: str, achieved: Facts, judged: Judged) -> str:
     """For people who see the file in a host."""
     gained = _told(judged.score, achieved.held_out) + _told("reward", achieved.trained)
     return f"Trained towards the reward '{reward}'{gained}."
+
+
+def _only(config: RunConfig) -> str:
+    """For whom the file is, where no host has the checkpoint."""
+    return " Only for RLR's built-in demo checkpoint." if config.model.checkpoint == "embedded" else ""
 
 
 def _told(name: str, comparison: Comparison | None) -> str:

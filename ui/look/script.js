@@ -61,7 +61,7 @@
         <div data-piece="pictures"></div><div data-piece="better"></div>
         <details><summary>Under the hood</summary><div data-piece="hood"></div></details></div>`;
     const nothing = () => `<div class="empty"><h2>${at.total ? "Choose a run" : "No runs yet"}</h2>
-        <p>${at.total ? "Its pictures, its scores and what can be done with it are shown here." : "Train on a checkpoint of your own, or try the built-in demo: no download, a few minutes."}</p>
+        <p>${at.total ? "Its pictures, its scores and what can be done with it are shown here." : "Train on a checkpoint of your own, or try the built-in demo: no download, a few minutes. Its LoRA is for its own small checkpoint alone."}</p>
         <p><button type="button" class="primary" data-demo>Train the built-in demo</button> <button type="button" data-go="train">Train on my checkpoint</button></p></div>`;
 
     async function tick() {

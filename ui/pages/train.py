@@ -24,8 +24,8 @@ from ui.workspace import Workspace
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AFRESH = '<p class="fact">As you left it. <a href="?view=train&fresh=1">Start afresh</a></p>'
-NO_CHECKPOINT = """<p class="fact">The webui has no checkpoint yet, so this is the built-in demo. Put one into the webui’s
-folder, then press Refresh.</p>"""
+NO_CHECKPOINT = """<p class="fact">The webui has no checkpoint yet, so this is the built-in demo, whose LoRA is of no use to the
+webui. Put a checkpoint into the webui’s folder, then press Refresh.</p>"""
 SHOWN = 12
 """Prompts that are listed."""
 GO = "(told) => { if (told && told.run) window.rlr.show('runs', told.run); }"
