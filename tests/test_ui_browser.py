@@ -204,6 +204,16 @@ def test_from_the_first_page_to_a_comparison(browser, gui):
     assert the_run(gui).state == "finished"
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_without_runs_the_page_says_how_to_begin(width, browser, gui):
+    """On a phone, too, where list and run take turns."""
+    with page(browser, gui, "?view=runs") as shown:
+        shown.set_viewport_size({"width": width, "height": 900})
+        shown.get_by_role("heading", name="No runs yet").wait_for()
+        shown.get_by_role("button", name="Train on my checkpoint").click()
+        shown.get_by_role("heading", name="Train", exact=True).wait_for()
+
+
 def test_a_page_says_what_stands_in_front_of_the_server_and_comes_back_by_itself(browser, gui):
     """A webui answers in plain words while it starts the GUI again."""
     with page(browser, gui, "?view=runs") as shown:

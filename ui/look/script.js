@@ -102,6 +102,7 @@
             if (focused) [...box.querySelectorAll("a")].find((a) => a.dataset.run === focused)?.focus();
         }
         $(".runs .more").innerHTML = more;
+        $(".runs").classList.toggle("none", !total && !search);
         if (!at.run && before !== total) $(".runs section").replaceChildren(make(nothing()));
     }
 
