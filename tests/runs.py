@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import torch
 from safetensors import safe_open
 
 from rlr_core.cli import main
 from rlr_core.config import RunConfig, from_dict
-from rlr_core.runs import log
+from rlr_core.runs import log, runner
 from rlr_core.runs.checkpoints import Checkpoints
+from rlr_core.trainer import StopRequested, Trainer
 
 REWARD = """
 import torch
@@ -91,6 +94,38 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     for name in loras(reference):
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), "to the order of the metadata"
     assert_same(newest(folder), newest(reference))
+
+
+def assert_resumed_alike(workshop: Path, folder: Path, calls: int, **settings: Any) -> None:
+    """A run that is stopped when it asks for the `calls`-th time, and resumed, ends as one that is let be."""
+    runner.start(config(workshop, **settings), folder / "straight", lambda event: None)
+    asked = itertools.count(1)
+    directory = runner.start(
+        config(workshop, **settings),
+        folder / "run",
+        lambda event: None,
+        should_stop=lambda: next(asked) == calls,
+    )
+    assert directory.state().state == "stopped"
+    runner.resume(folder / "run", lambda event: None)
+    assert_same_run(folder / "run", folder / "straight")
+
+
+def assert_an_interrupted_iteration_changes_nothing(trainer: Trainer) -> None:
+    """It is interrupted by its first network evaluation, after three whole ones."""
+    for _ in range(3):
+        trainer.iterate()
+    state, denoiser = trainer.state_dict(), trainer.setup.problem.denoiser
+
+    def stop(*_: Any) -> None:
+        raise StopRequested
+
+    object.__setattr__(trainer.setup.problem, "denoiser", stop)
+    with pytest.raises(StopRequested):
+        trainer.iterate()
+    object.__setattr__(trainer.setup.problem, "denoiser", denoiser)
+    assert trainer.whole
+    assert_same(trainer.state_dict(), state)
 
 
 def newest(folder: Path) -> Any:

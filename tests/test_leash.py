@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,32 +164,12 @@ def test_without_a_need_to_pull_training_is_as_without_it(workshop):
     assert watched.leash and watched.leash.measured
 
 
-def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(workshop, tmp_path, calls=40):
-    settings = {"training__max_kl": LIMIT, "training__iterations": 8}
-    runner.start(runs.config(workshop, **settings), tmp_path / "straight", lambda event: None)
-    folder, asked = tmp_path / "run", itertools.count(1)
-    config = runs.config(workshop, **settings)
-    directory = runner.start(config, folder, lambda event: None, should_stop=lambda: next(asked) == calls)
-    assert directory.state().state == "stopped"
-    runner.resume(folder, lambda event: None)
-    runs.assert_same_run(folder, tmp_path / "straight")
+def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(workshop, tmp_path):
+    runs.assert_resumed_alike(workshop, tmp_path, 40, training__max_kl=LIMIT, training__iterations=8)
 
 
 def test_an_interrupted_look_changes_nothing(workshop):
-    made = trainer(workshop)
-    for _ in range(3):
-        made.iterate()
-    state, denoiser = made.state_dict(), made.setup.problem.denoiser
-
-    def stop(*_: Any) -> None:
-        raise StopRequested
-
-    object.__setattr__(made.setup.problem, "denoiser", stop)
-    with pytest.raises(StopRequested):
-        made.iterate()
-    object.__setattr__(made.setup.problem, "denoiser", denoiser)
-    assert made.whole
-    runs.assert_same(made.state_dict(), state)
+    runs.assert_an_interrupted_iteration_changes_nothing(trainer(workshop))
 
 
 def test_what_was_measured_counts_once_the_step_is_taken(workshop, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
@@ -98,17 +97,7 @@ def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(calls, name, worksh
     """Stopped between two denoising steps wherever they are: evaluation, preview, rollout or gradient."""
     settings = {"estimator__name": name} | ({"estimator__batch_reuse": 2} if name == "ddpo" else {})
     settings |= {"estimator__baseline": "running_mean", "training__iterations": 4}
-    runner.start(runs.config(workshop, **settings), tmp_path / "straight", lambda event: None)
-    folder, asked = tmp_path / "run", itertools.count(1)
-    directory = runner.start(
-        runs.config(workshop, **settings),
-        folder,
-        lambda event: None,
-        should_stop=lambda: next(asked) == calls,
-    )
-    assert directory.state().state == "stopped"
-    runner.resume(folder, lambda event: None)
-    runs.assert_same_run(folder, tmp_path / "straight")
+    runs.assert_resumed_alike(workshop, tmp_path, calls, **settings)
 
 
 def test_a_damaged_checkpoint_is_passed_over(workshop, reference, tmp_path):

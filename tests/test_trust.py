@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from toy import toy_batch, toy_problem
 from rlr_core.errors import ConfigError
 from rlr_core.estimators import Problem
 from rlr_core.estimators.problem import Batch, flatten
-from rlr_core.runs import runner
-from rlr_core.trainer import Iteration, StopRequested, Trainer, prepare
+from rlr_core.trainer import Iteration, Trainer, prepare
 from rlr_core.trainer.optimizer import moments
 from rlr_core.trainer.setup import Interruptible
 from rlr_core.trainer.trust import OFTEN, TrustRegion
@@ -199,32 +197,14 @@ def test_only_the_length_of_a_step_changes(workshop):
     assert short.norm() != long.norm()
 
 
-def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(workshop, tmp_path, calls=40):
-    settings = {"training__step": "trust", "training__kl": 0.05, "training__iterations": 8}
-    runner.start(runs.config(workshop, **settings), tmp_path / "straight", lambda event: None)
-    folder, asked = tmp_path / "run", itertools.count(1)
-    config = runs.config(workshop, **settings)
-    directory = runner.start(config, folder, lambda event: None, should_stop=lambda: next(asked) == calls)
-    assert directory.state().state == "stopped"
-    runner.resume(folder, lambda event: None)
-    runs.assert_same_run(folder, tmp_path / "straight")
+def test_a_stopped_run_is_resumed_as_if_nothing_had_happened(workshop, tmp_path):
+    runs.assert_resumed_alike(
+        workshop, tmp_path, 40, training__step="trust", training__kl=0.05, training__iterations=8
+    )
 
 
 def test_an_interrupted_look_changes_nothing(workshop):
-    made = trainer(workshop)
-    for _ in range(3):
-        made.iterate()
-    state, visited = made.state_dict(), made.setup.problem.denoiser
-
-    def stop(*_: Any) -> None:
-        raise StopRequested
-
-    object.__setattr__(made.setup.problem, "denoiser", stop)
-    with pytest.raises(StopRequested):
-        made.iterate()
-    object.__setattr__(made.setup.problem, "denoiser", visited)
-    assert made.whole
-    runs.assert_same(made.state_dict(), state)
+    runs.assert_an_interrupted_iteration_changes_nothing(trainer(workshop))
 
 
 def test_nobody_interrupts_a_step(workshop):
