@@ -115,6 +115,8 @@ class Gateway:
         if self.state is None:
             return told(path, "RLR is starting …", refresh=REFRESH)
         try:
+            if not self.state.is_there():
+                raise httpx.ConnectError("its port may be another program's by now")
             return streamed(await self.client.send(self._request(request, path, self.state), stream=True))
         except httpx.ConnectError:
             self.state = None

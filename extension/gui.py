@@ -49,8 +49,17 @@ class State:
         """User and password of the GUI."""
         return "rlr", self.secret
 
+    def is_there(self) -> bool:
+        """Whether its process is: another program may have its port since."""
+        try:
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
     def answers(self) -> bool:
         """Whether our GUI, which knows the secret, is at the port."""
+        if not self.is_there():
+            return False
         try:
             with httpx.Client(trust_env=False, timeout=5) as client:
                 return (
@@ -267,9 +276,14 @@ def environment() -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as attempt:
-        attempt.bind(("127.0.0.1", 0))
-        return attempt.getsockname()[1]
+    try:
+        with socket.socket() as attempt:
+            attempt.bind(("127.0.0.1", 0))
+            return attempt.getsockname()[1]
+    except OSError as error:
+        raise GuiError(
+            f"no port of this machine is free ({error}): end a program that holds many, then reload."
+        ) from error
 
 
 def _is_taken(port: int) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import sys
 import threading
 import time
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +100,12 @@ def life(home: Path, tab: Any, gui: Any, shim: Path, callbacks: dict[str, Any]) 
     found["threads"] = sum(each.name == "rlr-companion" for each in threading.enumerate())
 
     found["while it starts again"] = open_page(home, callbacks)
+    found["another at its port, page open"] = another_at_its_port(home, callbacks, is_open=True)
+    found["another at its port, page new"] = another_at_its_port(home, callbacks, is_open=False)
     stop(home)
+    sockets, gui.socket = gui.socket, types.SimpleNamespace(socket=no_port)
+    ask("no port is free")
+    gui.socket = sockets
     (home / "broken").touch()
     ask("damaged environment")
     (home / "broken").unlink()
@@ -120,6 +129,48 @@ def open_page(home: Path, callbacks: dict[str, Any]) -> list[list[Any]]:
             answer = client.get("/rlr-gui/rlr/runs")
             found.append([answer.status_code, answer.headers.get("content-type", ""), answer.text])
     return found
+
+
+def another_at_its_port(home: Path, callbacks: dict[str, Any], is_open: bool) -> list[Any]:
+    """What a page shows once the GUI has ended and another program, which answers everything, has its port."""
+    app: Any = FastAPI()
+    app.auth = None
+    callbacks["app_started"](types.SimpleNamespace(blocked_paths=[]), app)
+    with TestClient(app, base_url="http://localhost") as client:
+        if is_open:
+            client.get("/rlr-gui/")
+        stop(home)
+        with another(json.loads((home / "gui.json").read_text())["port"]):
+            answer = client.get("/rlr-gui/")
+            while "http-equiv" in answer.text:
+                time.sleep(0.1)
+                answer = client.get("/rlr-gui/")
+    return [answer.status_code, answer.text]
+
+
+@contextmanager
+def another(port: int) -> Iterator[None]:
+    """Another program at a port."""
+
+    class Another(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "16")
+            self.end_headers()
+            self.wfile.write(b"another program.")
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Another)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def no_port() -> Any:
+    """As `socket.socket` where each port has its program."""
+    raise OSError(98, "Address already in use")
 
 
 def stop(home: Path) -> None:

@@ -128,7 +128,7 @@ def host() -> Any:
 def answers(gui: Any) -> dict[str, Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gui)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    state = gui.State(server.server_address[1], "secret", 1, 1, 0.0)
+    state = gui.State(server.server_address[1], "secret", os.getpid(), 1, 0.0)
     found: dict[str, Any] = {}
 
     app: Any = FastAPI()

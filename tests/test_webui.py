@@ -165,6 +165,7 @@ def test_reload_ui_changes_nothing(told: dict[str, Any]) -> None:
         ("no room for the GUI's state", 503, "make room, or allow it"),
         ("damaged environment", 503, "No module named"),
         ("damaged environment", 503, "If its environment is damaged, delete "),
+        ("no port is free", 503, "no port of this machine is free"),
         ("another webui starts it", 503, "another webui is starting RLR in this folder: wait a minute"),
     ],
 )
@@ -179,6 +180,11 @@ def test_a_page_that_is_open_is_told_in_words_that_the_gui_starts_again(told: di
         answer == [503, "text/plain; charset=utf-8", "RLR is starting …"] for answer in before
     )
     assert last[0] == 200 and last[2] == "the GUI"
+
+
+def test_another_program_at_the_port_of_a_gui_that_ended_is_not_taken_for_it(told: dict[str, Any]) -> None:
+    for page in ("open", "new"):
+        assert told["life"][f"another at its port, page {page}"] == [200, "the GUI"]
 
 
 def test_a_gui_that_nobody_could_find_again_is_not_left_behind(told: dict[str, Any]) -> None:
