@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from torch import Tensor
 pytest.importorskip("diffusers")
 
 import runs
+import tiny
 from paths import moved, put
 from toy import THETA, toy_batch, toy_problem
 
-from rlr_core.errors import ConfigError
 from rlr_core.estimators import Problem
 from rlr_core.runs import runner
 from rlr_core.trainer import Iteration, StopRequested, Trainer, prepare
@@ -26,32 +24,6 @@ from rlr_core.trainer.leash import Leash
 
 LIMIT = 2e-4
 DIRECTION = torch.tensor([0.2, -0.1, 0.1, 0.3, -0.2, 0.3], dtype=torch.float64)
-
-
-class Added:
-    """What a LoRA is to a leash: the toy's parameters are THETA and something that is added."""
-
-    def __init__(self, problem: Problem, length: float):
-        self.problem, self.length = problem, length
-        self._put(1.0)
-
-    def _put(self, strength: float) -> None:
-        theta = THETA + strength * self.length * DIRECTION
-        put(self.problem, [theta[:4].reshape(2, 2), theta[4:]])
-
-    @contextmanager
-    def scaled(self, strength: float) -> Iterator[None]:
-        self._put(strength)
-        yield
-        self._put(1.0)
-
-    @property
-    def square(self) -> float:
-        return self.length**2
-
-    def weaken(self, share: float) -> None:
-        self.length *= share
-        self._put(1.0)
 
 
 def base() -> list[Tensor]:
@@ -63,16 +35,24 @@ def apart(problem: Problem, seed: int = 5000) -> float:
     return float(moved(problem, toy_batch(512, seed), base()).mean())
 
 
-def leashed(limit: float, length: float) -> tuple[Leash, Problem, Added]:
+def leashed(limit: float, length: float) -> tuple[Leash, Problem]:
+    """From THETA, and `length` away from there by now."""
     problem = toy_problem()
-    lora = Added(problem, length)
-    return Leash(lora, limit), problem, lora  # pyright: ignore[reportArgumentType]
+    put(problem, base())
+    leash = Leash(problem.parameters, limit)
+    walk(problem, length)
+    return leash, problem
+
+
+def walk(problem: Problem, length: float) -> None:
+    theta = torch.cat([p.detach().flatten() for p in problem.parameters]) + length * DIRECTION
+    put(problem, [theta[:4].reshape(2, 2), theta[4:]])
 
 
 @pytest.mark.parametrize("length", [0.01, 0.1, 0.5])
 def test_what_it_measures_is_the_divergence_from_the_checkpoint(length):
     """Every picture from its own path: the mean of many is that of a walk over all steps."""
-    leash, problem, _ = leashed(1e9, length)
+    leash, problem = leashed(1e9, length)
     found = []
     for seed in range(1200):
         leash.measured = 0
@@ -93,11 +73,10 @@ def test_nothing_goes_beyond_the_limit():
     limit = 1e-3
     ends = {}
     for asked in (limit, 1e9):
-        leash, problem, lora = leashed(asked, 0.0)
+        leash, problem = leashed(asked, 0.0)
         for seed in range(300):
             leash.look(problem, toy_batch(4, seed=seed))
-            lora.length += 0.001
-            lora._put(1.0)
+            walk(problem, 0.001)
             leash.settle()
         ends[asked] = apart(problem)
     assert limit / 2 < ends[limit] < 2 * limit
@@ -105,10 +84,11 @@ def test_nothing_goes_beyond_the_limit():
 
 
 def test_a_distance_that_is_not_finite_is_not_learned():
-    leash, _, lora = leashed(1e-3, 0.1)
+    leash, problem = leashed(1e-3, 0.1)
+    before = apart(problem)
     leash._found = float("inf")
     leash.settle()
-    assert leash.measured == 0 and lora.length == 0.1
+    assert leash.measured == 0 and apart(problem) == before
 
 
 # in training
@@ -124,19 +104,20 @@ def trainer(workshop: Path, **overrides: Any) -> Trainer:
     return Trainer(prepare(runs.config(workshop, **{**settings, **overrides})))
 
 
-def distance(made: Trainer) -> float:
+def distance(made: Trainer, start: list[Tensor]) -> float:
     """D of the batch at hand, over all steps."""
-    lora = made.setup.lora
-    trained = [p.detach().clone() for p in lora.parameters]
-    batch = made.batch()
-    lora.weaken(0.0)
-    none = [p.detach().clone() for p in lora.parameters]
-    put(made.setup.problem, trained)
-    return float(moved(made.setup.problem, batch, none).mean())
+    return float(moved(made.setup.problem, made.batch(), start).mean())
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"lora__targets": "all"}, {"model__precision": "bfloat16"}], ids=str
+    "settings",
+    [
+        {},
+        {"lora__targets": "all"},
+        {"lora__dora": True},
+        {"model__precision": "bfloat16"},
+    ],
+    ids=str,
 )
 def test_training_stays_near(settings, workshop):
     """Within a factor of 3 of the limit, measured without rounding, where a run without one is far beyond."""
@@ -149,9 +130,9 @@ def test_training_stays_near(settings, workshop):
     told = held.iterate()
     assert isinstance(told, Iteration) and held.leash
     assert told.step["distance"] == held.leash.distance == pytest.approx(LIMIT)
-    there = distance(free)
+    there = distance(free, held.leash.start)
     put(free.setup.problem, [p.detach() for p in held.setup.lora.parameters])
-    assert LIMIT / 3 < distance(free) < 3 * LIMIT < there / 5
+    assert LIMIT / 3 < distance(free, held.leash.start) < 3 * LIMIT < there / 5
 
 
 def test_without_a_need_to_pull_training_is_as_without_it(workshop):
@@ -194,13 +175,26 @@ def test_what_was_measured_counts_once_the_step_is_taken(workshop, monkeypatch):
     assert made.leash and made.leash.measured == state["leash"]["measured"] + 1
 
 
-def test_dora_is_refused(workshop, tmp_path):
-    """Also where only the file that a run goes on from is one."""
-    refused = r"training.max_kl = 0.0002 with a DoRA"
-    with pytest.raises(ConfigError, match=refused):
-        trainer(workshop, lora__dora=True)
-    config = runs.config(workshop, lora__dora=True, training__iterations=1)
-    directory = runner.start(config, tmp_path / "dora", lambda event: None)
+def test_a_lora_that_training_goes_on_from_is_not_made_weaker(workshop, tmp_path):
+    """Though it lies far beyond the limit from the checkpoint, it is where training is held."""
+    far = runs.config(workshop, training__learning_rate=5e-3, training__iterations=12, output__evaluation=0)
+    directory = runner.start(far, tmp_path / "far", lambda event: None)
     (file,) = directory.folder.glob("rlr-*[!t].safetensors")
-    with pytest.raises(ConfigError, match=refused):
-        trainer(workshop, lora__start=str(file))
+    made = trainer(workshop, lora__start=str(file), training__learning_rate=1e-3)
+    assert made.leash
+    start = made.leash.start
+    none = [torch.zeros_like(p) for p in start]
+    assert distance(made, none) > 20 * LIMIT
+    for _ in range(24):
+        made.iterate()
+    assert made.leash.distance == pytest.approx(LIMIT)
+    assert LIMIT / 3 < distance(made, start) < 3 * LIMIT
+    assert distance(made, none) > 10 * LIMIT
+
+
+def test_chains_without_noise_are_not_held_and_that_is_said(tmp_path):
+    folder = runs.workshop(tmp_path)
+    tiny.build_checkpoint(folder / "checkpoint", scheduler={"set_alpha_to_one": True})
+    with pytest.warns(UserWarning, match="cannot hold chains of 1 steps, none of which adds noise"):
+        made = trainer(folder, sampling__steps=1, estimator__name="full_bp")
+    assert made.leash is None and isinstance(made.iterate(), Iteration)

@@ -164,18 +164,6 @@ def test_disabled_and_scaled(model, lora):
     assert torch.equal(predict(model.unet), base)
 
 
-def test_weakened_is_what_scaled_is_for_a_while(model, lora):
-    """For good; four times the square for twice the effect, and 0 for none."""
-    with lora.scaled(0.25):
-        quarter = predict(model.unet)
-    before = lora.square
-    lora.weaken(0.25)
-    torch.testing.assert_close(predict(model.unet), quarter)
-    assert lora.square == pytest.approx(before / 16, rel=1e-6) and before > 0
-    lora.weaken(0.0)
-    assert lora.square == 0
-
-
 def test_disabled_and_scaled_end_with_an_exception(model, lora):
     before = predict(model.unet)
     for context in (lora.disabled(), lora.scaled(2.0)):

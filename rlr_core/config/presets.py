@@ -41,7 +41,7 @@ PRESETS = {
         "Recursive Likelihood Ratio to the letter of arXiv 2502.00639, eq. 11: unbiased, and very noisy",
         {
             "estimator": {"name": "published", "sub_chain_length": 2, "chunk": 1},
-            "training": {"weighing": "equal"},
+            "training": {"weighing": "equal", "max_kl": 0.0},
         },
     ),
 }

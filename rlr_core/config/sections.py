@@ -309,8 +309,8 @@ class TrainingConfig:
         high=1e3,
     )
     max_kl: Free[float] = setting(
-        0.0,
-        "nats, for each number of a latent, that pictures' chains may be from the checkpoint's own; 0 for no limit",
+        0.1,
+        "nats, for each number of a latent, that training may take pictures' chains from where it found them; 0 for no limit",
         low=0,
         high=1e3,
     )

@@ -71,19 +71,6 @@ class InjectedLora(ABC):
             yield place, down, up
 
     @property
-    @torch.no_grad()
-    def square(self) -> float:
-        """|up|² of all layers: 0 where the LoRA does nothing, and four times as much for twice its effect."""
-        return sum(float(up.double().square().sum()) for _, _, up in self.layers())
-
-    @torch.no_grad()
-    def weaken(self, share: float) -> None:
-        """Multiply the LoRA's effect by `share`, for good."""
-        assert not self.dora
-        for _, _, up in self.layers():
-            up.mul_(share)
-
-    @property
     def networks(self) -> dict[str, Any]:
         """Those that it is in, by name."""
         return {name: component.network for name, component in self._components.items()}

@@ -55,19 +55,6 @@ class Lora(Protocol):
         """Inside, the base model, to the last bit."""
         ...
 
-    def scaled(self, strength: float) -> AbstractContextManager[None]:
-        """Inside, the LoRA's effect times `strength`."""
-        ...
-
-    @property
-    def square(self) -> float:
-        """A square norm of what grows with the LoRA's effect: four times as much for twice the effect, 0 for none."""
-        ...
-
-    def weaken(self, share: float) -> None:
-        """Multiply the LoRA's effect by `share`, for good. Not for DoRA, whose norms are not added to anything."""
-        ...
-
     def eject(self) -> None:
         """Leave the networks as they were found; the parameters keep their values."""
         ...

@@ -13,7 +13,6 @@ def check_settings(config: RunConfig) -> None:
     _check_the_best_is_known(config)
     _check_one_way_of_rounding(config)
     _check_a_trust_region_has_its_optimizer(config)
-    check_a_leash_can_pull(config, dora=config.lora.dora)
 
 
 def _check_the_best_is_known(config: RunConfig) -> None:
@@ -66,14 +65,4 @@ def _check_a_trust_region_has_its_optimizer(config: RunConfig) -> None:
             f"training.step = trust with memory.optimizer = {config.memory.optimizer}",
             "memory.optimizer = adam",
             "set it, or training.step = rate",
-        )
-
-
-def check_a_leash_can_pull(config: RunConfig, *, dora: bool) -> None:
-    """DoRA's norms are no sum of the checkpoint's and something that could be made less. Raises `ConfigError`."""
-    if config.training.max_kl and dora:
-        raise ConfigError(
-            f"training.max_kl = {config.training.max_kl:g} with a DoRA",
-            "one of the two",
-            "set training.max_kl = 0, or train a plain LoRA: lora.dora = false, and no DoRA as lora.start",
         )

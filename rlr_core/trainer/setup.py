@@ -28,10 +28,11 @@ from rlr_core.models import (
 )
 from rlr_core.rewards import Reward
 from rlr_core.storage import user_path
-from rlr_core.trainer.checks import check_a_leash_can_pull, check_format, check_settings
+from rlr_core.trainer.checks import check_format, check_settings
 from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.foreseeing import Foreseen
+from rlr_core.trainer.leash import can_hold
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
 from rlr_core.trainer.misgivings import stands_still
 from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
@@ -150,7 +151,7 @@ def prepare(
         denoiser = Interruptible(view.denoiser, should_stop)
         canvases = [canvas(model, config.sampling.steps, size) for size in config.sampling.sizes]
         problems = [_problem(config, objects, denoiser, each, stages) for each in canvases]
-        _tell_limits(config, problems[0])
+        _tell_limits(config, problems)
         for problem in problems:
             estimator.check(problem, config.training.batch_size)
             _check_noise(config, problem)
@@ -221,7 +222,6 @@ def _new_lora(config: RunConfig, model: Model, stack: ExitStack) -> Lora:
         return lora
     lora = load_lora(user_path(settings.start), model)
     stack.callback(lora.eject)
-    check_a_leash_can_pull(config, dora=lora.dora)
     networks = " and ".join(lora.networks)
     warnings.warn(
         f"going on from {settings.start}: rank {lora.rank}, alpha {lora.alpha:g}, {len(lora.sizes)} layers of {networks},"
@@ -241,19 +241,23 @@ def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards
 
 def _check_noise(config: RunConfig, problem: Problem) -> None:
     """Without noise on its way a path has no density. Raises `ConfigError`."""
-    training = config.training
-    asked = {"training.step = trust": training.step == "trust", "training.max_kl": training.max_kl > 0}
-    for setting, wanted in asked.items():
-        if wanted and not noisy(problem.schedule, ETA).any():
-            raise ConfigError(
-                f"{setting} for a chain of {problem.steps} steps, none of which adds noise",
-                "at least one step that does, which is not the last one of most schedules",
-                "raise sampling.steps, or set training.step = rate and training.max_kl = 0",
-            )
+    if config.training.step == "trust" and not noisy(problem.schedule, ETA).any():
+        raise ConfigError(
+            f"training.step = trust for a chain of {problem.steps} steps, none of which adds noise",
+            "at least one step that does, which is not the last one of most schedules",
+            "raise sampling.steps, or set training.step = rate",
+        )
 
 
-def _tell_limits(config: RunConfig, problem: Problem) -> None:
-    """What is left out on purpose is said."""
+def _tell_limits(config: RunConfig, problems: Sequence[Problem]) -> None:
+    """What is left out is said."""
+    problem, held = problems[0], config.training.max_kl
+    if held and not all(map(can_hold, problems)):
+        warnings.warn(
+            f"training.max_kl = {held:g} cannot hold chains of {problem.steps} steps, none of which adds noise: raise"
+            " sampling.steps, or look at the previews",
+            stacklevel=3,
+        )
     if problem.window:
         first, last = problem.window.start + 1, problem.window.stop
         warnings.warn(

@@ -36,7 +36,7 @@ from rlr_core.trainer.events import (
     Skipped,
     Warned,
 )
-from rlr_core.trainer.leash import Leash
+from rlr_core.trainer.leash import Leash, can_hold
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
@@ -78,7 +78,8 @@ class Trainer:
         self.weighing = Weighing(by_signal=training.weighing == "signal")
         trusting = training.step == "trust"
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
-        self.leash = Leash(setup.lora, training.max_kl) if training.max_kl else None
+        held = training.max_kl and all(map(can_hold, setup.problems))
+        self.leash = Leash(setup.lora.parameters, training.max_kl) if held else None
 
     def run(self) -> Iterator[Event]:
         """Train to the end, then measure what came out."""
