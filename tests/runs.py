@@ -16,7 +16,7 @@ from rlr_core.cli import main
 from rlr_core.config import RunConfig, from_dict
 from rlr_core.runs import log, runner
 from rlr_core.runs.checkpoints import Checkpoints
-from rlr_core.trainer import StopRequested, Trainer
+from rlr_core.trainer import AlarmRaised, Evaluation, NewBest, StopRequested, Trainer, Warned
 
 REWARD = """
 import torch
@@ -94,6 +94,25 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     for name in loras(reference):
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), "to the order of the metadata"
     assert_same(newest(folder), newest(reference))
+
+
+LOGGED = {AlarmRaised: "alarm", NewBest: "best", Evaluation: "evaluation", Warned: "warning"}
+
+
+def assert_a_crash_changes_nothing(kind: type, config: RunConfig, reference: Path, folder: Path) -> None:
+    """The process dies after the last event of a kind that `reference`, a run of `config`, has; resumed it is as that one."""
+    last = sum(event["type"] == LOGGED[kind] for event in log.read(reference / "events.jsonl"))
+    seen = [0]
+
+    def crash(event: object) -> None:
+        seen[0] += isinstance(event, kind)
+        if seen[0] == last and isinstance(event, kind):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        runner.start(config, folder, crash)
+    runner.resume(folder, lambda event: None)
+    assert_same_run(folder, reference)
 
 
 def assert_resumed_alike(workshop: Path, folder: Path, calls: int, **settings: Any) -> None:

@@ -388,7 +388,9 @@ def test_rollback_acts_on_the_evaluation_at_the_end(rolled_back_at_the_end):
 
 @pytest.mark.parametrize("kind", [AlarmRaised, Evaluation])
 def test_a_rollback_at_the_end_survives_a_crash(kind, workshop, rolled_back_at_the_end, tmp_path):
-    crash_at_the_last(kind, hacked_to_the_end(workshop), rolled_back_at_the_end, tmp_path / "run")
+    runs.assert_a_crash_changes_nothing(
+        kind, hacked_to_the_end(workshop), rolled_back_at_the_end, tmp_path / "run"
+    )
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
@@ -403,25 +405,7 @@ def test_an_alarm_at_the_end_is_told(action, workshop, tmp_path):
 @pytest.mark.parametrize("kind", [AlarmRaised, NewBest, Evaluation])
 def test_a_rollback_survives_a_crash_anywhere(kind, workshop, rolled_back, tmp_path):
     """The process dies after the last event of each kind, and at the last line of the log."""
-    crash_at_the_last(kind, hacked(workshop, "rollback"), rolled_back, tmp_path / "run")
-
-
-def crash_at_the_last(kind: type, config: RunConfig, reference: Path, folder: Path) -> None:
-    last = sum(event["type"] == LOGGED[kind] for event in log.read(reference / "events.jsonl"))
-    seen = [0]
-
-    def crash(event) -> None:
-        seen[0] += isinstance(event, kind)
-        if seen[0] == last and isinstance(event, kind):
-            raise MemoryError
-
-    with pytest.raises(MemoryError):
-        runner.start(config, folder, crash)
-    runner.resume(folder, lambda event: None)
-    runs.assert_same_run(folder, reference)
-
-
-LOGGED = {AlarmRaised: "alarm", NewBest: "best", Evaluation: "evaluation"}
+    runs.assert_a_crash_changes_nothing(kind, hacked(workshop, "rollback"), rolled_back, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

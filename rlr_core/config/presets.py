@@ -31,7 +31,7 @@ PRESETS = {
     ),
     "black-box": Preset(
         "for rewards without a gradient: a small network learns what the reward says, and is climbed; biased",
-        {"estimator": {"name": "learned_critic", "draws": 2}},
+        {"estimator": {"name": "learned_critic", "draws": 2}, "training": {"backtrack": False}},
     ),
     "black-box-unbiased": Preset(
         "for rewards without a gradient: half order on one sub-chain of each picture; unbiased, and slow",

@@ -314,6 +314,10 @@ class TrainingConfig:
         low=0,
         high=1e3,
     )
+    backtrack: Free[bool] = setting(
+        True,
+        "where a check shows pictures to be worse than at the start: back to the best LoRA, and on by steps of half the length",
+    )
     schedule: Free[str] = setting(
         "constant", "of the steps' length; cosine falls to 0", choices=("constant", "cosine")
     )

@@ -89,6 +89,18 @@ class Alarm:
             surest.setdefault(fall.series, fall)
         return list(surest.values())
 
+    def below_the_start(self) -> list[str]:
+        """Of what judges, what the latest check has below the start, by all its pairs at the level of a doubt."""
+        start, now = self.history[0], self.history[-1]
+        told = []
+        for name in (TRAINED, HELD_OUT):
+            if _chance_of_fall(start[name], now[name]) < DOUBT:
+                before, after = (
+                    float(each[each.isfinite()].mean()) for each in _common(start[name], now[name])
+                )
+                told.append(f"{name} is below that of the start: {before:.3f} → {after:.3f}")
+        return told
+
     def take(self, scores: Scores) -> None:
         """Take up a check without a judgement."""
         self.history.append({name: values.double() for name, values in scores.items()})

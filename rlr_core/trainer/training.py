@@ -59,6 +59,7 @@ class Trainer:
     own LoRA, and the process its random numbers.
 
     Attributes:
+        halvings: how often training has gone back, each time to go on by steps of half the length.
         whole: whether a run that goes on from `state_dict` is the run that was never interrupted, with nothing left out that
             it tells and nothing told twice. So it is at every `CheckpointDue`, and after an exception of any kind from a
             reward or a network. Within a step of the optimizer, between the events of one check, and from the evaluation
@@ -78,6 +79,8 @@ class Trainer:
         self.weighing = Weighing(by_signal=training.weighing == "signal")
         trusting = training.step == "trust"
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
+        self.halvings = 0
+        self._start = setup.lora.weights()
         held = training.max_kl and all(map(can_hold, setup.problems))
         self.leash = Leash(setup.lora.parameters, training.max_kl) if held else None
 
@@ -310,12 +313,12 @@ class Trainer:
 
     @property
     def _share(self) -> float:
-        """Of the steps' length, what the schedule leaves in the iteration that is now carried out."""
-        training = self.setup.config.training
+        """Of the steps' length, what schedule and checks leave in the iteration that is now carried out."""
+        training, whole = self.setup.config.training, 0.5**self.halvings
         if training.schedule == "constant":
-            return 1.0
+            return whole
         done = (self.iteration - 1) / training.iterations
-        return (1 + math.cos(math.pi * done)) / 2
+        return whole * (1 + math.cos(math.pi * done)) / 2
 
     def _is_beyond_adam(self, gradient: Tensor) -> bool:
         """Whether float32 cannot hold its squares, which would make the step 0."""
@@ -368,13 +371,27 @@ class Trainer:
         with self.averaged():
             told = self.watch.judge(evaluated, self.setup.lora.weights, closer)
         self.checked = self.iteration
-        *others, last = evaluated, *told
+        *others, last = evaluated, *told, *self._gone_back()
         yield from others
         self.whole = True
         yield last
         alarm = any(isinstance(event, AlarmRaised) for event in told)
         if alarm and self.setup.config.alarm.action == "stop":
             raise StopRequested
+
+    def _gone_back(self) -> list[Warned]:
+        """Where pictures are worse than at the start: to the best LoRA, or the first, and on by steps of half the length."""
+        fallen = self.watch.fallen if self.setup.config.training.backtrack else ""
+        if not fallen:
+            return []
+        better = self.watch.improved
+        self.setup.lora.set_weights(self.watch.best_lora if better else self._start)
+        self.optimizer.state.clear()
+        self.average = Average(self.setup.lora.parameters, self.setup.config.training.ema)
+        self.halvings += 1
+        place = f"the LoRA of iteration {self.watch.best}" if better else "where it began"
+        told = f"{fallen}. Training goes back to {place}, and on by steps of half the length"
+        return [Warned(f"{told} (training.backtrack = false leaves it alone)")]
 
     def _closer(self, seen: Evaluation) -> Generator[Painting, None, dict[int, Evaluation]]:
         """Evaluations of all pairs, by iteration, where `seen` may have fallen: of its own LoRA and of the best, if need be."""
@@ -392,6 +409,7 @@ class Trainer:
             "previewed": self.previewed,
             "checked": self.checked,
             "saved": self.saved,
+            "halvings": self.halvings,
             "lora": self.setup.lora.state_dict(),
             "optimizer": deepcopy(self.optimizer.state_dict()),
             "estimator": self.setup.estimator.state_dict(),
@@ -407,6 +425,7 @@ class Trainer:
         """Go on from `state`."""
         for name in ("iteration", "skipped_in_a_row", "previewed", "checked", "saved"):
             setattr(self, name, state[name])
+        self.halvings = state.get("halvings", 0)
         self.setup.lora.load_state_dict(state["lora"])
         self.optimizer.load_state_dict(
             deepcopy(state["optimizer"])

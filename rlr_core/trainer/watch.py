@@ -76,6 +76,17 @@ class Watch:
         self.best, self.best_score, self.best_lora = iteration, score, lora()
         return NewBest(iteration, score, self.pictures, self.best_lora)
 
+    @property
+    def improved(self) -> bool:
+        """Whether an earlier check than the latest has the best LoRA, with a held-out score above the start's."""
+        start = self._alarm.history[0][HELD_OUT][: self.pictures]
+        return bool(self.best_lora) and self.best < self.checks[-1] and self.best_score > float(start.mean())
+
+    @property
+    def fallen(self) -> str:
+        """What the latest check shows to have fallen below the start, in words; "" for nothing. More is in doubt sooner."""
+        return "; ".join(self._alarm.below_the_start()) if len(self.checks) > 1 else ""
+
     def _is_as_at_the_start(self, held_out: Tensor) -> bool:
         """Whether nothing has been learned yet, as where every iteration so far was skipped."""
         start = self._alarm.history[0][HELD_OUT][: self.pictures]
