@@ -57,6 +57,7 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
         pass
     spent, seconds, failure = 0.0, 0.0, ""
     points = [_look(trainer, config, budget, spent, seconds)]
+    _check(trainer, config)
     while spent < budget.evaluations or seconds < budget.seconds:
         try:
             event = trainer.iterate()
@@ -65,9 +66,17 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
             break
         spent += event.evaluations * config.training.batch_size
         seconds += event.seconds
+        _check(trainer, config)
         if spent >= len(points) * budget.evaluations / budget.points:
             points.append(_look(trainer, config, budget, spent, seconds))
     return {"points": points, "failure": failure}
+
+
+def _check(trainer: Any, config: RunConfig) -> None:
+    """What a run does at its previews, where something follows from it; as in a run it is not part of the budget."""
+    if config.training.backtrack and trainer.iteration % config.output.preview_every == 0:
+        for _ in trainer.check():
+            pass
 
 
 def _look(trainer: Any, config: RunConfig, budget: Budget, spent: float, seconds: float) -> dict[str, Any]:

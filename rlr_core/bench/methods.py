@@ -23,6 +23,8 @@ SHIPPED = Path(__file__).with_name("methods.toml")
 """Ours, the paper's ablations and the rivals."""
 LONGEST = 2**20
 """Bytes of a methods file."""
+UNGUARDED = {"training": {"max_kl": 0.0, "backtrack": False}}
+"""What a method has unless it says otherwise: rivals are measured without our guards."""
 OWN = ("label", "learning_rates", "preset", "seeds")
 """Keys of a method that are not sections of a config."""
 
@@ -87,7 +89,9 @@ def _method(name: str, shared: dict[str, Any], entry: Any) -> Method:
             f"compare it with {SHIPPED}",
         )
     rates = tuple(entry.get("learning_rates", shared.get("learning_rates", (2e-3,))))
-    settings = layered(None, [_sections(entry)], entry.get("preset", ""), _sections(shared))
+    settings = layered(
+        None, [_sections(entry)], entry.get("preset", ""), merged(UNGUARDED, _sections(shared))
+    )
     seeds = entry.get("seeds", shared.get("seeds", 5))
     method = Method(name, entry.get("label", name), settings, rates, seeds)
     method.config(EMBEDDED.settings)  # refuses what is unknown

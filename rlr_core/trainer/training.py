@@ -100,7 +100,7 @@ class Trainer:
                 yield seen
             # the start is always checked, after its preview: so the first pictures are soon there
             if self.checked < 0 or (self._due(output.preview_every) and self.checked < self.iteration):
-                yield from self._check()
+                yield from self.check()
             if self._due(output.checkpoint_every) and self.saved != self.iteration:
                 self.saved = self.iteration
                 yield CheckpointDue(self.iteration)
@@ -357,8 +357,8 @@ class Trainer:
                 "check the reward, lower training.learning_rate, or use model.precision = float32",
             )
 
-    def _check(self) -> Iterator[Event]:
-        """Paint and score held-out pairs for the best LoRA and the alarm: all before training, fewer on the way."""
+    def check(self) -> Iterator[Event]:
+        """Paint and score held-out pairs for the best LoRA, the alarm and the way back: all before training, then fewer."""
         before = self.iteration == 0
         count = self.setup.config.output.evaluation if before else self.watch.pictures
         if not count:
