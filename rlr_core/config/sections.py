@@ -316,7 +316,7 @@ class TrainingConfig:
     )
     backtrack: Free[bool] = setting(
         True,
-        "where a check shows pictures to be worse than at the start: back to the best LoRA, and on by steps of half the length",
+        "where a check shows pictures worse than at the start: back to the best LoRA, and on by half the steps, half as far",
     )
     schedule: Free[str] = setting(
         "constant", "of the steps' length; cosine falls to 0", choices=("constant", "cosine")

@@ -101,6 +101,11 @@ class Alarm:
                 told.append(f"{name} is below that of the start: {before:.3f} → {after:.3f}")
         return told
 
+    def rose(self, check: int) -> bool:
+        """Whether the held-out score of a check, which was chosen among all, is above that of the start."""
+        start, then = self.history[0][HELD_OUT], self.history[check][HELD_OUT]
+        return _chance_of_fall(then, start) < ROSE / len(self.history)
+
     def take(self, scores: Scores) -> None:
         """Take up a check without a judgement."""
         self.history.append({name: values.double() for name, values in scores.items()})

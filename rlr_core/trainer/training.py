@@ -59,7 +59,7 @@ class Trainer:
     own LoRA, and the process its random numbers.
 
     Attributes:
-        halvings: how often training has gone back, each time to go on by steps of half the length.
+        halvings: how often training has gone back, each time to go on by steps of half the length, and half as far.
         whole: whether a run that goes on from `state_dict` is the run that was never interrupted, with nothing left out that
             it tells and nothing told twice. So it is at every `CheckpointDue`, and after an exception of any kind from a
             reward or a network. Within a step of the optimizer, between the events of one check, and from the evaluation
@@ -80,7 +80,7 @@ class Trainer:
         trusting = training.step == "trust"
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
         self.halvings = 0
-        self._start = setup.lora.weights()
+        self._start = [p.detach().clone() for p in setup.lora.parameters]
         held = training.max_kl and all(map(can_hold, setup.problems))
         self.leash = Leash(setup.lora.parameters, training.max_kl) if held else None
 
@@ -380,18 +380,36 @@ class Trainer:
             raise StopRequested
 
     def _gone_back(self) -> list[Warned]:
-        """Where pictures are worse than at the start: to the best LoRA, or the first, and on by steps of half the length."""
+        """Where pictures are worse than at the start, the way back; on by shorter steps, and less far."""
         fallen = self.watch.fallen if self.setup.config.training.backtrack else ""
         if not fallen:
             return []
-        better = self.watch.improved
-        self.setup.lora.set_weights(self.watch.best_lora if better else self._start)
+        place = self._go_back()
         self.optimizer.state.clear()
         self.average = Average(self.setup.lora.parameters, self.setup.config.training.ema)
-        self.halvings += 1
-        place = f"the LoRA of iteration {self.watch.best}" if better else "where it began"
-        told = f"{fallen}. Training goes back to {place}, and on by steps of half the length"
+        self._shorten(self.halvings + 1)
+        told = f"{fallen}. Training goes back to {place}, and on by steps of half the length, and half as far"
         return [Warned(f"{told} (training.backtrack = false leaves it alone)")]
+
+    def _go_back(self) -> str:
+        """To the best LoRA, or the first; at the end, where nothing would come of that one, half the way. Says where."""
+        if self.watch.improved:
+            self.setup.lora.set_weights(self.watch.best_lora)
+            return f"the LoRA of iteration {self.watch.best}"
+        over = self.iteration >= self.setup.config.training.iterations
+        self._put(
+            [
+                start.lerp(p.detach(), 0.5 * over)
+                for p, start in zip(self.setup.lora.parameters, self._start, strict=True)
+            ]
+        )
+        return "half of what it did" if over else "where it began"
+
+    def _shorten(self, halvings: int) -> None:
+        """Steps and the way from the start have half the length so many times; the divergence grows with its square."""
+        self.halvings = halvings
+        if self.leash:
+            self.leash.limit = self.setup.config.training.max_kl / 4**halvings
 
     def _closer(self, seen: Evaluation) -> Generator[Painting, None, dict[int, Evaluation]]:
         """Evaluations of all pairs, by iteration, where `seen` may have fallen: of its own LoRA and of the best, if need be."""
@@ -425,7 +443,7 @@ class Trainer:
         """Go on from `state`."""
         for name in ("iteration", "skipped_in_a_row", "previewed", "checked", "saved"):
             setattr(self, name, state[name])
-        self.halvings = state.get("halvings", 0)
+        self._shorten(state.get("halvings", 0))
         self.setup.lora.load_state_dict(state["lora"])
         self.optimizer.load_state_dict(
             deepcopy(state["optimizer"])

@@ -78,9 +78,10 @@ class Watch:
 
     @property
     def improved(self) -> bool:
-        """Whether an earlier check than the latest has the best LoRA, with a held-out score above the start's."""
-        start = self._alarm.history[0][HELD_OUT][: self.pictures]
-        return bool(self.best_lora) and self.best < self.checks[-1] and self.best_score > float(start.mean())
+        """Whether an earlier check than the latest has the best LoRA, and surely a held-out score above the start's."""
+        return (
+            bool(self.best_lora) and self.best < self.checks[-1] and self._alarm.rose(self._best_check or 0)
+        )
 
     @property
     def fallen(self) -> str:
