@@ -31,8 +31,12 @@ def base() -> list[Tensor]:
 
 
 def apart(problem: Problem, seed: int = 5000) -> float:
-    """D, of 512 pictures."""
-    return float(moved(problem, toy_batch(512, seed), base()).mean())
+    """D, of 512 pictures on the paths that they take now."""
+    here = [p.detach().clone() for p in problem.parameters]
+    put(problem, base())
+    found = float(moved(problem, toy_batch(512, seed), here).mean())
+    put(problem, here)
+    return found
 
 
 def leashed(limit: float, length: float) -> tuple[Leash, Problem]:
@@ -61,11 +65,10 @@ def test_what_it_measures_is_the_divergence_from_the_checkpoint(length):
         if leash.measured:
             found.append(leash.distance)
     drawn = torch.tensor(found)
-    assert 200 < len(found) < 400, "once in four iterations"
+    assert 500 < len(found) < 700, "once in two iterations, at first"
     error = float(drawn.std()) / len(found) ** 0.5
-    # of paths from the checkpoint's own states, or from the LoRA's: the same for short ways
     assert error < 0.1 * apart(problem)
-    assert float(drawn.mean()) == pytest.approx(apart(problem), abs=4 * error + 0.1 * length * apart(problem))
+    assert float(drawn.mean()) == pytest.approx(apart(problem), abs=4 * error + 0.05 * apart(problem))
 
 
 def test_nothing_goes_beyond_the_limit():
@@ -79,7 +82,7 @@ def test_nothing_goes_beyond_the_limit():
             walk(problem, 0.001)
             leash.settle()
         ends[asked] = apart(problem)
-    assert limit / 2 < ends[limit] < 2 * limit
+    assert limit / 3 < ends[limit] < 3 * limit
     assert ends[1e9] > 10 * ends[limit]
 
 
@@ -155,7 +158,7 @@ def test_an_interrupted_look_changes_nothing(workshop):
 
 def test_what_was_measured_counts_once_the_step_is_taken(workshop, monkeypatch):
     """An iteration that is interrupted after it is done again, and measures again."""
-    monkeypatch.setattr(leash_module, "EVERY", 1)
+    monkeypatch.setattr(leash_module, "OFTEN", 1)
     made, looked = trainer(workshop), []
     for _ in range(3):
         made.iterate()

@@ -26,12 +26,14 @@ from torch import Tensor
 from rlr_core.chain import Cost, Counted, Transition, Visit, finely, noisy, shift, visit
 from rlr_core.chain.noise import derive_seed
 from rlr_core.estimators import Batch, Problem
-from rlr_core.trainer.trust import DRAWS, ETA
+from rlr_core.trainer.trust import ETA
 
-EVERY = 4
-"""It is measured once in so many iterations, by chance, as prompts come in turns."""
-CALMER = 0.3
-"""The latest measurement's share of the running mean, from the fourth on."""
+FIRST, OFTEN, EVERY = 4, 2, 8
+"""So many measurements come once in `OFTEN` iterations, by chance, as prompts come in turns; later ones once in `EVERY`."""
+DRAWS = 4
+"""Steps of a picture's chain that are drawn to be compared: what pictures differ by is more than what steps do."""
+CALMER = 0.2
+"""The latest measurement's share of the running mean, from the fifth on."""
 BEYOND = 0.1
 """Of the way from θ₀ to θ."""
 
@@ -69,7 +71,8 @@ class Leash:
         self.cost, self._found = Cost(), math.nan
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "leash"))
         square = self.square
-        if int(torch.randint(EVERY, (), generator=generator)) or not square:
+        every = OFTEN if self.measured < FIRST else EVERY
+        if int(torch.randint(every, (), generator=generator)) or not square:
             return
         mine = problem.collective.mine(len(batch))
         sample = mine[int(torch.randint(len(mine), (), generator=generator))]
