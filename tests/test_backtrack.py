@@ -20,6 +20,12 @@ from rlr_core.trainer.alarm import HELD_OUT, TRAINED, Alarm
 WORSE = """
 from reward import red
 
+def misleading(images, prompts):
+    redness = red(images, prompts)
+    return redness - 2 * redness.detach()
+
+misleading.differentiable = True
+
 def less_red(images, prompts):
     return -red(images, prompts)
 """
@@ -34,8 +40,10 @@ def workshop(tmp_path_factory) -> Path:
 
 
 def worse(workshop: Path, **overrides: Any):
-    """The more a picture is what is trained for, the less it is worth."""
+    """Where the reward's gradient leads, the reward is lower, and so is what judges."""
     settings = {
+        "estimator__name": "draft",
+        "reward__name": f"{workshop / 'worse.py'}:misleading",
         "reward__held_out": f"{workshop / 'worse.py'}:less_red",
         "output__evaluation": 12,
         "alarm__pictures": 12,
@@ -67,7 +75,7 @@ def test_training_goes_back_and_on_by_half_the_length(workshop):
                 else:
                     assert "half of what it did" in message
                 assert not made.optimizer.state
-                assert "held-out score is below that of the start" in message
+                assert "the reward trained on is below that of the start" in message
                 assert scores[made.iteration] < scores[0]
             case _:
                 pass
@@ -89,7 +97,7 @@ def test_it_ends_no_worse_than_it_began(workshop):
 
 
 def test_a_run_that_gets_better_never_goes_back(workshop):
-    made = Trainer(prepare(worse(workshop, reward__held_out=f"{workshop / 'reward.py'}:red")))
+    made = Trainer(prepare(worse(workshop, reward__name=f"{workshop / 'reward.py'}:red")))
     told = list(made.train())
     assert made.halvings == 0 and not any(isinstance(e, Warned) and BACK in e.message for e in told)
 
@@ -98,7 +106,8 @@ def test_a_run_that_gets_better_never_goes_back(workshop):
     ("trained", "held_out", "words"),
     [
         (-1.0, 0.5, "the reward trained on is below that of the start: 0.000 → -1.000"),
-        (0.5, -1.0, "held-out score is below that of the start: 0.000 → -1.000"),
+        (0.05, -1.0, "held-out score is below that of the start: 0.000 → -1.000"),
+        (1.0, -1.0, ""),
         (0.5, 0.5, ""),
         (-0.1, 0.5, ""),
     ],

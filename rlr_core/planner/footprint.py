@@ -113,10 +113,9 @@ def shortened(config: RunConfig) -> tuple[RunConfig, float]:
 
 def _settled(setup: Setup, rehearsal: Rehearsal) -> Trainer:
     """A trainer whose prompts are encoded and whose optimizer has its moments, as from the second iteration on."""
-    trainer = Trainer(setup)
-    trainer.batch()
     with rehearsal.part(LORA):
-        with_moments(trainer)
+        trainer = with_moments(Trainer(setup))
+    trainer.batch()
     rehearsal.flops = 0
     return trainer
 

@@ -16,7 +16,7 @@ the second pair lies a little further on, `BEYOND` of the way, where a way throu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,12 @@ def can_hold(problem: Problem) -> bool:
     return bool(noisy(problem.schedule, ETA).any())
 
 
+def copies(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of their values, in main memory."""
+    values = [p.detach().clone() for p in parameters]
+    return [value if value.is_meta else value.cpu() for value in values]
+
+
 @dataclass
 class Leash:
     """How far the chains are from where training found them, and the way back where that is too far.
@@ -50,7 +56,7 @@ class Leash:
     Attributes:
         parameters: θ.
         limit: of D.
-        start: θ₀, copies of what the parameters are when the leash is made.
+        start: θ₀, in main memory; what the parameters are when the leash is made, unless it is given.
         curvature: running mean of c; `measured` counts what is in it.
         cost: network evaluations of this iteration's measurement.
     """
@@ -64,7 +70,7 @@ class Leash:
     _found: float = math.nan
 
     def __post_init__(self) -> None:
-        self.start = [p.detach().clone() for p in self.parameters]
+        self.start = self.start or copies(self.parameters)
 
     def look(self, problem: Problem, batch: Batch) -> None:
         """Before an iteration's step, where its turn has come: measure. What is found counts once the step is taken."""
@@ -100,7 +106,7 @@ class Leash:
     @torch.no_grad()
     def _go(self, share: float) -> None:
         """To θ₀ + `share`·(θ − θ₀)."""
-        for p, start in zip(self.parameters, self.start, strict=True):
+        for p, start in self._both():
             p.copy_(start + share * (p - start))
 
     def settle(self) -> None:
@@ -116,8 +122,12 @@ class Leash:
     @torch.no_grad()
     def square(self) -> float:
         """|θ − θ₀|²."""
-        apart = zip(self.parameters, self.start, strict=True)
-        return sum(float((p - start).double().square().sum()) for p, start in apart)
+        return sum(float((p - start).double().square().sum()) for p, start in self._both())
+
+    def _both(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(θ, θ₀) of each parameter, on its device."""
+        for p, start in zip(self.parameters, self.start, strict=True):
+            yield p, start.to(p.device)
 
     @property
     def distance(self) -> float:
@@ -130,7 +140,7 @@ class Leash:
 
     def state_dict(self) -> dict[str, Any]:
         """The running mean, and θ₀."""
-        start = [value.cpu().clone() for value in self.start]
+        start = [value.clone() for value in self.start]
         return {"curvature": self.curvature, "measured": self.measured, "start": start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

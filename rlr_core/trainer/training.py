@@ -36,7 +36,7 @@ from rlr_core.trainer.events import (
     Skipped,
     Warned,
 )
-from rlr_core.trainer.leash import Leash, can_hold
+from rlr_core.trainer.leash import Leash, can_hold, copies
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
@@ -80,9 +80,9 @@ class Trainer:
         trusting = training.step == "trust"
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
         self.halvings = 0
-        self._start = [p.detach().clone() for p in setup.lora.parameters]
+        self._start = copies(setup.lora.parameters)
         held = training.max_kl and all(map(can_hold, setup.problems))
-        self.leash = Leash(setup.lora.parameters, training.max_kl) if held else None
+        self.leash = Leash(setup.lora.parameters, training.max_kl, self._start) if held else None
 
     def run(self) -> Iterator[Event]:
         """Train to the end, then measure what came out."""
@@ -397,12 +397,8 @@ class Trainer:
             self.setup.lora.set_weights(self.watch.best_lora)
             return f"the LoRA of iteration {self.watch.best}"
         over = self.iteration >= self.setup.config.training.iterations
-        self._put(
-            [
-                start.lerp(p.detach(), 0.5 * over)
-                for p, start in zip(self.setup.lora.parameters, self._start, strict=True)
-            ]
-        )
+        ends = zip(self.setup.lora.parameters, self._start, strict=True)
+        self._put([start.to(p.device).lerp(p.detach(), 0.5 * over) for p, start in ends])
         return "half of what it did" if over else "where it began"
 
     def _shorten(self, halvings: int) -> None:
