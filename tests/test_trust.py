@@ -37,6 +37,7 @@ def trainer(workshop: Path, **overrides: Any) -> Trainer:
         "output__evaluation": 0,
         "training__step": "trust",
         "training__kl": KL,
+        "training__max_kl": 0.0,
         "training__iterations": 40,
     }
     return Trainer(prepare(runs.config(workshop, **{**settings, **overrides})))
