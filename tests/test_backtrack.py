@@ -79,7 +79,7 @@ def test_training_goes_back_and_on_by_half_the_length(workshop):
                 assert scores[made.iteration] < scores[0]
             case _:
                 pass
-    assert made.leash and made.leash.limit == 0.1 / 4 ** len(back)
+    assert made.leash and made.leash.limit == 0.3 / 4 ** len(back)
     assert back and made.halvings == len(back) and made.iteration == 8, "to the end"
     for iteration, rate in rates.items():
         assert rate == 0.03 / 2 ** sum(at < iteration for at in back)

@@ -309,7 +309,7 @@ class TrainingConfig:
         high=1e3,
     )
     max_kl: Free[float] = setting(
-        0.1,
+        0.3,
         "nats, for each number of a latent, that training may take pictures' chains from where it found them; 0 for no limit",
         low=0,
         high=1e3,

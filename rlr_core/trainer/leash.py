@@ -76,9 +76,8 @@ class Leash:
         """Before an iteration's step, where its turn has come: measure. What is found counts once the step is taken."""
         self.cost, self._found = Cost(), math.nan
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "leash"))
-        square = self.square
         every = OFTEN if self.measured < FIRST else EVERY
-        if int(torch.randint(every, (), generator=generator)) or not square:
+        if int(torch.randint(every, (), generator=generator)) or not (square := self.square):
             return
         mine = problem.collective.mine(len(batch))
         sample = mine[int(torch.randint(len(mine), (), generator=generator))]
@@ -146,5 +145,5 @@ class Leash:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.curvature, self.measured = state["curvature"], state["measured"]
-        for mine, value in zip(self.start, state["start"], strict=True):
+        for mine, value in zip(self.start, state.get("start", self.start), strict=True):
             mine.copy_(value)

@@ -381,8 +381,8 @@ class Trainer:
 
     def _gone_back(self) -> list[Warned]:
         """Where pictures are worse than at the start, the way back; on by shorter steps, and less far."""
-        fallen = self.watch.fallen if self.setup.config.training.backtrack else ""
-        if not fallen:
+        fallen = self.watch.fallen
+        if not fallen or self.rolled_back or not self.setup.config.training.backtrack:
             return []
         place = self._go_back()
         self.optimizer.state.clear()
