@@ -7,12 +7,15 @@ prompts, whose score by the held-out scorer is the curve. Painting is not part o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlr_core.bench.beds import EMBEDDED, Bed, prepared
 from rlr_core.bench.methods import Method
-from rlr_core.config import RunConfig, from_dict
+from rlr_core.config import RunConfig, from_dict, to_dict
+
+ENDLESS = 10**6
+"""Iterations, more than any budget has."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
     from rlr_core.trainer import Trainer
     from rlr_core.trainer.measuring import calibrate
 
-    config, budget = from_dict(settings["config"]), Budget(**settings["budget"])
-    trainer = Trainer(prepared(settings))
+    config, budget = _endless(from_dict(settings["config"])), Budget(**settings["budget"])
+    trainer = Trainer(prepared({**settings, "config": to_dict(config)}))
     for _ in calibrate(trainer.setup):  # the first point is on the scale of all
         pass
     spent, seconds, failure = 0.0, 0.0, ""
     points = [_look(trainer, config, budget, spent, seconds)]
-    _check(trainer, config)
+    _check(trainer, config, due=True)
     while spent < budget.evaluations or seconds < budget.seconds:
         try:
             event = trainer.iterate()
@@ -66,15 +69,23 @@ def learn(settings: dict[str, Any]) -> dict[str, Any]:
             break
         spent += event.evaluations * config.training.batch_size
         seconds += event.seconds
-        _check(trainer, config)
-        if spent >= len(points) * budget.evaluations / budget.points:
+        at_a_point = spent >= len(points) * budget.evaluations / budget.points
+        _check(trainer, config, due=at_a_point or trainer.iteration % config.output.preview_every == 0)
+        if at_a_point:
             points.append(_look(trainer, config, budget, spent, seconds))
     return {"points": points, "failure": failure}
 
 
-def _check(trainer: Any, config: RunConfig) -> None:
-    """What a run does at its previews, where something follows from it; as in a run it is not part of the budget."""
-    if config.training.backtrack and trainer.iteration % config.output.preview_every == 0:
+def _endless(config: RunConfig) -> RunConfig:
+    """The job ends with its budget, unless its schedule knows of an end."""
+    if config.training.schedule != "constant":
+        return config
+    return replace(config, training=replace(config.training, iterations=ENDLESS))
+
+
+def _check(trainer: Any, config: RunConfig, *, due: bool) -> None:
+    """What a run does at its previews and its end, where something follows from it; not part of the budget, as painting."""
+    if due and config.training.backtrack and trainer.checked < trainer.iteration:
         for _ in trainer.check():
             pass
 
