@@ -38,8 +38,8 @@ BEYOND = 0.1
 """Of the way from θ₀ to θ."""
 
 
-def can_hold(problem: Problem) -> bool:
-    """Whether pictures' chains have a distance: some step has to add noise."""
+def has_distance(problem: Problem) -> bool:
+    """Whether pictures' chains have a density, and so a divergence: some step has to add noise."""
     return bool(noisy(problem.schedule, ETA).any())
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Denoiser, Level, Prediction, noisy
+from rlr_core.chain import Denoiser, Level, Prediction
 from rlr_core.config import RunConfig
 from rlr_core.dcot import StagePrompts, StageSettings
 from rlr_core.errors import ConfigError
@@ -32,12 +32,11 @@ from rlr_core.trainer.checks import check_format, check_settings
 from rlr_core.trainer.deciding import decided
 from rlr_core.trainer.devices import choose_device, threads
 from rlr_core.trainer.foreseeing import Foreseen
-from rlr_core.trainer.leash import can_hold
+from rlr_core.trainer.leash import has_distance
 from rlr_core.trainer.materials import Materials, Rewards, load_rewards
 from rlr_core.trainer.misgivings import stands_still
 from rlr_core.trainer.prompts import held_out_prompts, stage_settings, training_prompts
 from rlr_core.trainer.sampling import Canvas, Painter, canvas, painter
-from rlr_core.trainer.trust import ETA
 
 
 class StopRequested(Exception):
@@ -241,7 +240,7 @@ def _all_visiting(guests: Guests, rewards: Rewards, stack: ExitStack) -> Rewards
 
 def _check_noise(config: RunConfig, problem: Problem) -> None:
     """Without noise on its way a path has no density. Raises `ConfigError`."""
-    if config.training.step == "trust" and not noisy(problem.schedule, ETA).any():
+    if config.training.step == "trust" and not has_distance(problem):
         raise ConfigError(
             f"training.step = trust for a chain of {problem.steps} steps, none of which adds noise",
             "at least one step that does, which is not the last one of most schedules",
@@ -252,7 +251,7 @@ def _check_noise(config: RunConfig, problem: Problem) -> None:
 def _tell_limits(config: RunConfig, problems: Sequence[Problem]) -> None:
     """What is left out is said."""
     problem, held = problems[0], config.training.max_kl
-    if held and not all(map(can_hold, problems)):
+    if held and not all(map(has_distance, problems)):
         warnings.warn(
             f"training.max_kl = {held:g} cannot hold chains of {problem.steps} steps, none of which adds noise: raise"
             " sampling.steps, or look at the previews",

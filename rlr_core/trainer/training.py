@@ -36,7 +36,7 @@ from rlr_core.trainer.events import (
     Skipped,
     Warned,
 )
-from rlr_core.trainer.leash import Leash, can_hold, copies
+from rlr_core.trainer.leash import Leash, copies, has_distance
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
@@ -81,7 +81,7 @@ class Trainer:
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
         self.halvings = 0
         self._start = copies(setup.lora.parameters)
-        held = training.max_kl and all(map(can_hold, setup.problems))
+        held = training.max_kl and all(map(has_distance, setup.problems))
         self.leash = Leash(setup.lora.parameters, training.max_kl, self._start) if held else None
 
     def run(self) -> Iterator[Event]:
