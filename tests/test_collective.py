@@ -52,6 +52,7 @@ CASES = [
     Case("full_bp"),
     Case("flow_bp", {"first_order_steps": 2, "bridge": 0.5, "unit": False}),
     Case("auto", {"first_order_steps": 2}),
+    Case("rsm", {"draws": 2}),
 ]
 UNEVEN = [replace(case, batch=12, settings={**case.settings, "chunk": 4}) for case in CASES]
 """Three chunks for two processes."""

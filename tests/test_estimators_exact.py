@@ -447,6 +447,15 @@ def lookahead_target(length: int, low: int = 0, high: int = T) -> Tensor:
     return torch.stack(gradients).mean(0)
 
 
+def matching_target() -> Tensor:
+    """The mean over all steps of w·∂θ E[R(x̂_θ(x_i))], w = α²/(α² + σ²)."""
+    schedule = toy_problem().schedule
+    signal, noise = (scale[:T].square() for scale in (schedule.alpha, schedule.sigma))
+    weights = signal / (signal + noise)
+    assert weights.max() > 2 * weights.min(), "weighing would not be told from none"
+    return torch.stack([w * lookahead_target(1, i, i + 1) for i, w in enumerate(weights)]).mean(0)
+
+
 def surrogate_target(chosen: list[list[int]], bridge: float) -> Tensor:
     """Mean over the choices of Σ w·∂θ E[R(x_T + P_i·(m_θ(x_i) − m_i))], P_i = Π (I + b·(M_k − I)) over the chosen k > i."""
     return torch.stack([one_surrogate(steps, bridge) for steps in chosen]).mean(0)
@@ -506,6 +515,8 @@ BIASED = {
         {**SINGLE, "starts_from": 0.25, "starts_until": 0.75, "unit": False},
         lambda: lookahead_target(1, 1, 3),
     ),
+    "rsm": ({"draws": 2, "chunk": 256}, matching_target),
+    "rsm ": ({"draws": T}, matching_target),
     "refl": ({"first_order_steps": 3}, refl_target),
     "draft_lv": ({"draws": 2}, draft_lv_target),
     "rlr": ({**SHORT, "first_order_steps": 1, "sub_chain_end": "lookahead"}, critic_target),

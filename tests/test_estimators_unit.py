@@ -55,9 +55,11 @@ NEEDS_GRADIENT = {
     "full_bp",
     "flow_bp",
     "auto",
+    "rsm",
 }
 BIASED = {
     "auto",
+    "rsm",
     "flow_bp",
     "v1",
     "v2",
@@ -490,6 +492,18 @@ def test_the_first_use_is_reinforce_whatever_the_clip_even_in_single_precision()
     reinforce = gradient(make("reinforce"))
     for clip in (0.0, 1e-9, 1e-4, 10.0):
         assert torch.allclose(gradient(ddpo(clip)), reinforce, rtol=1e-9)
+
+
+def test_rsm_walks_on_by_what_it_differentiates() -> None:
+    """One evaluation forward for each step, whether it is looked at or not, and none after the last that is."""
+    every = make("rsm", draws=STEPS)(toy_problem(), toy_batch(8, 0)).cost
+    assert (every.forward, every.backward) == (8 * STEPS, 8 * STEPS)
+    few = make("rsm", draws=2)(toy_problem(), toy_batch(8, 0)).cost
+    assert few.backward == 8 * 2 and 8 * (STEPS // 2 + 1) <= few.forward < 8 * STEPS
+
+
+def test_rsm_at_more_steps_than_there_are() -> None:
+    assert "estimator.draws from 1" in refusal(make("rsm", draws=STEPS + 1), toy_problem())
 
 
 def test_a_second_use_weighs_by_importance_and_generates_nothing() -> None:

@@ -104,6 +104,7 @@ def predicted_bytes(config: RunConfig) -> int:
         ["estimator.name=half", "sampling.steps=2"],
         ["estimator.name=learned_critic", "estimator.chunk=2"],
         ["estimator.name=nft", "estimator.batch_reuse=2"],
+        ["estimator.name=rsm", "estimator.draws=3"],
         ["estimator.name=flow_bp", "estimator.first_order_steps=2", "estimator.bridge=0.5"],
     ],
     ids=" ".join,

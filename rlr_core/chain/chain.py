@@ -73,18 +73,23 @@ def advance(chain: ChainLike, x: Tensor, step: Tensor, samples: Tensor) -> Tenso
     return mean + expand(scale, mean) * chain.noise.at(step, samples)
 
 
-def predictions(chain: Chain, x: Tensor, samples: Tensor) -> Iterator[tuple[Tensor, Prediction]]:
+def predictions(
+    chain: Chain, x: Tensor, samples: Tensor, *, learning: Container[int] = ()
+) -> Iterator[tuple[Tensor, Prediction]]:
     """Walk all of `samples` (n,) from x_0, and give at each step the latents before it (n, …) and what is predicted from there.
 
-    One evaluation a step: what is shown is what the walk needs anyway.
+    One evaluation a step: what is shown is what the walk needs anyway. No gradient goes from one step to another; at the
+    steps `learning` the prediction has one.
     """
     schedule = chain.schedule
     for i in range(schedule.steps):
         step = torch.full_like(samples, i)
         level, following = schedule.level(step), schedule.level(step + 1)
-        predicted = chain.predict(x, step, samples)
+        with torch.set_grad_enabled(i in learning):
+            predicted = chain.predict(x, step, samples)
         yield x, predicted
-        mean, scale = transition(predicted, level, following, chain.eta)
+        held = Prediction(*(part.detach() for part in predicted))
+        mean, scale = transition(held, level, following, chain.eta)
         x = mean + expand(scale, mean) * chain.noise.at(step, samples) if scale.any() else mean
 
 

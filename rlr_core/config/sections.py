@@ -258,7 +258,7 @@ class EstimatorConfig:
     sigma: float = setting(0.01, "standard deviation of the zeroth order's parameter perturbation", low=1e-12)
     draws: int = setting(
         2,
-        "noisings of a finished picture: draft_lv to the last step's level, nft to levels of the chain",
+        "rsm: steps of a rollout; noisings of a finished picture: draft_lv to the last step's level, nft to any",
         low=1,
         high=1000,
     )

@@ -28,7 +28,7 @@ from rlr_core.estimators.base import Estimator, check_chunk, check_differentiabl
 from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem, flatten
-from rlr_core.estimators.sub_chains import stratified
+from rlr_core.estimators.sub_chains import evenly_apart
 
 
 @dataclass
@@ -96,9 +96,7 @@ class SurrogateChain(Estimator):
         """Of each chunk the K steps, of those that the problem is limited to: evenly apart, stratified over the chunks."""
         steps = problem.limited(problem.steps)
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
-        offsets = stratified(len(batch) // self.chunk, generator)
-        places = (torch.arange(self.length) + offsets[:, None]) * len(steps) / self.length
-        return (steps.start + places.long().clamp(max=len(steps) - 1)).tolist()
+        return evenly_apart(self.length, steps, len(batch) // self.chunk, generator)
 
     def check(self, problem: Problem, batch_size: int) -> None:
         check_chunk(problem, batch_size, self.chunk)

@@ -25,6 +25,7 @@ from rlr_core.estimators.lookahead import Lookahead
 from rlr_core.estimators.policy_gradient import ClippedPolicyGradient
 from rlr_core.estimators.refl import RewardFeedback
 from rlr_core.estimators.rlr import RecursiveLikelihoodRatio
+from rlr_core.estimators.rsm import RewardScoreMatching
 from rlr_core.estimators.sub_chains import AllSubChains, OneSubChain, RandomStart, SubChainPolicy
 from rlr_core.estimators.zeroth_order import ZerothOrder
 
@@ -143,6 +144,10 @@ def _lookahead(config: EstimatorConfig, steps: int) -> Lookahead:
     return Lookahead(config.sub_chain_length, window, config.unit, config.chunk, config.starts == "measured")
 
 
+def _rsm(config: EstimatorConfig, steps: int) -> Estimator:
+    return RewardScoreMatching(config.draws, config.chunk)
+
+
 def _flow_bp(config: EstimatorConfig, steps: int) -> SurrogateChain:
     return SurrogateChain(config.first_order_steps, config.bridge, config.unit, config.chunk)
 
@@ -230,6 +235,11 @@ ESTIMATORS: dict[str, NamedEstimator] = {
         "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
         ("sub_chain_length", "starts", "starts_from", "starts_until", "stages", "unit"),
         _lookahead,
+    ),
+    "rsm": NamedEstimator(
+        "RSM: the gradients of pictures predicted at several steps of a rollout, weighed by signal to noise; biased",
+        ("draws",),
+        _rsm,
     ),
     "alignprop": NamedEstimator(
         "AlignProp: truncated back-propagation with K drawn from 1 to T; biased", ("rerun",), _alignprop

@@ -73,6 +73,13 @@ def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
     return (order + torch.rand(batch_size, generator=generator, dtype=torch.float64)) / batch_size
 
 
+def evenly_apart(count: int, steps: range, chunks: int, generator: torch.Generator) -> list[list[int]]:
+    """For each of so many chunks `count` of the `steps`, in their order: evenly apart, stratified over the chunks."""
+    offsets = stratified(chunks, generator)
+    places = (torch.arange(count) + offsets[:, None]) * len(steps) / count
+    return (steps.start + places.long().clamp(max=len(steps) - 1)).tolist()
+
+
 class AllSubChains(SubChainPolicy):
     """Every sub-chain of the partition, for every sample. With length 1: every step (REINFORCE)."""
 
