@@ -80,7 +80,7 @@ def test_training_goes_back_and_on_by_half_the_length(workshop):
             case _:
                 pass
     assert made.leash and made.leash.limit == 0.3 / 4 ** len(back)
-    assert back and made.halvings == len(back) and made.iteration == 8, "to the end"
+    assert back and made.way_back.halvings == len(back) and made.iteration == 8, "to the end"
     for iteration, rate in rates.items():
         assert rate == 0.03 / 2 ** sum(at < iteration for at in back)
 
@@ -99,7 +99,7 @@ def test_it_ends_no_worse_than_it_began(workshop):
 def test_a_run_that_gets_better_never_goes_back(workshop):
     made = Trainer(prepare(worse(workshop, reward__name=f"{workshop / 'reward.py'}:red")))
     told = list(made.train())
-    assert made.halvings == 0 and not any(isinstance(e, Warned) and BACK in e.message for e in told)
+    assert made.way_back.halvings == 0 and not any(isinstance(e, Warned) and BACK in e.message for e in told)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from rlr_core.chain import Cost, Counted, Transition, Visit, finely, noisy, shif
 from rlr_core.chain.noise import derive_seed
 from rlr_core.estimators import Batch, Problem
 from rlr_core.trainer.trust import ETA
+from rlr_core.trainer.values import copies, kept
 
 FIRST, OFTEN, EVERY = 4, 2, 8
 """So many measurements come once in `OFTEN` iterations, by chance, as prompts come in turns; later ones once in `EVERY`."""
@@ -41,12 +42,6 @@ BEYOND = 0.1
 def has_distance(problem: Problem) -> bool:
     """Whether pictures' chains have a density, and so a divergence: some step has to add noise."""
     return bool(noisy(problem.schedule, ETA).any())
-
-
-def copies(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Of their values, in main memory."""
-    values = [p.detach().clone() for p in parameters]
-    return [value if value.is_meta else value.cpu() for value in values]
 
 
 @dataclass
@@ -91,16 +86,11 @@ class Leash:
         none, near, past = (self._at(share, visited) for share in (0.0, BEYOND, 1 + BEYOND))
         return visited.product(shift(visited.transitions, none), shift(past, near)) / visited.size
 
-    @torch.no_grad()
     def _at(self, share: float, visited: Visit) -> dict[int, Transition]:
-        """The drawn transitions at θ₀ + `share`·(θ − θ₀); θ is back afterwards, to the last bit."""
-        here = [p.detach().clone() for p in self.parameters]
-        try:
+        """The drawn transitions at θ₀ + `share`·(θ − θ₀); θ is back afterwards."""
+        with kept(self.parameters):
             self._go(share)
             return visited.now()
-        finally:
-            for p, value in zip(self.parameters, here, strict=True):
-                p.copy_(value)
 
     @torch.no_grad()
     def _go(self, share: float) -> None:

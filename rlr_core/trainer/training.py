@@ -36,7 +36,7 @@ from rlr_core.trainer.events import (
     Skipped,
     Warned,
 )
-from rlr_core.trainer.leash import Leash, copies, has_distance
+from rlr_core.trainer.leash import Leash, has_distance
 from rlr_core.trainer.measuring import calibrate, evaluation, preview
 from rlr_core.trainer.misgivings import misgiving
 from rlr_core.trainer.optimizer import adam
@@ -45,7 +45,9 @@ from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.starts import measure_starts
 from rlr_core.trainer.trust import TrustRegion
+from rlr_core.trainer.values import copies, kept, put
 from rlr_core.trainer.watch import Watch
+from rlr_core.trainer.way_back import WayBack
 from rlr_core.trainer.weighing import Weighing
 
 LONGEST = 1e18
@@ -59,7 +61,7 @@ class Trainer:
     own LoRA, and the process its random numbers.
 
     Attributes:
-        halvings: how often training has gone back, each time to go on by steps of half the length, and half as far.
+        way_back: what checks have undone, each time to go on by steps of half the length, and half as far.
         whole: whether a run that goes on from `state_dict` is the run that was never interrupted, with nothing left out that
             it tells and nothing told twice. So it is at every `CheckpointDue`, and after an exception of any kind from a
             reward or a network. Within a step of the optimizer, between the events of one check, and from the evaluation
@@ -79,10 +81,9 @@ class Trainer:
         self.weighing = Weighing(by_signal=training.weighing == "signal")
         trusting = training.step == "trust"
         self.trust = TrustRegion(setup.lora.parameters, self.optimizer, training.kl) if trusting else None
-        self.halvings = 0
-        self._start = copies(setup.lora.parameters)
+        self.way_back = WayBack(setup.lora, copies(setup.lora.parameters))
         held = training.max_kl and all(map(has_distance, setup.problems))
-        self.leash = Leash(setup.lora.parameters, training.max_kl, self._start) if held else None
+        self.leash = Leash(setup.lora.parameters, training.max_kl, self.way_back.start) if held else None
 
     def run(self) -> Iterator[Event]:
         """Train to the end, then measure what came out."""
@@ -175,20 +176,13 @@ class Trainer:
     @contextmanager
     def _wearing(self, dress: Callable[[], None]) -> Iterator[None]:
         """With the LoRA that `dress` puts on; the state is whole again when training's own is back, to the last bit."""
-        own, whole = [p.detach().clone() for p in self.setup.lora.parameters], self.whole
-        self.whole = False
+        whole, self.whole = self.whole, False
         try:
-            dress()
-            yield
+            with kept(self.setup.lora.parameters):
+                dress()
+                yield
         finally:
-            self._put(own)
             self.whole = whole
-
-    @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        """Into the LoRA."""
-        for p, value in zip(self.setup.lora.parameters, values, strict=True):
-            p.copy_(value)
 
     def _due(self, every: int) -> bool:
         """At the first and the last iteration, and at every `every`-th one."""
@@ -314,7 +308,7 @@ class Trainer:
     @property
     def _share(self) -> float:
         """Of the steps' length, what schedule and checks leave in the iteration that is now carried out."""
-        training, whole = self.setup.config.training, 0.5**self.halvings
+        training, whole = self.setup.config.training, self.way_back.share
         if training.schedule == "constant":
             return whole
         done = (self.iteration - 1) / training.iterations
@@ -341,7 +335,7 @@ class Trainer:
         self.optimizer.zero_grad()
         if all(p.isfinite().all() for p in parameters):
             return True
-        self._put(before)
+        put(parameters, before)
         self.optimizer.state.clear()
         return False
 
@@ -380,32 +374,22 @@ class Trainer:
             raise StopRequested
 
     def _gone_back(self) -> list[Warned]:
-        """Where pictures are worse than at the start, the way back; on by shorter steps, and less far."""
-        fallen = self.watch.fallen
-        if not fallen or self.rolled_back or not self.setup.config.training.backtrack:
+        """Where pictures are worse than at the start, the way back. Adam and the average begin anew."""
+        training = self.setup.config.training
+        if self.rolled_back or not training.backtrack:
             return []
-        place = self._go_back()
+        told = self.way_back.take(self.watch, over=self.iteration >= training.iterations)
+        if not told:
+            return []
         self.optimizer.state.clear()
-        self.average = Average(self.setup.lora.parameters, self.setup.config.training.ema)
-        self._shorten(self.halvings + 1)
-        told = f"{fallen}. Training goes back to {place}, and on by steps of half the length, and half as far"
+        self.average = Average(self.setup.lora.parameters, training.ema)
+        self._limit()
         return [Warned(f"{told} (training.backtrack = false leaves it alone)")]
 
-    def _go_back(self) -> str:
-        """To the best LoRA, or the first; at the end, where nothing would come of that one, half the way. Says where."""
-        if self.watch.improved:
-            self.setup.lora.set_weights(self.watch.best_lora)
-            return f"the LoRA of iteration {self.watch.best}"
-        over = self.iteration >= self.setup.config.training.iterations
-        ends = zip(self.setup.lora.parameters, self._start, strict=True)
-        self._put([start.to(p.device).lerp(p.detach(), 0.5 * over) for p, start in ends])
-        return "half of what it did" if over else "where it began"
-
-    def _shorten(self, halvings: int) -> None:
-        """Steps and the way from the start have half the length so many times; the divergence grows with its square."""
-        self.halvings = halvings
+    def _limit(self) -> None:
+        """To the divergence, which grows with the square of the way."""
         if self.leash:
-            self.leash.limit = self.setup.config.training.max_kl / 4**halvings
+            self.leash.limit = self.setup.config.training.max_kl * self.way_back.share**2
 
     def _closer(self, seen: Evaluation) -> Generator[Painting, None, dict[int, Evaluation]]:
         """Evaluations of all pairs, by iteration, where `seen` may have fallen: of its own LoRA and of the best, if need be."""
@@ -423,7 +407,7 @@ class Trainer:
             "previewed": self.previewed,
             "checked": self.checked,
             "saved": self.saved,
-            "halvings": self.halvings,
+            "halvings": self.way_back.halvings,
             "lora": self.setup.lora.state_dict(),
             "optimizer": deepcopy(self.optimizer.state_dict()),
             "estimator": self.setup.estimator.state_dict(),
@@ -439,7 +423,8 @@ class Trainer:
         """Go on from `state`."""
         for name in ("iteration", "skipped_in_a_row", "previewed", "checked", "saved"):
             setattr(self, name, state[name])
-        self._shorten(state.get("halvings", 0))
+        self.way_back.halvings = state.get("halvings", 0)
+        self._limit()
         self.setup.lora.load_state_dict(state["lora"])
         self.optimizer.load_state_dict(
             deepcopy(state["optimizer"])

@@ -39,6 +39,7 @@ from rlr_core.chain import Cost, Counted, Denoiser, Transition, Visit, finely, s
 from rlr_core.chain.noise import derive_seed
 from rlr_core.estimators import Alone, Batch, Collective, Problem
 from rlr_core.trainer.optimizer import moments
+from rlr_core.trainer.values import kept
 
 ETA = 1.0
 """Of the transitions that are compared, so that the divergence means the same whatever noise the chain adds."""
@@ -165,16 +166,12 @@ class TrustRegion:
 
     def _moved(self, step: Tensor, visited: Visit) -> dict[int, Transition]:
         """The drawn transitions of θ − `step`; θ is back afterwards."""
-        before = [p.detach().clone() for p in self.parameters]
-        try:
+        sizes = [p.numel() for p in self.parameters]
+        with kept(self.parameters):
             with torch.no_grad():
-                for p, part in zip(self.parameters, step.split([p.numel() for p in before]), strict=True):
+                for p, part in zip(self.parameters, step.split(sizes), strict=True):
                     p.sub_(part.view_as(p))
             return visited.now()
-        finally:
-            with torch.no_grad():
-                for p, value in zip(self.parameters, before, strict=True):
-                    p.copy_(value)
 
     def _learn(self, curvature: float) -> None:
         if self.measured:
