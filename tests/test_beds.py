@@ -301,7 +301,13 @@ def test_all_beds_are_told_in_one_table(tmp_path: Path) -> None:
     """The method that gains most of what could be gained comes first; what is missing or broken is told."""
     for name, rows in (
         ("embedded", [row("a", 0.4, 0.5), row("b", 0.4, 0.9)]),
-        ("count", [row("b", 0.5, 0.3, collapsed=2), row("c", 0.5, 0.6)]),
+        (
+            "count",
+            [
+                row("b", 0.5, 0.3, collapsed=2, gained={"value": -0.2, "half_width": 0.04}),
+                row("c", 0.5, 0.6, gained={"value": 0.1, "half_width": None}),
+            ],
+        ),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "learn.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -316,6 +322,10 @@ def test_all_beds_are_told_in_one_table(tmp_path: Path) -> None:
         "A",
     ]
     assert cells[2][1:] == ["0.40 ± 0.01", "0.50 ± 0.01"]
-    assert cells[3][1:] == ["0.90 ± 0.05 (rate 0.002)", "0.30 ± 0.05 (rate 0.002, 2 of 3 broken)"]
+    assert cells[3][1:] == [
+        "0.90 ± 0.05 (rate 0.002)",
+        "0.30 ± 0.05 (-0.20 ± 0.04, rate 0.002, 2 of 3 broken)",
+    ]
+    assert cells[4][2] == "0.60 ± 0.05 (+0.10, rate 0.002)"
     assert cells[5][1:] == ["0.50 ± 0.05 (rate 0.002)", "–"]
     assert (tmp_path / "beds.md").read_text(encoding="utf-8") == overview.learned(tmp_path)

@@ -170,6 +170,7 @@ def test_a_run_that_failed_does_not_end_the_others(tmp_path: Path, monkeypatch: 
     study.study_learn(one, Budget(100, 0.0, 1, 4), 3, study.Desk(tmp_path, 0), 1)
     row = rows(tmp_path, "learn")["draft_1"]
     assert row["collapsed"] == 1 and row["seconds"]["value"] == pytest.approx((0.5 + 0.4 + 0.5) / 3)
+    assert row["gained"]["value"] == pytest.approx(0.2 / 3), "from each seed's own start"
 
 
 def test_the_shipped_methods_are_valid_and_differ() -> None:

@@ -113,13 +113,14 @@ def study_learn(
         "learning rate",
         "iterations",
         "held-out score at equal evaluations",
+        "gained, seed by seed",
         "at equal seconds",
         f"evaluations to {LEVEL}",
         "collapsed",
     ]
     cells = [
-        [row["label"], f"{row['learning_rate']:g}", str(row["iterations"]), pm(row["evaluations"]), pm(row["seconds"]),
-         _cost_of_level(row["to_level"], budget), f"{row['collapsed']} of {row['seeds']}"]
+        [row["label"], f"{row['learning_rate']:g}", str(row["iterations"]), pm(row["evaluations"]), pm(row["gained"]),
+         pm(row["seconds"]), _cost_of_level(row["to_level"], budget), f"{row['collapsed']} of {row['seeds']}"]
         for row in rows
     ]  # fmt: skip
     return desk.write("learn", rows, table(titles, cells))
@@ -195,18 +196,21 @@ def collapsed(result: Mapping[str, Any]) -> bool:
 def _learn_row(
     method: Method, rate: float, results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]
 ) -> dict[str, Any]:
-    reached = {
-        axis: vars(mean_over_seeds([figures.on_grid(r["points"], axis, [limit])[0] for r in results]))
+    ends = {
+        axis: [figures.on_grid(r["points"], axis, [limit])[0] for r in results]
         for axis, limit in limits.items()
     }
+    starts = [r["points"][0]["held_out"] for r in results]
+    gained = [end - start for end, start in zip(ends["evaluations"], starts, strict=True)]
     cost = median(to_level(r["points"], LEVEL) for r in results)
     return {
         "method": method.name,
         "label": method.label,
         "learning_rate": rate,
         "seeds": len(results),
-        "start": vars(mean_over_seeds([r["points"][0]["held_out"] for r in results])),
-        **reached,
+        "start": vars(mean_over_seeds(starts)),
+        **{axis: vars(mean_over_seeds(values)) for axis, values in ends.items()},
+        "gained": vars(mean_over_seeds(gained)),
         "to_level": cost if math.isfinite(cost) else None,  # the median seed's
         "iterations": round(sum(r["points"][-1]["iteration"] for r in results) / len(results)),
         "collapsed": sum(collapsed(r) for r in results),

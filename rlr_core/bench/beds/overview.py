@@ -135,11 +135,12 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "–"
     broken = f", {row['collapsed']} of {row['seeds']} broken" if row["collapsed"] else ""
-    return f"{_measured(row['evaluations'])} (rate {row['learning_rate']:g}{broken})"
+    gained = f"{_measured(row['gained'], '+')}, " if "gained" in row else ""
+    return f"{_measured(row['evaluations'])} ({gained}rate {row['learning_rate']:g}{broken})"
 
 
-def _measured(value: Mapping[str, float]) -> str:
-    """Two digits, and the interval where it is known."""
-    width = value["half_width"]
+def _measured(value: Mapping[str, float], sign: str = "") -> str:
+    """Two digits, and the interval where it is known; `sign` "+" for differences."""
+    width, told = value["half_width"], f"{value['value']:{sign}.2f}"
     known = width is not None and width == width
-    return f"{value['value']:.2f} ± {width:.2f}" if known else f"{value['value']:.2f}"
+    return f"{told} ± {width:.2f}" if known else told
