@@ -48,6 +48,7 @@ CASES = [
     Case("refl", {"first_order_steps": 3}),
     Case("lookahead", {"unit": True, "chunk": 1}),
     Case("lookahead", {"unit": False}),
+    Case("lookahead", {"sub_chain_length": 1, "starts_until": 1.0, "looks": 2}),
     Case("alignprop"),
     Case("full_bp"),
     Case("flow_bp", {"first_order_steps": 2, "bridge": 0.5, "unit": False}),

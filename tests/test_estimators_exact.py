@@ -517,6 +517,8 @@ BIASED = {
     ),
     "rsm": ({"draws": 2, "chunk": 256}, matching_target),
     "rsm ": ({"draws": T}, matching_target),
+    "lookahead   ": ({**SINGLE, **ANYWHERE, "looks": 2}, lambda: lookahead_target(1)),
+    "lookahead    ": ({**SINGLE, **ANYWHERE, "looks": T}, lambda: lookahead_target(1)),
     "refl": ({"first_order_steps": 3}, refl_target),
     "draft_lv": ({"draws": 2}, draft_lv_target),
     "rlr": ({**SHORT, "first_order_steps": 1, "sub_chain_end": "lookahead"}, critic_target),

@@ -502,6 +502,32 @@ def test_rsm_walks_on_by_what_it_differentiates() -> None:
     assert few.backward == 8 * 2 and 8 * (STEPS // 2 + 1) <= few.forward < 8 * STEPS
 
 
+def test_a_second_look_costs_no_step_twice() -> None:
+    """The chain goes on by what was differentiated: up to the last start, and 2 evaluations backward for each."""
+    settings = {"sub_chain_length": 1, "starts_from": 0.0, "starts_until": 1.0, "unit": False}
+    once, often = (
+        make("lookahead", looks=k, **settings)(toy_problem(), toy_batch(8, 0)).cost for k in (1, STEPS)
+    )
+    assert once.backward == 8 and often.backward == 8 * STEPS
+    assert often.forward == 8 * STEPS > once.forward
+
+
+def test_looks_at_every_step_are_rsm_without_weights() -> None:
+    """Of h = 1; the last one's picture is the chain's own."""
+    settings = {"sub_chain_length": 1, "starts_from": 0.0, "starts_until": 1.0, "unit": False, "chunk": 8}
+    whole = gradient(make("lookahead", looks=STEPS, **settings))
+    single = [
+        gradient(make("lookahead", **{**settings, "starts_from": k / STEPS, "starts_until": (k + 1) / STEPS}))
+        for k in range(STEPS)
+    ]
+    assert torch.allclose(whole, torch.stack(single).mean(0), rtol=1e-9, atol=1e-12)
+
+
+def test_more_looks_than_fit() -> None:
+    fitting = {"sub_chain_length": 2, "starts_from": 0.0, "starts_until": 1.0}
+    assert "estimator.looks of at most 1" in refusal(make("lookahead", looks=2, **fitting), toy_problem())
+
+
 def test_rsm_at_more_steps_than_there_are() -> None:
     assert "estimator.draws from 1" in refusal(make("rsm", draws=STEPS + 1), toy_problem())
 

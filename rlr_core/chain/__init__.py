@@ -5,7 +5,16 @@ generalised DDIM step between two levels) and a `Chain` that binds them to one b
 Steps count in the order of generation, 0 … T-1. Nothing here does IO or knows a reward.
 """
 
-from rlr_core.chain.chain import Chain, ChainLike, advance, initial_latents, predictions, propagate, rollout
+from rlr_core.chain.chain import (
+    Chain,
+    ChainLike,
+    advance,
+    initial_latents,
+    moved_on,
+    predictions,
+    propagate,
+    rollout,
+)
 from rlr_core.chain.conditioning import Conditioning, PromptSchedule, Text
 from rlr_core.chain.denoiser import Cost, Counted, Denoiser, Guided, Prediction
 from rlr_core.chain.divergence import Visit, divergence, finely, noisy, shift, step_probabilities, visit
@@ -16,6 +25,6 @@ from rlr_core.chain.transition import Transition, transition
 __all__ = [
     "BatchNoise", "Chain", "ChainLike", "Conditioning", "Cost", "Counted", "Denoiser", "Guided", "Level", "Noise",
     "Prediction", "PromptSchedule", "SampleNoise", "Schedule", "Text", "Transition", "Visit", "advance", "divergence",
-    "finely", "flow_matching", "initial_latents", "noisy", "predictions", "propagate", "rollout", "shift",
+    "finely", "flow_matching", "initial_latents", "moved_on", "noisy", "predictions", "propagate", "rollout", "shift",
     "step_probabilities", "transition", "variance_exploding", "variance_preserving", "visit",
 ]  # fmt: skip

@@ -81,16 +81,20 @@ def predictions(
     One evaluation a step: what is shown is what the walk needs anyway. No gradient goes from one step to another; at the
     steps `learning` the prediction has one.
     """
-    schedule = chain.schedule
-    for i in range(schedule.steps):
+    for i in range(chain.schedule.steps):
         step = torch.full_like(samples, i)
-        level, following = schedule.level(step), schedule.level(step + 1)
         with torch.set_grad_enabled(i in learning):
             predicted = chain.predict(x, step, samples)
         yield x, predicted
-        held = Prediction(*(part.detach() for part in predicted))
-        mean, scale = transition(held, level, following, chain.eta)
-        x = mean + expand(scale, mean) * chain.noise.at(step, samples) if scale.any() else mean
+        x = moved_on(chain, predicted, step, samples)
+
+
+def moved_on(chain: Chain, predicted: Prediction, step: Tensor, samples: Tensor) -> Tensor:
+    """x_{i+1} (n, …) from what was predicted at x_i, each sample's own step i; without gradient."""
+    level, following = chain.schedule.level(step), chain.schedule.level(step + 1)
+    held = Prediction(*(part.detach() for part in predicted))
+    mean, scale = transition(held, level, following, chain.eta)
+    return mean + expand(scale, mean) * chain.noise.at(step, samples) if scale.any() else mean
 
 
 def rollout(

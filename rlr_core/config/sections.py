@@ -277,6 +277,9 @@ class EstimatorConfig:
         0.1, "lookahead: its sub-chains start between these two fractions of the chain", low=0, high=1
     )
     starts_until: float = setting(0.6, "0 is noise, 1 the finished picture", low=0, high=1)
+    looks: int = setting(
+        1, "lookahead: sub-chains of each picture, evenly apart in that part of the chain", low=1, high=1000
+    )
     stages: list[str] = setting(
         [],
         'sub-chains from these stages of the prompts alone, as ["coarse"] or ["1", "2"]; the gradient of others is left out',

@@ -141,7 +141,8 @@ def _refl(config: EstimatorConfig, steps: int) -> Estimator:
 
 def _lookahead(config: EstimatorConfig, steps: int) -> Lookahead:
     window = (config.starts_from, config.starts_until)
-    return Lookahead(config.sub_chain_length, window, config.unit, config.chunk, config.starts == "measured")
+    measured = config.starts == "measured"
+    return Lookahead(config.sub_chain_length, window, config.unit, config.chunk, measured, config.looks)
 
 
 def _rsm(config: EstimatorConfig, steps: int) -> Estimator:
@@ -233,7 +234,7 @@ ESTIMATORS: dict[str, NamedEstimator] = {
     ),
     "lookahead": NamedEstimator(
         "the gradient of the picture predicted at the end of a sub-chain anywhere in the chain; biased, cheap",
-        ("sub_chain_length", "starts", "starts_from", "starts_until", "stages", "unit"),
+        ("sub_chain_length", "starts", "starts_from", "starts_until", "looks", "stages", "unit"),
         _lookahead,
     ),
     "rsm": NamedEstimator(
@@ -251,7 +252,7 @@ ESTIMATORS: dict[str, NamedEstimator] = {
     ),
     "auto": NamedEstimator(
         "lookahead where predicted pictures, as measured first, rank early as finished ones do; flow_bp elsewhere; biased",
-        ("first_order_steps", "bridge", "sub_chain_length", "stages", "unit"),
+        ("first_order_steps", "bridge", "sub_chain_length", "looks", "stages", "unit"),
         _auto,
     ),
     "full_bp": NamedEstimator(

@@ -5,7 +5,8 @@
 This is the critic V of `critic.py` at the end of a sub-chain, its own θ included: h evaluations are differentiated. A
 picture's chain ends where its sub-chain does, so that at h = 1 it costs (T-1)/2 + 3 evaluations in the mean, against T + 2K
 of first order on the last K steps, and it learns about every step of the chain. It is biased by what V does not know of the
-steps that it skips. With h = 1 and a in the last quarter it is ReFL (arXiv 2304.05977).
+steps that it skips. With h = 1 and a in the last quarter it is ReFL (arXiv 2304.05977). A chain may be looked at more than
+once: from k starts, evenly apart, and what was differentiated at one of them moves it on to the next.
 Where V can be trusted depends on checkpoint, reward and T, and can be measured: `rlr_core.estimators.ranking`.
 
 Gradients of single pictures are heavy-tailed, some tens of times longer than their median, and the mean of a few is mostly the
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlr_core.chain import Cost, initial_latents, propagate
+from rlr_core.chain import Cost, initial_latents, moved_on, propagate
 from rlr_core.chain.noise import derive_seed
 from rlr_core.errors import EstimatorError
 from rlr_core.estimators.base import Estimator, check_chunk, check_differentiable, my_chunks
@@ -28,7 +29,8 @@ from rlr_core.estimators.estimate import Estimate, GradientMean
 from rlr_core.estimators.length import scaled_to_unit
 from rlr_core.estimators.problem import Batch, Problem
 from rlr_core.estimators.ranking import trusted
-from rlr_core.estimators.starts import check_window, drawn, steps_of
+from rlr_core.estimators.starts import check_window, steps_of
+from rlr_core.estimators.sub_chains import evenly_apart
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Lookahead(Estimator):
         window: the part of the chain that a is drawn from, as fractions of T (0 noise, 1 finished).
         unit: whether each chunk's gradient is scaled to length 1 (the mean's norm is then at most 1).
         chunk: samples that go through the network together, each at its own steps; with `unit`, 1 is best.
+        looks: k, starts of each sample; its gradient is the mean over them.
         measured: whether, instead of the window, a is drawn from where predicted pictures can stand for finished ones: see
             `measures` and `learn`. Before that is known, and where it cannot be, the window counts.
     """
@@ -49,6 +52,7 @@ class Lookahead(Estimator):
     unit: bool = False
     chunk: int = 1
     measured: bool = False
+    looks: int = 1
     scores_predictions = True
     _asked: bool = False
     _starts_known: range | None = None
@@ -68,28 +72,39 @@ class Lookahead(Estimator):
         cost, mean, scores = Cost(forward=self._unreported), GradientMean(), []
         self._unreported = 0
         problem = problem.counted(cost)
-        chain, starts = problem.chain(batch), self._starts(problem, batch)
-        x0 = initial_latents(chain)
+        starts = self._starts(problem, batch)
         for samples in my_chunks(problem, batch, self.chunk):
-            start = starts[samples]
-            with torch.no_grad():
-                x = propagate(chain, x0[samples.to(x0.device)], samples, torch.zeros_like(start), start)
-            with torch.enable_grad():
-                last = start + self.length - 1
-                x = propagate(chain, x, samples, start, last)
-                predicted = chain.predict(x, last, samples).sample
-                score = problem.score(predicted, batch, samples)
-                gradient = problem.gradient(score.mean())
-            mean.add(scaled_to_unit(gradient) if self.unit else gradient)
-            scores.append(score.detach())
+            gradient, score = self._of(problem, batch, samples, starts[samples])
+            mean.add(gradient)
+            scores.append(score)
         collective = problem.collective
         return Estimate.of({"lookahead": mean}, collective.gather(torch.cat(scores)), cost, collective)
 
+    def _of(self, problem: Problem, batch: Batch, samples: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient (P,) of a chunk from its starts (n, k), and the mean scores of what is predicted there (n,)."""
+        chain, at = problem.chain(batch), torch.zeros_like(samples)
+        x0 = initial_latents(chain)
+        x, gradients, scores = x0[samples.to(x0.device)], [], []
+        for start in starts.unbind(1):
+            last = start + self.length - 1
+            with torch.no_grad():
+                x = propagate(chain, x, samples, at, start)
+            with torch.enable_grad():
+                predicted = chain.predict(propagate(chain, x, samples, start, last), last, samples)
+                score = problem.score(predicted.sample, batch, samples)
+                gradient = problem.gradient(score.mean())
+            gradients.append(scaled_to_unit(gradient) if self.unit else gradient)
+            scores.append(score.detach())
+            if len(scores) < starts.shape[1]:
+                x, at = moved_on(chain, predicted, last, samples), last + 1
+        return torch.stack(gradients).mean(0), torch.stack(scores).mean(0)
+
     def _starts(self, problem: Problem, batch: Batch) -> Tensor:
-        """a of each sample (B,), uniform over the window and stratified over the batch."""
+        """a of each sample (B, k), rising; uniform over the window and stratified over the batch."""
         generator = torch.Generator().manual_seed(derive_seed(batch.seed, "plan"))
         low, high = self._window(problem)
-        return drawn(low, high, len(batch), generator)
+        looks = min(self.looks, max((high - low) // self.length, 1))  # what was measured may be narrow
+        return torch.tensor(evenly_apart(looks, range(low, high), len(batch), generator))
 
     def _window(self, problem: Problem) -> tuple[int, int]:
         """a is one of low … high-1, at least one of them and none beyond T-h.
@@ -116,6 +131,13 @@ class Lookahead(Estimator):
                 "shorten the sub-chain or raise sampling.steps",
             )
         check_window(self.window, "sub-chains")
+        low, high = self._window(problem)
+        if self.looks * self.length > max(high - low, self.length):
+            raise EstimatorError(
+                f"{self.looks} sub-chains of {self.length} steps for each picture, from {high - low} starts",
+                f"estimator.looks of at most {max((high - low) // self.length, 1)}",
+                "lower it, widen estimator.starts_from and starts_until, or raise sampling.steps",
+            )
 
     def coverage(self, problem: Problem) -> Tensor:
         """Only where the prediction is that of the last step is nothing skipped; with `unit`, not in its right length."""
