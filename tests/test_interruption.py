@@ -14,7 +14,17 @@ import runs
 
 from rlr_core.families import Role
 from rlr_core.models import networks_of
-from rlr_core.trainer import CheckpointDue, Evaluation, Event, Iteration, NewBest, Painting, Trainer, prepare
+from rlr_core.trainer import (
+    CheckpointDue,
+    Evaluation,
+    Event,
+    Iteration,
+    NewBest,
+    Painting,
+    Trainer,
+    prepare,
+    training,
+)
 
 
 class Cancelled(BaseException):
@@ -118,11 +128,11 @@ def test_a_painting_that_is_cancelled_leaves_trainings_own_lora(workshop):
     runs.assert_same(made.state_dict(), before)
 
 
-def test_a_restoration_that_is_cancelled_is_known(workshop):
+def test_a_restoration_that_is_cancelled_is_known(workshop, monkeypatch):
     """The second Ctrl-C comes while the average gives way to training's own LoRA."""
     made = trainer(workshop)
     made.iterate()
-    made._put = cancel_at(1, made._put)
+    monkeypatch.setattr(training, "put", cancel_at(1, training.put))
     with pytest.raises(Cancelled), made.averaged():
         assert not made.whole
     assert not made.whole

@@ -45,7 +45,7 @@ from rlr_core.trainer.seeding import seeded
 from rlr_core.trainer.setup import Setup, StopRequested
 from rlr_core.trainer.starts import measure_starts
 from rlr_core.trainer.trust import TrustRegion
-from rlr_core.trainer.values import copies, kept, put
+from rlr_core.trainer.values import copies, put
 from rlr_core.trainer.watch import Watch
 from rlr_core.trainer.way_back import WayBack
 from rlr_core.trainer.weighing import Weighing
@@ -176,13 +176,15 @@ class Trainer:
     @contextmanager
     def _wearing(self, dress: Callable[[], None]) -> Iterator[None]:
         """With the LoRA that `dress` puts on; the state is whole again when training's own is back, to the last bit."""
-        whole, self.whole = self.whole, False
+        parameters, whole = self.setup.lora.parameters, self.whole
+        own = [p.detach().clone() for p in parameters]
+        self.whole = False
         try:
-            with kept(self.setup.lora.parameters):
-                dress()
-                yield
+            dress()
+            yield
         finally:
-            self.whole = whole
+            put(parameters, own)
+            self.whole = whole  # not where that was interrupted
 
     def _due(self, every: int) -> bool:
         """At the first and the last iteration, and at every `every`-th one."""
