@@ -512,8 +512,8 @@ def test_a_second_look_costs_no_step_twice() -> None:
     assert often.forward == 8 * STEPS > once.forward
 
 
-def test_looks_at_every_step_are_rsm_without_weights() -> None:
-    """Of h = 1; the last one's picture is the chain's own."""
+def test_looks_at_every_step_are_the_mean_of_single_looks() -> None:
+    """One walk through the chain finds what a walk to each of its steps does."""
     settings = {"sub_chain_length": 1, "starts_from": 0.0, "starts_until": 1.0, "unit": False, "chunk": 8}
     whole = gradient(make("lookahead", looks=STEPS, **settings))
     single = [
